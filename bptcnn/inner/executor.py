@@ -1,0 +1,347 @@
+"""The work-stealing executor: threads that run a task graph without Python, without the GIL and without allocation.
+
+    step() ──opens the gate──> every worker:  own ready set, highest rank first ──empty──> steal from the fullest
+                                   │                                                          │ nothing anywhere
+                                   ▼                                                          ▼
+                     call the kernel; count down its successors;              spin for microseconds, then sleep on a
+                     those at 0 enter the own ready set                       futex until somebody has tasks to give
+
+Guarantees
+- A worker takes the ready task of highest upward rank in its own set; tasks are numbered in rank order and a ready set
+  is a bitmap, so that is a find-first-set. An empty worker takes from the worker with most ready tasks.
+- A task runs once, after all that it depends on, and sees their writes: dependency counts are sequentially consistent
+  read-modify-writes.
+- A kernel that returns a status other than 0 ends the step: running tasks finish, no further one starts.
+- Between steps, and in a step when nothing is ready for long, workers sleep: an idle model uses no CPU.
+- A worker that wakes late finds the gate closed and never touches the next step's state: step() closes the gate and
+  waits until those inside have left.
+"""
+
+import threading
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.inner.graph import TaskGraph
+from bptcnn.kernels.atomics import (
+    compare_and_swap,
+    fetch_add,
+    fetch_or,
+    first_set_bit,
+    futex_wait,
+    futex_wake,
+    load_acquire,
+    monotonic_ns,
+    spin_pause,
+    store_release,
+)
+from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.pointers import call_kernel, record_at, words
+
+_LINE = 8  # words in a cache line: words that different threads write lie on lines of their own
+_GATE, _SIGNAL, _SLEEPERS, _DONE, _STATUS, _FAILED, _IDLERS, _NEWS, _CLOSING, _GRAPH, _WORDS = range(11)
+_SPINS = 2000  # of about 20 ns: some 40 microseconds before a thread sleeps, what a wake-up costs
+_IDLE_NS = 10_000_000  # a sleeper within a step looks again after 10 ms at the latest
+_REST_NS = 1_000_000_000  # and between steps after 1 s
+_CLOSED = 1
+
+_GRAPH_RECORD = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "tasks",
+            "calls",
+            "successor_ends",
+            "successor_list",
+            "dependencies",
+            "waiting",  # dependencies still open
+            "bitmap_words",  # in one ready set
+            "ready",  # (workers, bitmap_words)
+            "counts",  # (workers, _LINE): ready tasks
+            "workers",
+            "starts",  # (tasks,) monotonic ns, or 0 where no trace is wanted
+            "ends",
+            "places",  # (tasks,) worker
+            "stolen",  # (workers, _LINE): tasks taken from others
+        )
+    ],
+    align=True,
+)
+_graph_at = record_at(_GRAPH_RECORD)
+
+
+@task_kernel
+def end_of_step(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+    """The last task of a graph does nothing."""
+    return 0
+
+
+@compiled("void(int64, int64, int64)")
+def _push(graph, worker, task):  # type: ignore[no-untyped-def]
+    g = _graph_at(graph)
+    fetch_add(g.counts + 8 * _LINE * worker, 1)
+    fetch_or(g.ready + 8 * (worker * g.bitmap_words + (task >> 6)), np.int64(1) << (task & 63))
+
+
+@compiled("int64(int64, int64)")
+def _pop(graph, worker):  # type: ignore[no-untyped-def]
+    """Take the highest-ranked task of a worker's ready set, or -1."""
+    g = _graph_at(graph)
+    if load_acquire(g.counts + 8 * _LINE * worker) <= 0:
+        return -1
+    for index in range(g.bitmap_words):
+        address = g.ready + 8 * (worker * g.bitmap_words + index)
+        bits = load_acquire(address)
+        while bits != 0:
+            if compare_and_swap(address, bits, bits & (bits - 1)) == 1:
+                fetch_add(g.counts + 8 * _LINE * worker, -1)
+                return index * 64 + first_set_bit(bits)
+            bits = load_acquire(address)
+    return -1
+
+
+@compiled("int64(int64, int64)")
+def _steal(graph, thief):  # type: ignore[no-untyped-def]
+    """Take the highest-ranked task of the fullest other worker, or -1 where nobody has any."""
+    g = _graph_at(graph)
+    while True:
+        fullest, most = np.int64(-1), np.int64(0)
+        for worker in range(g.workers):
+            count = load_acquire(g.counts + 8 * _LINE * worker)
+            if worker != thief and count > most:
+                fullest, most = worker, count
+        if fullest < 0:
+            return -1
+        task = _pop(graph, fullest)
+        if task >= 0:
+            words(g.stolen + 8 * _LINE * thief, 1)[0] += 1
+            return task
+        spin_pause()
+
+
+@compiled("void(int64)")
+def _announce(state):  # type: ignore[no-untyped-def]
+    """Wake those who found nothing to do: there are tasks, or the step is over."""
+    if load_acquire(state + 8 * _LINE * _IDLERS) > 0:
+        fetch_add(state + 8 * _LINE * _NEWS, 1)
+        futex_wake(state + 8 * _LINE * _NEWS, 1 << 30)
+
+
+@compiled("void(int64, int64, int64, int64)")
+def _run_task(state, graph, worker, task):  # type: ignore[no-untyped-def]
+    g = _graph_at(graph)
+    call = words(g.calls + 40 * task, 5)
+    if g.starts:
+        words(g.starts, g.tasks)[task] = monotonic_ns()
+    status = call_kernel(call[0], call[1], call[2], call[3], call[4], worker)
+    if g.starts:
+        words(g.ends, g.tasks)[task] = monotonic_ns()
+        words(g.places, g.tasks)[task] = worker
+    if status != 0:
+        if compare_and_swap(state + 8 * _LINE * _STATUS, 0, status) == 1:
+            store_release(state + 8 * _LINE * _FAILED, task)
+        fetch_or(state + 8 * _LINE * _DONE, 1)
+        _announce(state)
+        return
+    ends = words(g.successor_ends, g.tasks + 1)
+    successors = words(g.successor_list, ends[g.tasks])
+    released = 0
+    for index in range(ends[task], ends[task + 1]):
+        if fetch_add(g.waiting + 8 * successors[index], -1) == 1:
+            _push(graph, worker, successors[index])
+            released += 1
+    if task == g.tasks - 1:
+        fetch_or(state + 8 * _LINE * _DONE, 1)
+    if released > 1 or task == g.tasks - 1:
+        _announce(state)
+
+
+@compiled("void(int64, int64)")
+def _work(state, worker):  # type: ignore[no-untyped-def]
+    """Run tasks until the step is done."""
+    graph = load_acquire(state + 8 * _LINE * _GRAPH)
+    spins = 0
+    while load_acquire(state + 8 * _LINE * _DONE) == 0:
+        task = _pop(graph, worker)
+        if task < 0:
+            task = _steal(graph, worker)
+        if task >= 0:
+            _run_task(state, graph, worker, task)
+            spins = 0
+            continue
+        spins += 1
+        spin_pause()
+        if spins > _SPINS:
+            fetch_add(state + 8 * _LINE * _IDLERS, 1)
+            news = load_acquire(state + 8 * _LINE * _NEWS)
+            task = _steal(graph, worker)  # what was pushed before we were counted as idle
+            if task < 0 and load_acquire(state + 8 * _LINE * _DONE) == 0:
+                futex_wait(state + 8 * _LINE * _NEWS, news, _IDLE_NS)
+            fetch_add(state + 8 * _LINE * _IDLERS, -1)
+            if task >= 0:
+                _run_task(state, graph, worker, task)
+            spins = 0
+
+
+@compiled("void(int64, int64)")
+def _serve(state, worker):  # type: ignore[no-untyped-def]
+    """Life of a worker thread: wait for a step, enter by the gate, work, leave; until the executor closes."""
+    while True:
+        signal = load_acquire(state + 8 * _LINE * _SIGNAL)
+        if load_acquire(state + 8 * _LINE * _CLOSING) != 0:
+            return
+        gate = load_acquire(state + 8 * _LINE * _GATE)
+        if gate & _CLOSED == 0:
+            if compare_and_swap(state + 8 * _LINE * _GATE, gate, gate + 2) == 0:
+                continue
+            _work(state, worker)
+            fetch_add(state + 8 * _LINE * _GATE, -2)
+        spins = 0
+        while load_acquire(state + 8 * _LINE * _SIGNAL) == signal and spins < _SPINS:
+            spin_pause()
+            spins += 1
+        if spins < _SPINS:
+            continue
+        fetch_add(state + 8 * _LINE * _SLEEPERS, 1)
+        if load_acquire(state + 8 * _LINE * _SIGNAL) == signal:
+            futex_wait(state + 8 * _LINE * _SIGNAL, signal, _REST_NS)
+        fetch_add(state + 8 * _LINE * _SLEEPERS, -1)
+
+
+@compiled("void(int64)")
+def _wake_all(state):  # type: ignore[no-untyped-def]
+    fetch_add(state + 8 * _LINE * _SIGNAL, 1)
+    if load_acquire(state + 8 * _LINE * _SLEEPERS) > 0:
+        futex_wake(state + 8 * _LINE * _SIGNAL, 1 << 30)
+
+
+@compiled("void(int64)")
+def _reset(graph):  # type: ignore[no-untyped-def]
+    """Restore the dependency counts and deal the tasks that wait for nothing to the workers in turn."""
+    g = _graph_at(graph)
+    dependencies, waiting = words(g.dependencies, g.tasks), words(g.waiting, g.tasks)
+    ready = words(g.ready, g.workers * g.bitmap_words)
+    counts = words(g.counts, g.workers * _LINE)
+    for i in range(g.workers * g.bitmap_words):
+        ready[i] = 0
+    for i in range(g.workers * _LINE):
+        counts[i] = 0
+    turn = 0
+    for task in range(g.tasks):
+        waiting[task] = dependencies[task]
+        if dependencies[task] == 0:
+            ready[turn * g.bitmap_words + (task >> 6)] |= np.int64(1) << (task & 63)
+            counts[turn * _LINE] += 1
+            turn = (turn + 1) % g.workers
+
+
+@compiled("int64(int64, int64)")
+def _step(state, graph):  # type: ignore[no-untyped-def]
+    """Run one step of the graph with all workers; the caller is worker 0. Return the status."""
+    _reset(graph)
+    store_release(state + 8 * _LINE * _GRAPH, graph)
+    store_release(state + 8 * _LINE * _STATUS, 0)
+    store_release(state + 8 * _LINE * _DONE, 0)
+    store_release(state + 8 * _LINE * _GATE, 0)
+    if _graph_at(graph).workers > 1:
+        _wake_all(state)
+    _work(state, 0)
+    fetch_or(state + 8 * _LINE * _GATE, _CLOSED)
+    while load_acquire(state + 8 * _LINE * _GATE) != _CLOSED:
+        spin_pause()
+    return load_acquire(state + 8 * _LINE * _STATUS)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """When and where each task of a graph ran in one step: monotonic nanoseconds, worker index."""
+
+    starts: npt.NDArray[np.int64]
+    ends: npt.NDArray[np.int64]
+    workers: npt.NDArray[np.int64]
+
+
+class KernelError(RuntimeError):
+    """A kernel stopped a step; `status` says why, `label` names the task."""
+
+    def __init__(self, status: int, label: str) -> None:
+        super().__init__(f"task {label} failed with status {status}")
+        self.status = status
+        self.label = label
+
+
+class PreparedGraph:
+    """A graph with the mutable arrays that an executor of `workers` threads runs it on."""
+
+    def __init__(self, graph: TaskGraph, workers: int, traced: bool = False) -> None:
+        self.graph = graph
+        count = len(graph.tasks)
+        bitmap_words = -(-count // 64)
+        bitmap_words += -bitmap_words % _LINE
+        self.starts, self.ends, self.places = (np.zeros(count, np.int64) for _ in range(3))
+        self.stolen = np.zeros((workers, _LINE), np.int64)
+        self._arrays = [np.zeros(count, np.int64), np.zeros((workers, bitmap_words), np.int64)]
+        self._arrays.append(np.zeros((workers, _LINE), np.int64))
+        self._record = np.zeros(1, _GRAPH_RECORD)
+        record = self._record[0]
+        record["tasks"], record["workers"], record["bitmap_words"] = count, workers, bitmap_words
+        for name in ("calls", "successor_ends", "successor_list", "dependencies"):
+            record[name] = getattr(graph, name).ctypes.data
+        for name, array in zip(("waiting", "ready", "counts"), self._arrays, strict=True):
+            record[name] = array.ctypes.data
+        for name in ("starts", "ends", "places"):
+            record[name] = getattr(self, name).ctypes.data if traced else 0
+        record["stolen"] = self.stolen.ctypes.data
+        self.address = self._record.ctypes.data
+
+    def trace(self) -> Trace:
+        """Return the last step's trace; the graph must have been prepared with `traced`."""
+        return Trace(self.starts.copy(), self.ends.copy(), self.places.copy())
+
+
+@compiled("void(int64)")
+def _end_workers(state):  # type: ignore[no-untyped-def]
+    store_release(state + 8 * _LINE * _CLOSING, 1)
+    _wake_all(state)
+
+
+def _close(state: npt.NDArray[np.int64], threads: list[threading.Thread]) -> None:
+    _end_workers(state.ctypes.data)
+    for thread in threads:
+        thread.join()
+
+
+class Executor:
+    """`threads` workers: the caller of `run` and threads - 1 of its own. Close it, or let it be collected."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._state = np.zeros((_WORDS, _LINE), np.int64)
+        self._state[_GATE, 0] = _CLOSED
+        own = [
+            threading.Thread(target=_serve, args=(self._state.ctypes.data, index), daemon=True, name=f"bptcnn-{index}")
+            for index in range(1, threads)
+        ]
+        for thread in own:
+            thread.start()
+        self._running = threading.Lock()
+        self._finalizer = weakref.finalize(self, _close, self._state, own)
+
+    def prepare(self, graph: TaskGraph, traced: bool = False) -> PreparedGraph:
+        """Return `graph` made ready to run here."""
+        return PreparedGraph(graph, self.threads, traced)
+
+    def run(self, prepared: PreparedGraph) -> None:
+        """Run the graph once. Raise KernelError where a kernel failed; not for two threads at a time."""
+        with self._running:
+            if not self._finalizer.alive:
+                raise RuntimeError("the executor is closed")
+            status = int(_step(self._state.ctypes.data, prepared.address))
+        if status:
+            raise KernelError(status, prepared.graph.tasks[int(self._state[_FAILED, 0])].label)
+
+    def close(self) -> None:
+        """End the worker threads; safe to call again."""
+        self._finalizer()

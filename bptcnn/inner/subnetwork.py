@@ -1,0 +1,128 @@
+"""Subnetwork: a full copy of the network on one node, stepped by the executor."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.errors import UserError
+from bptcnn.inner import plan as planning
+from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
+from bptcnn.inner.graph import TaskGraph
+from bptcnn.inner.plan import Plan
+from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
+from bptcnn.networks import Network
+
+FloatArray = npt.NDArray[np.float32]
+ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
+IndexArray = npt.NDArray[np.int32]
+
+_MEASURED_STEPS = 5  # a task's cost is its median over so many steps
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean loss over a batch, and how many of its images were classified correctly before the update."""
+
+    loss: float
+    correct: int
+    images: int
+
+
+class Subnetwork:
+    """One network, one batch size, `threads` workers: forward, backward and update as one task graph.
+
+    Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views.
+    """
+
+    def __init__(self, network: Network, batch_size: int, executor: Executor, training: bool = True) -> None:
+        self.network = network
+        self.batch_size = batch_size
+        self._executor = executor
+        self._plan = Plan(network, batch_size, executor.threads, training)
+        self.weights = self._vector("weights")
+        self.gradient = self._vector("gradient") if training else np.zeros(0, np.float32)
+        self.velocity = self._vector("velocity") if training else np.zeros(0, np.float32)
+        self._labels = np.zeros(batch_size, np.int32)
+        self._prepared = executor.prepare(self._plan.graph)
+        self._measure_costs()
+
+    def _vector(self, name: str) -> FloatArray:
+        return self._plan.arena.view(self._plan.address(name, 0), self.network.size).view(np.float32)
+
+    @property
+    def graph(self) -> TaskGraph:
+        """The task graph, ranked by measured costs."""
+        return self._prepared.graph
+
+    def _measure_costs(self) -> None:
+        """Rank the tasks by what they cost here: medians over a few steps on zeros, without an update."""
+        samples = np.zeros((self.batch_size, *self.network.input_shape), np.uint8)
+        traces = [self.traced(samples, self._labels) for _ in range(_MEASURED_STEPS)]
+        costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
+        self._prepared = self._executor.prepare(self._plan.graph.with_costs([float(cost) for cost in costs]))
+        self._plan.settings.words[:] = 0
+
+    def traced(self, samples: ImageArray, labels: IndexArray) -> Trace:
+        """Run one step without update on the first batch of `samples`, recording every task; see `trace_graph`."""
+        prepared = self._executor.prepare(self._plan.graph, traced=True)
+        self._run(prepared, samples, labels, None, len(samples[: self.batch_size]), np.nan, 0.0, 0.0)
+        return prepared.trace()
+
+    @property
+    def trace_graph(self) -> TaskGraph:
+        """The graph whose order `traced` reports in."""
+        return self._plan.graph
+
+    def step(
+        self,
+        samples: ImageArray,
+        labels: IndexArray,
+        order: IndexArray | None = None,
+        rate: float = float("nan"),
+        momentum: float = 0.0,
+        decay: float = 0.0,
+    ) -> StepResult:
+        """Compute loss and gradient of one batch and, unless `rate` is NaN, update the weights.
+
+        samples: (N, H, W, C) float32, or uint8 for value / 255, C-contiguous; labels: (N,) int32. With `order`, int32,
+        the batch is samples[order]; without, all N. At most batch_size images. Raises UserError for a label that is no
+        class.
+        """
+        images = len(samples) if order is None else len(order)
+        if not 1 <= images <= self.batch_size:
+            raise ValueError(f"a step takes 1 to {self.batch_size} images, not {images}")
+        self._run(self._prepared, samples, labels, order, images, rate, momentum, decay)
+        settings = self._plan.settings
+        loss, correct = float(settings.numbers[planning.LOSS]), int(settings.words[planning.CORRECT])
+        return StepResult(loss, correct, images)
+
+    def forward(self, samples: ImageArray) -> FloatArray:
+        """Return logits (N, classes), a copy, for at most batch_size images."""
+        self._run(self._prepared, samples, self._labels, None, len(samples), np.nan, 0.0, 0.0)
+        return self._plan.logits[: len(samples)].copy()
+
+    def _run(
+        self,
+        prepared: PreparedGraph,
+        samples: ImageArray,
+        labels: IndexArray,
+        order: IndexArray | None,
+        images: int,
+        rate: float,
+        momentum: float,
+        decay: float,
+    ) -> None:
+        settings = self._plan.settings
+        settings.words[planning.IMAGES] = images
+        settings.words[planning.SAMPLES] = samples.ctypes.data
+        settings.words[planning.BYTES] = samples.dtype == np.uint8
+        settings.words[planning.ORDER] = 0 if order is None else order.ctypes.data
+        settings.words[planning.LABELS] = labels.ctypes.data
+        settings.numbers[: planning.LOSS] = rate, momentum, decay
+        try:
+            self._executor.run(prepared)
+        except KernelError as error:
+            if error.status == LABEL_OUT_OF_RANGE:
+                raise UserError(f"a label is outside 0 to {self.network.classes - 1}") from None
+            raise

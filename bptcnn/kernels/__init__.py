@@ -1,0 +1,4 @@
+"""One thread's arithmetic, compiled for this CPU, and the atomics that the layers above build on.
+
+Imports numba, llvmlite and numpy only. Never knows of graphs, threads, networks or files.
+"""

@@ -1,0 +1,116 @@
+"""Compilation: numba with explicit signatures, no GIL, and a cache that cannot serve stale code.
+
+numba's own cache looks at one source file only, so the folder is keyed by a digest of every source file that holds
+compiled code, by the host CPU and by the vector unit in use. It is local to the host: home folders may be shared.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import llvmlite.binding as llvm
+import numba
+import platformdirs
+from numba.core import config
+
+from bptcnn.kernels.unit import UNIT
+
+F = TypeVar("F", bound=Callable[..., Any])
+_COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")
+_FASTMATH = {"reassoc", "contract", "nsz"}  # NaN and infinity stay visible
+_STALE_SECONDS = 14 * 86400
+
+
+@cache
+def _cache_key() -> str:
+    digest = hashlib.sha256()
+    package = Path(__file__).parent.parent
+    for name in _COMPILED_PACKAGES:
+        for source in sorted((package / name).glob("*.py")):
+            digest.update(source.name.encode() + source.read_bytes())
+    versions = (numba.__version__, llvm.llvm_version_info, platform.python_version())
+    digest.update(repr((versions, llvm.get_host_cpu_name(), UNIT, platform.node(), os.fspath(package))).encode())
+    return digest.hexdigest()[:20]
+
+
+@cache
+def cache_folder() -> Path:
+    """Return this host's folder of compiled kernels, created if need be (`BPTCNN_CACHE_DIR` moves it)."""
+    root = Path(os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn"))
+    folder = root / "kernels" / _cache_key()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+    except OSError:  # no writable home: compiled code lives as long as this process
+        folder = Path(tempfile.mkdtemp(prefix="bptcnn-kernels-"))
+        import atexit
+
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _sweep(folder: Path) -> None:
+    """Delete caches of other versions that nobody has used for two weeks; mark this one as used."""
+    os.utime(folder)
+    for other in folder.parent.iterdir():
+        if other != folder and time.time() - other.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def is_warm() -> bool:
+    """Tell whether an earlier process has compiled everything for this version, CPU and vector unit."""
+    return (cache_folder() / "complete").exists()
+
+
+def mark_warm() -> None:
+    """Record that every kernel is in the cache."""
+    (cache_folder() / "complete").touch()
+
+
+@contextmanager
+def _cached_here() -> Iterator[None]:
+    """numba reads its cache folder when a function is decorated; a user's own numba code keeps its setting."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = os.fspath(cache_folder())
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
+
+
+def compiled(signature: str) -> Callable[[F], F]:
+    """Compile a function for `signature` now: no GIL, cached, IEEE NaN kept, division by zero as in C."""
+
+    def decorate(function: F) -> F:
+        with _cached_here():
+            return numba.njit(  # type: ignore[no-any-return]
+                signature, nogil=True, cache=True, error_model="numpy", fastmath=_FASTMATH, boundscheck=False
+            )(function)
+
+    return decorate
+
+
+def task_kernel(function: Callable[[int, int, int, int, int], int]) -> int:
+    """Compile a task's kernel and return its address.
+
+    The function takes (operation, first, last, part, worker): the address of the operation's record, the range that
+    the task covers, the number of the task's partial sum and of the thread that runs it. It returns 0, or a status
+    that stops the step: an exception raised in there would be printed and swallowed.
+    """
+    with _cached_here():
+        compiled_function = numba.cfunc(
+            "int64(int64, int64, int64, int64, int64)", cache=True, error_model="numpy", fastmath=_FASTMATH
+        )(function)
+    _KEPT.append(compiled_function)
+    return int(compiled_function.address)
+
+
+_KEPT: list[object] = []  # the addresses stay valid as long as numba's objects live

@@ -1,0 +1,202 @@
+"""The register tile: one micro-kernel that every convolution and dense layer runs on.
+
+    C[m, n] = floor_at(init[m, n] + sum_r sum_k A[m * sam + k * sak + r * sar] * B[k * ldb + r * sbr + n], floor)
+
+for m < rows and n < vectors * lanes, all sums held in registers. The outer loop over r walks the rows of a filter
+window (or of an image), so that direct convolution needs no im2col. `init` continues earlier sums, or holds a bias
+(its row stride is then 0); address 0 means zeros. `floor` is 0 for a rectifier and minus infinity for none; NaN passes.
+The last vector stores `tail` lanes only; loads are whole vectors, so buffers end with `SLACK` spare bytes.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from bptcnn.kernels.compilation import compiled
+from bptcnn.kernels.unit import UNIT, VectorUnit
+
+SLACK = 256
+"""Bytes that must be readable behind every buffer that a tile loads from."""
+
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+_F32 = ir.FloatType()
+TILE_SIGNATURE = "void(" + "int64, " * 15 + "float32, int64)"
+
+
+class _TileEmitter:
+    """Emits the code of one tile of `rows` x `vectors` at the builder's position."""
+
+    def __init__(self, builder: Any, unit: VectorUnit, rows: int, vectors: int) -> None:
+        self.builder = builder
+        self.unit = unit
+        self.rows = rows
+        self.vectors = vectors
+        self.vector = ir.VectorType(_F32, unit.lanes)
+        self.zero = ir.Constant(self.vector, [0.0] * unit.lanes)
+
+    def pointer(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, _F32.as_pointer())
+
+    def advance(self, pointer: Any, elements: Any) -> Any:
+        return self.builder.gep(pointer, [elements])
+
+    def load(self, pointer: Any) -> Any:
+        value = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
+        value.align = 4
+        return value
+
+    def splat(self, scalar: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
+        return self.builder.shuffle_vector(
+            single, undefined, ir.Constant(ir.VectorType(_I32, self.unit.lanes), [0] * self.unit.lanes)
+        )
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        if not self.unit.fused:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        signature = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.unit.lanes}f32"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
+
+    def store(self, value: Any, pointer: Any) -> None:
+        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = 4
+
+    def store_tail(self, value: Any, pointer: Any, mask: Any) -> None:
+        lanes = self.unit.lanes
+        signature = ir.FunctionType(ir.VoidType(), [self.vector, self.vector.as_pointer(), _I32, mask.type])
+        name = f"llvm.masked.store.v{lanes}f32.p0"
+        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
+        target = self.builder.bitcast(pointer, self.vector.as_pointer())
+        self.builder.call(function, [value, target, ir.Constant(_I32, 4), mask])
+
+    def tail_mask(self, tail: Any) -> Any:
+        lanes = self.unit.lanes
+        indices = ir.VectorType(_I32, lanes)
+        undefined = ir.Constant(indices, ir.Undefined)
+        count = self.builder.insert_element(undefined, self.builder.trunc(tail, _I32), ir.Constant(_I32, 0))
+        counts = self.builder.shuffle_vector(count, undefined, ir.Constant(indices, [0] * lanes))
+        return self.builder.icmp_signed("<", ir.Constant(indices, list(range(lanes))), counts)
+
+    def phis(self, block: Any, values: list[Any]) -> list[Any]:
+        found = []
+        for value in values:
+            phi = self.builder.phi(self.vector)
+            phi.add_incoming(value, block)
+            found.append(phi)
+        return found
+
+    def initial(self, init: Any, ldi: Any) -> list[Any]:
+        """Load the sums to continue, or zeros where `init` is address 0."""
+        builder = self.builder
+        start = builder.block
+        loading, ready = builder.append_basic_block("load_init"), builder.append_basic_block("ready")
+        builder.cbranch(builder.icmp_signed("!=", init, ir.Constant(_I64, 0)), loading, ready)
+        builder.position_at_end(loading)
+        base = self.pointer(init)
+        loaded = []
+        for m in range(self.rows):
+            row = self.advance(base, builder.mul(ldi, ir.Constant(_I64, m)))
+            loaded += [self.load(self.advance(row, ir.Constant(_I64, v * self.unit.lanes))) for v in range(self.vectors)]
+        builder.branch(ready)
+        builder.position_at_end(ready)
+        sums = self.phis(start, [self.zero] * len(loaded))
+        for phi, value in zip(sums, loaded, strict=True):
+            phi.add_incoming(value, loading)
+        return sums
+
+    def emit(self, args: Any) -> None:
+        a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail = args
+        builder = self.builder
+        one = ir.Constant(_I64, 1)
+        row_offsets = [builder.mul(sam, ir.Constant(_I64, m)) for m in range(self.rows)]
+        a_start, b_start = self.pointer(a), self.pointer(b)
+        sums = self.initial(init, ldi)
+        before = builder.block
+        outer, inner, outer_end, done = (builder.append_basic_block(n) for n in ("outer", "inner", "outer_end", "done"))
+        builder.branch(outer)
+
+        builder.position_at_end(outer)
+        r, a_row, b_row = builder.phi(_I64), builder.phi(_F32.as_pointer()), builder.phi(_F32.as_pointer())
+        for phi, value in ((r, ir.Constant(_I64, 0)), (a_row, a_start), (b_row, b_start)):
+            phi.add_incoming(value, before)
+        outer_sums = self.phis(before, sums)
+        builder.branch(inner)
+
+        builder.position_at_end(inner)
+        k, a_k, b_k = builder.phi(_I64), builder.phi(_F32.as_pointer()), builder.phi(_F32.as_pointer())
+        for phi, value in ((k, ir.Constant(_I64, 0)), (a_k, a_row), (b_k, b_row)):
+            phi.add_incoming(value, outer)
+        inner_sums = self.phis(outer, outer_sums)
+        b_vectors = [self.load(self.advance(b_k, ir.Constant(_I64, v * self.unit.lanes))) for v in range(self.vectors)]
+        updated = []
+        for m in range(self.rows):
+            a_value = self.splat(builder.load(self.advance(a_k, row_offsets[m])))
+            updated += [
+                self.multiply_add(a_value, b_vectors[v], inner_sums[m * self.vectors + v]) for v in range(self.vectors)
+            ]
+        k_next = builder.add(k, one)
+        for phi, value in ((k, k_next), (a_k, self.advance(a_k, sak)), (b_k, self.advance(b_k, ldb))):
+            phi.add_incoming(value, inner)
+        for phi, value in zip(inner_sums, updated, strict=True):
+            phi.add_incoming(value, inner)
+        builder.cbranch(builder.icmp_signed("<", k_next, depth), inner, outer_end)
+
+        builder.position_at_end(outer_end)
+        r_next = builder.add(r, one)
+        for phi, value in ((r, r_next), (a_row, self.advance(a_row, sar)), (b_row, self.advance(b_row, sbr))):
+            phi.add_incoming(value, outer_end)
+        for phi, value in zip(outer_sums, updated, strict=True):
+            phi.add_incoming(value, outer_end)
+        builder.cbranch(builder.icmp_signed("<", r_next, repeats), outer, done)
+
+        builder.position_at_end(done)
+        self.finish(updated, self.pointer(c), ldc, floor, tail)
+
+    def finish(self, sums: list[Any], c: Any, ldc: Any, floor: Any, tail: Any) -> None:
+        floors = self.splat(floor)
+        mask = self.tail_mask(tail)
+        for m in range(self.rows):
+            row = self.advance(c, self.builder.mul(ldc, ir.Constant(_I64, m)))
+            for v in range(self.vectors):
+                value = sums[m * self.vectors + v]
+                value = self.builder.select(self.builder.fcmp_ordered("<", value, floors), floors, value)
+                target = self.advance(row, ir.Constant(_I64, v * self.unit.lanes))
+                if v + 1 < self.vectors:
+                    self.store(value, target)
+                else:
+                    self.store_tail(value, target, mask)
+
+
+@intrinsic
+def _emit_tiles(typing, rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Every tile of this CPU's unit behind one switch over (vectors, rows)."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        end = builder.append_basic_block("tile_end")
+        index = builder.add(builder.mul(args[1], ir.Constant(_I64, UNIT.rows + 1)), args[0])
+        switch = builder.switch(index, end)
+        for v in range(1, UNIT.vectors + 1):
+            for m in range(1, UNIT.rows + 1):
+                block = builder.append_basic_block(f"tile_{m}x{v}")
+                switch.add_case(ir.Constant(_I64, v * (UNIT.rows + 1) + m), block)
+                builder.position_at_end(block)
+                _TileEmitter(builder, UNIT, m, v).emit(args[2:])
+                builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 15, types.float32, types.int64), generate
+
+
+@compiled(TILE_SIGNATURE)
+def tile(rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]
+    """Run the tile of 1 to UNIT.rows rows and 1 to UNIT.vectors vectors; see the module for the sum it computes.
+
+    a, b, init, c are addresses; all strides count float32 elements; depth and repeats are at least 1.
+    """
+    _emit_tiles(rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)

@@ -1,0 +1,69 @@
+"""Gradient reduction in a fixed order, and SGD with momentum and weight decay on the flat weight vector."""
+
+import numpy as np
+
+from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.pointers import floats, record_at
+
+REDUCTION = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "partials",  # (parts, part_size)
+            "parts",
+            "part_size",
+            "gradient",  # address of the first element that the partial sums add up to
+        )
+    ],
+    align=True,
+)
+_reduction_at = record_at(REDUCTION)
+
+UPDATE = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "settings",  # address of three float32: learning rate (NaN: no update), momentum, weight decay
+            "weights",
+            "gradient",
+            "velocity",
+        )
+    ],
+    align=True,
+)
+_update_at = record_at(UPDATE)
+
+
+@task_kernel
+def reduce_partials(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+    """Add up the elements [first, last) of all partial sums, in the order of the parts."""
+    o = _reduction_at(operation)
+    size = last - first
+    gradient = floats(o.gradient + 4 * first, size)
+    head = floats(o.partials + 4 * first, size)
+    for i in range(size):
+        gradient[i] = head[i]
+    for index in range(1, o.parts):
+        more = floats(o.partials + 4 * (index * o.part_size + first), size)
+        for i in range(size):
+            gradient[i] += more[i]
+    return 0
+
+
+@task_kernel
+def sgd(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+    """velocity = momentum * velocity + gradient + decay * weight; weight -= rate * velocity, for [first, last)."""
+    o = _update_at(operation)
+    settings = floats(o.settings, 3)
+    rate, momentum, decay = settings[0], settings[1], settings[2]
+    if rate != rate:
+        return 0
+    size = last - first
+    weights = floats(o.weights + 4 * first, size)
+    gradient = floats(o.gradient + 4 * first, size)
+    velocity = floats(o.velocity + 4 * first, size)
+    for i in range(size):
+        v = momentum * velocity[i] + gradient[i] + decay * weights[i]
+        velocity[i] = v
+        weights[i] -= rate * v
+    return 0

@@ -1,0 +1,55 @@
+"""Networks by name or from the user's file: `NAME`, `FILE.toml`, or `FILE.py` with `network(input_shape, classes)`."""
+
+import runpy
+import tomllib
+from pathlib import Path
+
+from bptcnn.errors import UserError
+from bptcnn.networks.network import Network
+from bptcnn.networks.zoo import ZOO
+
+
+def load_network(source: str, input_shape: tuple[int, int, int], classes: int) -> Network:
+    """Return the network that `source` names, for images of `input_shape` and `classes` classes.
+
+    A TOML file holds what `Network.to_dict` gives; `input_shape` may be left out. A Python file, which is run, defines
+    `network`: a Network, or a function of (input_shape, classes) that returns one. Raises UserError where there is no
+    such network or it does not fit the data.
+    """
+    if source in ZOO:
+        return ZOO[source](input_shape, classes)
+    path = Path(source)
+    if path.suffix not in (".py", ".toml"):
+        raise UserError(f"unknown network {source!r}: give one of {', '.join(ZOO)}, or a .toml or .py file")
+    if not path.is_file():
+        raise UserError(f"no network file at {source}")
+    network = _from_toml(path, input_shape) if path.suffix == ".toml" else _from_python(path, input_shape, classes)
+    if network.input_shape != tuple(input_shape):
+        raise UserError(f"{source}: the network wants images of {network.input_shape}, the data has {input_shape}")
+    if network.classes < classes:
+        raise UserError(f"{source}: the network ends in {network.classes} logits, the data has {classes} classes")
+    return network
+
+
+def _from_toml(path: Path, input_shape: tuple[int, int, int]) -> Network:
+    try:
+        description = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"cannot read the network file {path}: {error}") from None
+    try:
+        return Network.from_dict({"name": path.stem, "input_shape": list(input_shape), **description})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) -> Network:
+    try:
+        found = runpy.run_path(str(path)).get("network")
+        network = found(input_shape, classes) if callable(found) else found
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"{path} failed: {type(error).__name__}: {error}") from None
+    if not isinstance(network, Network):
+        raise UserError(f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one")
+    return network
