@@ -15,7 +15,7 @@ from bptcnn.inner.executor import end_of_step
 from bptcnn.inner.graph import GraphBuilder, Task, TaskGraph
 from bptcnn.inner.operations import Convolution, FullyConnected, Operation, Pooling, operations
 from bptcnn.kernels import convolution, dense, loading, loss, pooling, update
-from bptcnn.kernels.unit import COLUMNS
+from bptcnn.kernels.unit import COLUMNS, ROWS
 from bptcnn.networks import Network
 
 _RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
@@ -82,6 +82,7 @@ class Plan:
         self._base = self.arena.allocate()
         self.vectors = Vectors(*(self.address(name, 0) for name in ("weights", "gradient", "velocity")))
         self._records: list[npt.NDArray[np.void]] = []
+        self._tables: list[npt.NDArray[np.int64]] = []
         self.graph = self._build(network)
 
     def address(self, name: str, index: int) -> int:
@@ -151,6 +152,12 @@ class Plan:
         self._records.append(record)
         return int(record.ctypes.data)
 
+    def _table(self, offsets: npt.ArrayLike) -> int:
+        """Keep a table of row offsets; return its address."""
+        table = np.ascontiguousarray(offsets, np.int64).ravel()
+        self._tables.append(table)
+        return int(table.ctypes.data)
+
     def _inside(self, index: int) -> int:
         return self.address("activation", index) + FLOAT * self.activations[index].inside
 
@@ -158,6 +165,7 @@ class Plan:
         source, target = self.activations[index], self.activations[index + 1]
         halo = gradient_halo(op)
         gradient_row = halo.columns * op.conv_shape[2]
+        window_row = np.arange(op.kernel[1] * op.in_shape[2])
         return self._record(
             convolution.CONVOLUTION,
             batch=self.settings.word(IMAGES),
@@ -173,6 +181,9 @@ class Plan:
             stride_columns=op.stride[1],
             padding_top=op.pads[0][0],
             padding_left=op.pads[1][0],
+            pixel_offsets=self._table(np.arange(ROWS) * op.stride[1] * op.in_shape[2]),
+            gradient_offsets=self._table(np.arange(ROWS) * op.conv_shape[2]),
+            tap_offsets=self._table(np.arange(op.kernel[0])[:, None] * source.row + window_row),
             filters=self.vectors.weights + FLOAT * op.filter.offset,
             forward_panels=self.address("forward panels", index),
             backward_panels=self.address("backward panels", index),
@@ -246,6 +257,9 @@ class Plan:
             weight_gradient=gradient + FLOAT * op.weights.offset,
             bias_gradient=gradient + FLOAT * op.bias.offset if op.bias else 0,
             scratch=self.address("scratch", index),
+            image_offsets=self._table(np.arange(ROWS) * op.inputs),
+            unit_offsets=self._table(np.arange(ROWS)),
+            weight_offsets=self._table(np.arange(ROWS) * op.outputs),
             scratch_worker=dense.BLOCK * COLUMNS,
             floor=0.0 if op.rectified else -np.inf,
         )

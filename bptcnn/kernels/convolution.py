@@ -9,14 +9,20 @@ The gradient by input of a strided convolution splits into stride_h x stride_w p
 output gradient with those filter rows, reversed.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.pooling import pool_image, unpool_image
 from bptcnn.kernels.tile import tile
-from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
+from bptcnn.kernels.unit import COLUMNS, LANES, ROWS, UNIT
+from bptcnn.kernels.vectors import VectorEmitter, word
+
+_GRADIENT_BLOCK = 4096  # elements of a panel's output gradient: 16 KiB, a third of a first-level cache
 
 CONVOLUTION = np.dtype(
     [
@@ -35,6 +41,9 @@ CONVOLUTION = np.dtype(
             "stride_columns",
             "padding_top",
             "padding_left",
+            "pixel_offsets",  # int64 tables for the tiles' rows: ROWS output pixels in the input buffer,
+            "gradient_offsets",  # ROWS pixels of the output gradient,
+            "tap_offsets",  # KH * KW * C taps of the filter window in the input buffer
             "filters",  # address in the weight vector, HWIO
             "forward_panels",  # packed filters: [panel of output channels][KH * KW * C][COLUMNS]
             "backward_panels",  # per phase: [panel of input channels][filter row][filter column * K][COLUMNS]
@@ -67,7 +76,7 @@ CONVOLUTION = np.dtype(
     + [("floor", np.float32)],
     align=True,
 )
-_at = record_at(CONVOLUTION)
+convolution_at = record_at(CONVOLUTION)
 
 
 @njit(inline="always")
@@ -77,9 +86,9 @@ def _share(total, parts, index):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def _convolve_rows(operation, image, target, target_row, target_pixel, row, rows):  # type: ignore[no-untyped-def]
+def convolve_rows(operation, image, target, target_row, target_pixel, row, rows):  # type: ignore[no-untyped-def]
     """Convolve `rows` output rows from `row` on of one image into `target`, with bias and rectifier."""
-    o = _at(operation)
+    o = convolution_at(operation)
     depth = o.kernel_columns * o.channels
     panel_size = o.kernel_rows * depth * COLUMNS
     tiles = (o.out_columns + ROWS - 1) // ROWS
@@ -98,7 +107,7 @@ def _convolve_rows(operation, image, target, target_row, target_pixel, row, rows
                     _share(o.out_columns, tiles, t + 1) - x,
                     vectors,
                     line + 4 * x * o.stride_columns * o.channels,
-                    o.stride_columns * o.channels,
+                    o.pixel_offsets,
                     1,
                     o.input_row,
                     panel,
@@ -118,18 +127,18 @@ def _convolve_rows(operation, image, target, target_row, target_pixel, row, rows
 @task_kernel
 def convolve(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
     """Forward of images [first, last): convolution, bias, rectifier and, where it follows, max pooling."""
-    o = _at(operation)
+    o = convolution_at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.out_channels
     for image in range(first, last):
         output = o.output + 4 * image * o.output_image
         if o.pool_rows == 0:
-            _convolve_rows(operation, image, output, o.output_row, channels, 0, o.out_rows)
+            convolve_rows(operation, image, output, o.output_row, channels, 0, o.out_rows)
             continue
         band = o.scratch + 4 * worker * o.scratch_worker
         pooled_line = o.pooled_columns * channels
         for y in range(o.pooled_rows):
-            _convolve_rows(operation, image, band, o.out_columns * channels, channels, y * o.pool_rows, o.pool_rows)
+            convolve_rows(operation, image, band, o.out_columns * channels, channels, y * o.pool_rows, o.pool_rows)
             choice = o.choice + (image * o.pooled_rows + y) * pooled_line if o.choice else 0
             pool_image(
                 band,
@@ -149,12 +158,35 @@ def convolve(operation, first, last, part, worker):  # type: ignore[no-untyped-d
     return 0
 
 
+@intrinsic
+def _rectify_row(typing, gradient, output, channels, columns, target, sums, rectified):  # type: ignore[no-untyped-def]
+    """Undo the rectifier, if any, for a row of pixels: gradient where the output is above 0; add it to `sums`."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        gradient, output, channels, columns, target, sums, rectified = args
+        emit = VectorEmitter(builder, UNIT)
+        linear = emit.splat(builder.icmp_signed("==", rectified, word(0)))
+
+        def pixel(index: Any, channel: Any, mask: Any) -> None:
+            place = builder.add(builder.mul(index, channels), channel)
+            given = emit.load(emit.pointer(emit.offset(gradient, place)))
+            above = builder.fcmp_ordered(">", emit.load(emit.pointer(emit.offset(output, place))), emit.zero)
+            value = builder.select(builder.or_(above, linear), given, emit.zero)
+            emit.store_masked(value, emit.pointer(emit.offset(target, place)), mask)
+            total = emit.pointer(emit.offset(sums, channel))
+            emit.store_masked(builder.fadd(emit.load(total), value), total, mask)
+
+        emit.for_pixels(columns, channels, pixel)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), generate
+
+
 @compiled("void(int64, int64, int64, int64)")
 def _expand_gradient(operation, image, target, bias_gradient):  # type: ignore[no-untyped-def]
     """Undo pooling and rectifier: write the convolution's output gradient into `target`, add up the bias gradient."""
-    o = _at(operation)
+    o = convolution_at(operation)
     channels = o.out_channels
-    sums = floats(bias_gradient, channels)
     if o.pool_rows:
         size = o.pooled_rows * o.pooled_columns * channels
         unpool_image(
@@ -174,46 +206,44 @@ def _expand_gradient(operation, image, target, bias_gradient):  # type: ignore[n
             bias_gradient,
         )
         return
+    line = o.out_columns * channels
     for y in range(o.out_rows):
-        line = o.out_columns * channels
-        gradient = floats(o.output_gradient + 4 * (image * o.out_rows + y) * line, line)
-        output = floats(o.output + 4 * (image * o.output_image + y * o.output_row), line)
-        wanted = floats(target + 4 * y * o.gradient_row, line)
-        if o.rectified:
-            for i in range(line):
-                wanted[i] = gradient[i] if output[i] > 0 else np.float32(0)
-        else:
-            for i in range(line):
-                wanted[i] = gradient[i]
-        for x in range(0, line, channels):
-            for c in range(channels):
-                sums[c] += wanted[x + c]
+        given = o.output_gradient + 4 * (image * o.out_rows + y) * line
+        output = o.output + 4 * (image * o.output_image + y * o.output_row)
+        _rectify_row(
+            given, output, channels, o.out_columns, target + 4 * y * o.gradient_row, bias_gradient, o.rectified
+        )
 
 
 @compiled("void(int64, int64, int64, int64)")
-def _gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no-untyped-def]
-    """Add one image's filter gradient to `partial`; `gradient` is the address of the output gradient's pixel (0, 0)."""
-    o = _at(operation)
-    channels, out_channels = o.channels, o.out_channels
-    window_row = o.kernel_columns * channels
-    tiles = (window_row + ROWS - 1) // ROWS
+def gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no-untyped-def]
+    """Add one image's filter gradient to `partial`; `gradient` is the address of the output gradient's pixel (0, 0).
+
+    The taps (kernel row, kernel column, channel) are the tile's rows, wherever they lie; output rows go in blocks whose
+    gradients stay in the first-level cache for all taps.
+    """
+    o = convolution_at(operation)
+    out_channels = o.out_channels
+    taps = o.kernel_rows * o.kernel_columns * o.channels
+    tiles = (taps + ROWS - 1) // ROWS
+    block = max(1, _GRADIENT_BLOCK // (o.out_columns * COLUMNS))
     source = o.input + 4 * image * o.input_image
     for channel in range(0, out_channels, COLUMNS):
         here = min(COLUMNS, out_channels - channel)
         vectors = (here + LANES - 1) // LANES
         tail = here - (vectors - 1) * LANES
-        for kernel_row in range(o.kernel_rows):
+        for row in range(0, o.out_rows, block):
             for t in range(tiles):
-                m = _share(window_row, tiles, t)
-                target = partial + 4 * ((kernel_row * window_row + m) * out_channels + channel)
+                tap = _share(taps, tiles, t)
+                target = partial + 4 * (tap * out_channels + channel)
                 tile(
-                    _share(window_row, tiles, t + 1) - m,
+                    _share(taps, tiles, t + 1) - tap,
                     vectors,
-                    source + 4 * (kernel_row * o.input_row + m),
-                    1,
-                    o.stride_columns * channels,
+                    source + 4 * row * o.stride_rows * o.input_row,
+                    o.tap_offsets + 8 * tap,
+                    o.stride_columns * o.channels,
                     o.stride_rows * o.input_row,
-                    gradient + 4 * channel,
+                    gradient + 4 * (row * o.gradient_row + channel),
                     out_channels,
                     o.gradient_row,
                     target,
@@ -221,7 +251,7 @@ def _gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no
                     target,
                     out_channels,
                     o.out_columns,
-                    o.out_rows,
+                    min(block, o.out_rows - row),
                     np.float32(-np.inf),
                     tail,
                 )
@@ -230,7 +260,7 @@ def _gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase_column, taps_h, taps_w):  # type: ignore[no-untyped-def]
     """Write the input gradient of the pixels of one phase."""
-    o = _at(operation)
+    o = convolution_at(operation)
     channels, depth = o.channels, taps_w * o.out_channels
     # h = stride * q + phase - padding for q in [q_first, q_end)
     row_first = (max(0, o.padding_top - phase_row) + o.stride_rows - 1) // o.stride_rows
@@ -257,7 +287,7 @@ def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase
                     _share(count, tiles, t + 1) - _share(count, tiles, t),
                     vectors,
                     line + 4 * (p - taps_w + 1 + o.halo_left) * o.out_channels,
-                    o.out_channels,
+                    o.gradient_offsets,
                     1,
                     o.gradient_row,
                     panel,
@@ -275,9 +305,9 @@ def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase
 
 
 @compiled("void(int64, int64, int64)")
-def _gradient_by_input(operation, image, scratch):  # type: ignore[no-untyped-def]
+def gradient_by_input(operation, image, scratch):  # type: ignore[no-untyped-def]
     """Write one image's input gradient; `scratch` is the address of the output gradient's halo corner."""
-    o = _at(operation)
+    o = convolution_at(operation)
     if o.stride_rows > o.kernel_rows or o.stride_columns > o.kernel_columns:  # some pixels meet no filter tap
         size = o.height * o.width * o.channels
         zeros = floats(o.input_gradient + 4 * image * size, size)
@@ -296,7 +326,7 @@ def _gradient_by_input(operation, image, scratch):  # type: ignore[no-untyped-de
 @task_kernel
 def convolve_backward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
     """Backward of images [first, last): input gradient, and the filter and bias gradients as partial sum `part`."""
-    o = _at(operation)
+    o = convolution_at(operation)
     last = min(last, words(o.batch, 1)[0])
     partial = o.partials + 4 * part * o.part_size
     sums = floats(partial, o.part_size)
@@ -308,15 +338,15 @@ def convolve_backward(operation, first, last, part, worker):  # type: ignore[no-
     for image in range(first, last):
         _expand_gradient(operation, image, inside, bias_gradient)
         if o.input_gradient:
-            _gradient_by_input(operation, image, scratch)
-        _gradient_by_weight(operation, image, inside, partial)
+            gradient_by_input(operation, image, scratch)
+        gradient_by_weight(operation, image, inside, partial)
     return 0
 
 
 @task_kernel
 def pack_forward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
     """Pack the filters' panels [first, last) for `convolve`: COLUMNS output channels side by side, zeros behind."""
-    o = _at(operation)
+    o = convolution_at(operation)
     rows = o.kernel_rows * o.kernel_columns * o.channels
     filters = floats(o.filters, rows * o.out_channels)
     for panel in range(first, last):
@@ -333,7 +363,7 @@ def pack_forward(operation, first, last, part, worker):  # type: ignore[no-untyp
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def _pack_backward_phase(operation, target, panel, phase_row, phase_column, taps_h, taps_w):  # type: ignore[no-untyped-def]
-    o = _at(operation)
+    o = convolution_at(operation)
     channels, out_channels = o.channels, o.out_channels
     here = min(COLUMNS, channels - panel * COLUMNS)
     size = taps_h * taps_w * out_channels * COLUMNS
@@ -355,7 +385,7 @@ def _pack_backward_phase(operation, target, panel, phase_row, phase_column, taps
 @task_kernel
 def pack_backward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
     """Pack the filters' panels [first, last) for the gradient by input: transposed, reversed, split into phases."""
-    o = _at(operation)
+    o = convolution_at(operation)
     target = o.backward_panels
     rounded = (o.channels + COLUMNS - 1) // COLUMNS * COLUMNS
     for phase_row in range(min(o.stride_rows, o.kernel_rows)):

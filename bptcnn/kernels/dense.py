@@ -28,6 +28,9 @@ DENSE = np.dtype(
             "input_gradient",  # (images, inputs), or 0
             "weight_gradient",  # (inputs, outputs)
             "bias_gradient",
+            "image_offsets",  # int64 tables for the tiles' rows: ROWS images of the input,
+            "unit_offsets",  # ROWS elements of one image,
+            "weight_offsets",  # ROWS rows of the weights
             "scratch",  # per worker BLOCK x COLUMNS
             "scratch_worker",
         )
@@ -65,7 +68,7 @@ def dense(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
                     images * (t + 1) // tiles - image,
                     vectors,
                     o.input + 4 * (image * o.inputs + begin),
-                    o.inputs,
+                    o.image_offsets,
                     1,
                     0,
                     o.weights + 4 * (begin * o.outputs + channel),
@@ -131,7 +134,7 @@ def dense_gradient_by_weight(operation, first, last, part, worker):  # type: ign
                 count * (t + 1) // tiles - count * t // tiles,
                 vectors,
                 o.input + 4 * row,
-                1,
+                o.unit_offsets,
                 o.inputs,
                 0,
                 o.output_gradient + 4 * channel,
@@ -167,7 +170,7 @@ def dense_gradient_by_input(operation, first, last, part, worker):  # type: igno
                     count * (t + 1) // tiles - row,
                     COLUMNS // LANES,
                     o.weights + 4 * (begin + row) * o.outputs,
-                    o.outputs,
+                    o.weight_offsets,
                     1,
                     0,
                     o.gradient_panels + 4 * panel * o.outputs * COLUMNS,

@@ -4,13 +4,20 @@ Every window remembers its choice: the index (row by row) of its first largest e
 the output 0, so that the gradient needs neither the input nor the output. A NaN in a window wins.
 """
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, task_kernel
-from bptcnn.kernels.pointers import floats, octets, record_at, words
+from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.vectors import I8, I32, VectorEmitter, word
 
-DEAD = np.uint8(255)
-LARGEST_WINDOW = 255
+DEAD = 255  # so a window holds at most 255 elements
 
 POOLING = np.dtype(
     [
@@ -42,50 +49,83 @@ POOLING = np.dtype(
 _at = record_at(POOLING)
 
 
-@compiled("void(int64, int64, int64, int64, int64, float32[::1])")
-def _pool_window(corner, row, channels, window_rows, window_columns, best):  # type: ignore[no-untyped-def]
-    first = floats(corner, channels)
-    for c in range(channels):
-        best[c] = first[c]
-    for i in range(1, window_rows * window_columns):
-        here = floats(corner + 4 * (i // window_columns * row + i % window_columns * channels), channels)
-        for c in range(channels):
-            best[c] = here[c] if (here[c] > best[c]) | (here[c] != here[c]) else best[c]
+@intrinsic
+def _choose_row(  # type: ignore[no-untyped-def]
+    typing, source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified
+):
+    """Pool one row of windows that begin `step` elements apart; `choice` may be 0."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified = args
+        emit = VectorEmitter(builder, UNIT)
+        best, index = cgutils.alloca_once(builder, emit.vector), cgutils.alloca_once(builder, emit.integers)
+
+        def window(pixel: Any, channel: Any, mask: Any) -> None:
+            corner = emit.offset(source, builder.add(builder.mul(pixel, step), channel))
+            builder.store(emit.load(emit.pointer(corner)), best)
+            builder.store(ir.Constant(emit.integers, [0] * emit.lanes), index)
+            with cgutils.for_range(builder, window_rows) as row, cgutils.for_range(builder, window_columns) as column:
+                place = builder.add(builder.mul(row.index, source_row), builder.mul(column.index, channels))
+                value = emit.load(emit.pointer(emit.offset(corner, place)))
+                largest = builder.load(best)
+                better = builder.or_(
+                    builder.fcmp_ordered(">", value, largest), builder.fcmp_unordered("uno", value, value)
+                )
+                number = builder.trunc(builder.add(builder.mul(row.index, window_columns), column.index), I32)
+                builder.store(builder.select(better, value, largest), best)
+                builder.store(builder.select(better, emit.splat(number), builder.load(index)), index)
+            largest = builder.load(best)
+            place = builder.add(builder.mul(pixel, channels), channel)
+            emit.store_masked(largest, emit.pointer(emit.offset(target, place)), mask)
+            with cgutils.if_likely(builder, builder.icmp_signed("!=", choice, word(0))):
+                dead = builder.and_(
+                    builder.fcmp_ordered("==", largest, emit.zero),
+                    emit.splat(builder.icmp_signed("!=", rectified, word(0))),
+                )
+                chosen = builder.select(dead, ir.Constant(emit.integers, [DEAD] * emit.lanes), builder.load(index))
+                octets = builder.trunc(chosen, ir.VectorType(I8, emit.lanes))
+                emit.store_masked(octets, builder.inttoptr(builder.add(choice, place), I8.as_pointer()), mask)
+
+        emit.for_pixels(columns, channels, window)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 10), generate
 
 
-@compiled("void(int64, int64, int64, int64, int64, float32[::1], uint8[::1])")
-def _choose_window(corner, row, channels, window_rows, window_columns, best, chosen):  # type: ignore[no-untyped-def]
-    first = floats(corner, channels)
-    for c in range(channels):
-        best[c] = first[c]
-        chosen[c] = np.uint8(0)
-    for i in range(1, window_rows * window_columns):
-        here = floats(corner + 4 * (i // window_columns * row + i % window_columns * channels), channels)
-        for c in range(channels):
-            better = (here[c] > best[c]) | (here[c] != here[c])
-            best[c] = here[c] if better else best[c]
-            chosen[c] = np.uint8(i) if better else chosen[c]
+@intrinsic
+def _spread_row(  # type: ignore[no-untyped-def]
+    typing, gradient, choice, channels, window_rows, window_columns, step, columns, target, target_row, sums, add
+):
+    """Send one row of gradients to the elements that were chosen; `add` them to what is there; `sums` may be 0."""
 
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        gradient, choice, channels, window_rows, window_columns, step, columns, target, target_row, sums, add = args
+        emit = VectorEmitter(builder, UNIT)
 
-@compiled("void(int64, int64, int64, float32[::1], uint8[::1])")
-def _choose_2x2(corner, row, channels, best, chosen):  # type: ignore[no-untyped-def]
-    top = floats(corner, 2 * channels)
-    bottom = floats(corner + 4 * row, 2 * channels)
-    for c in range(channels):
-        largest = top[c]
-        index = np.uint8(0)
-        value = top[channels + c]
-        better = (value > largest) | (value != value)
-        largest = value if better else largest
-        index = np.uint8(1) if better else index
-        value = bottom[c]
-        better = (value > largest) | (value != value)
-        largest = value if better else largest
-        index = np.uint8(2) if better else index
-        value = bottom[channels + c]
-        better = (value > largest) | (value != value)
-        best[c] = value if better else largest
-        chosen[c] = np.uint8(3) if better else index
+        def window(pixel: Any, channel: Any, mask: Any) -> None:
+            place = builder.add(builder.mul(pixel, channels), channel)
+            given = emit.load(emit.pointer(emit.offset(gradient, place)))
+            chosen = emit.load_octets(builder.add(choice, place))
+            with cgutils.if_likely(builder, builder.icmp_signed("!=", sums, word(0))):
+                total = emit.pointer(emit.offset(sums, channel))
+                alive = builder.icmp_signed("!=", chosen, ir.Constant(emit.integers, [DEAD] * emit.lanes))
+                more = builder.fadd(emit.load(total), builder.select(alive, given, emit.zero))
+                emit.store_masked(more, total, mask)
+            corner = emit.offset(target, builder.add(builder.mul(pixel, step), channel))
+            with cgutils.for_range(builder, window_rows) as row, cgutils.for_range(builder, window_columns) as column:
+                number = builder.trunc(builder.add(builder.mul(row.index, window_columns), column.index), I32)
+                here = builder.select(builder.icmp_signed("==", chosen, emit.splat(number)), given, emit.zero)
+                offset = builder.add(builder.mul(row.index, target_row), builder.mul(column.index, channels))
+                pointer = emit.pointer(emit.offset(corner, offset))
+                before = builder.select(
+                    emit.splat(builder.icmp_signed("!=", add, word(0))), emit.load(pointer), emit.zero
+                )
+                emit.store_masked(builder.fadd(here, before), pointer, mask)
+
+        emit.for_pixels(columns, channels, window)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 11), generate
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
@@ -94,62 +134,46 @@ def pool_image(  # type: ignore[no-untyped-def]
     target, target_row, choice, rectified,
 ):  # fmt: skip
     """Pool one image (or band of rows): addresses, strides in elements; `choice` may be 0."""
+    step = stride_columns * channels
     for y in range(out_rows):
-        for x in range(out_columns):
-            corner = source + 4 * (y * stride_rows * source_row + x * stride_columns * channels)
-            best = floats(target + 4 * (y * target_row + x * channels), channels)
-            if choice == 0:
-                _pool_window(corner, source_row, channels, window_rows, window_columns, best)
-            else:
-                chosen = octets(choice + (y * out_columns + x) * channels, channels)
-                if window_rows == 2 and window_columns == 2:
-                    _choose_2x2(corner, source_row, channels, best, chosen)
-                else:
-                    _choose_window(corner, source_row, channels, window_rows, window_columns, best, chosen)
-                if rectified:
-                    for c in range(channels):
-                        chosen[c] = DEAD if best[c] == 0 else chosen[c]
+        corner = source + 4 * y * stride_rows * source_row
+        line = target + 4 * y * target_row
+        chosen = choice + y * out_columns * channels if choice else 0
+        if window_rows == 2 and window_columns == 2:  # constants, so that LLVM unrolls the window
+            _choose_row(corner, source_row, step, channels, 2, 2, out_columns, line, chosen, rectified)
+        else:
+            _choose_row(
+                corner, source_row, step, channels, window_rows, window_columns, out_columns, line, chosen, rectified
+            )
 
 
-@compiled(
-    "void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)"
-)
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
 def unpool_image(  # type: ignore[no-untyped-def]
     gradient, choice, channels, window_rows, window_columns, stride_rows, stride_columns, pooled_rows, pooled_columns,
-    target, target_row, rows, columns, sums_address,
+    target, target_row, rows, columns, sums,
 ):  # fmt: skip
     """Write the gradient before pooling (rows x columns pixels at `target`) of one image.
 
-    `sums_address`, where not 0: channel sums of what was passed on are added there (the bias gradient).
+    `sums`, where not 0, is the address of channel sums to which what is passed on is added (the bias gradient).
     """
     disjoint = stride_rows == window_rows and stride_columns == window_columns
-    for y in range(rows):
-        if disjoint and y < pooled_rows * window_rows:
-            start = pooled_columns * window_columns * channels
-        else:
-            start = 0
-        line = floats(target + 4 * y * target_row, columns * channels)
-        for i in range(start, columns * channels):
+    for y in range(rows):  # zeros where the windows below do not write
+        covered = pooled_columns * window_columns if disjoint and y < pooled_rows * window_rows else 0
+        line = floats(target + 4 * (y * target_row + covered * channels), (columns - covered) * channels)
+        for i in range(line.size):
             line[i] = np.float32(0)
+    step = stride_columns * channels
     for y in range(pooled_rows):
-        for x in range(pooled_columns):
-            index = (y * pooled_columns + x) * channels
-            given = floats(gradient + 4 * index, channels)
-            chosen = octets(choice + index, channels)
-            if sums_address:
-                sums = floats(sums_address, channels)
-                for c in range(channels):
-                    sums[c] += given[c] if chosen[c] != DEAD else np.float32(0)
-            for i in range(window_rows * window_columns):
-                offset = (y * stride_rows + i // window_columns) * target_row
-                offset += (x * stride_columns + i % window_columns) * channels
-                here = floats(target + 4 * offset, channels)
-                if disjoint:
-                    for c in range(channels):
-                        here[c] = given[c] if chosen[c] == np.uint8(i) else np.float32(0)
-                else:
-                    for c in range(channels):
-                        here[c] += given[c] if chosen[c] == np.uint8(i) else np.float32(0)
+        given = gradient + 4 * y * pooled_columns * channels
+        chosen = choice + y * pooled_columns * channels
+        line_address = target + 4 * y * stride_rows * target_row
+        if disjoint and window_rows == 2 and window_columns == 2:
+            _spread_row(given, chosen, channels, 2, 2, step, pooled_columns, line_address, target_row, sums, 0)
+        else:
+            _spread_row(
+                given, chosen, channels, window_rows, window_columns, step, pooled_columns, line_address, target_row,
+                sums, 0 if disjoint else 1,
+            )  # fmt: skip
 
 
 @task_kernel

@@ -1,6 +1,6 @@
 """The register tile: one micro-kernel that every convolution and dense layer runs on.
 
-    C[m, n] = floor_at(init[m, n] + sum_r sum_k A[m * sam + k * sak + r * sar] * B[k * ldb + r * sbr + n], floor)
+    C[m, n] = floor_at(init[m, n] + sum_r sum_k A[offsets[m] + k * sak + r * sar] * B[k * ldb + r * sbr + n], floor)
 
 for m < rows and n < vectors * lanes, all sums held in registers. The outer loop over r walks the rows of a filter
 window (or of an image), so that direct convolution needs no im2col. `init` continues earlier sums, or holds a bias
@@ -10,77 +10,29 @@ The last vector stores `tail` lanes only; loads are whole vectors, so buffers en
 
 from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled
 from bptcnn.kernels.unit import UNIT, VectorUnit
+from bptcnn.kernels.vectors import F32, I64, VectorEmitter, word
 
 SLACK = 256
 """Bytes that must be readable behind every buffer that a tile loads from."""
 
-_I64 = ir.IntType(64)
-_I32 = ir.IntType(32)
-_F32 = ir.FloatType()
 TILE_SIGNATURE = "void(" + "int64, " * 15 + "float32, int64)"
 
 
-class _TileEmitter:
+class _TileEmitter(VectorEmitter):
     """Emits the code of one tile of `rows` x `vectors` at the builder's position."""
 
     def __init__(self, builder: Any, unit: VectorUnit, rows: int, vectors: int) -> None:
-        self.builder = builder
-        self.unit = unit
+        super().__init__(builder, unit)
         self.rows = rows
         self.vectors = vectors
-        self.vector = ir.VectorType(_F32, unit.lanes)
-        self.zero = ir.Constant(self.vector, [0.0] * unit.lanes)
-
-    def pointer(self, address: Any) -> Any:
-        return self.builder.inttoptr(address, _F32.as_pointer())
 
     def advance(self, pointer: Any, elements: Any) -> Any:
         return self.builder.gep(pointer, [elements])
-
-    def load(self, pointer: Any) -> Any:
-        value = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
-        value.align = 4
-        return value
-
-    def splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        single = self.builder.insert_element(undefined, scalar, ir.Constant(_I32, 0))
-        return self.builder.shuffle_vector(
-            single, undefined, ir.Constant(ir.VectorType(_I32, self.unit.lanes), [0] * self.unit.lanes)
-        )
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        if not self.unit.fused:
-            return self.builder.fadd(self.builder.fmul(a, b), c)
-        signature = ir.FunctionType(self.vector, [self.vector] * 3)
-        name = f"llvm.fma.v{self.unit.lanes}f32"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c])
-
-    def store(self, value: Any, pointer: Any) -> None:
-        self.builder.store(value, self.builder.bitcast(pointer, self.vector.as_pointer())).align = 4
-
-    def store_tail(self, value: Any, pointer: Any, mask: Any) -> None:
-        lanes = self.unit.lanes
-        signature = ir.FunctionType(ir.VoidType(), [self.vector, self.vector.as_pointer(), _I32, mask.type])
-        name = f"llvm.masked.store.v{lanes}f32.p0"
-        function = cgutils.get_or_insert_function(self.builder.module, signature, name)
-        target = self.builder.bitcast(pointer, self.vector.as_pointer())
-        self.builder.call(function, [value, target, ir.Constant(_I32, 4), mask])
-
-    def tail_mask(self, tail: Any) -> Any:
-        lanes = self.unit.lanes
-        indices = ir.VectorType(_I32, lanes)
-        undefined = ir.Constant(indices, ir.Undefined)
-        count = self.builder.insert_element(undefined, self.builder.trunc(tail, _I32), ir.Constant(_I32, 0))
-        counts = self.builder.shuffle_vector(count, undefined, ir.Constant(indices, [0] * lanes))
-        return self.builder.icmp_signed("<", ir.Constant(indices, list(range(lanes))), counts)
 
     def phis(self, block: Any, values: list[Any]) -> list[Any]:
         found = []
@@ -90,18 +42,22 @@ class _TileEmitter:
             found.append(phi)
         return found
 
+    def row_offsets(self, address: Any) -> list[Any]:
+        table = self.builder.inttoptr(address, I64.as_pointer())
+        return [self.builder.load(self.builder.gep(table, [word(m)])) for m in range(self.rows)]
+
     def initial(self, init: Any, ldi: Any) -> list[Any]:
         """Load the sums to continue, or zeros where `init` is address 0."""
         builder = self.builder
         start = builder.block
         loading, ready = builder.append_basic_block("load_init"), builder.append_basic_block("ready")
-        builder.cbranch(builder.icmp_signed("!=", init, ir.Constant(_I64, 0)), loading, ready)
+        builder.cbranch(builder.icmp_signed("!=", init, word(0)), loading, ready)
         builder.position_at_end(loading)
         base = self.pointer(init)
         loaded = []
         for m in range(self.rows):
-            row = self.advance(base, builder.mul(ldi, ir.Constant(_I64, m)))
-            loaded += [self.load(self.advance(row, ir.Constant(_I64, v * self.unit.lanes))) for v in range(self.vectors)]
+            row = self.advance(base, builder.mul(ldi, word(m)))
+            loaded += [self.load(self.advance(row, word(v * self.lanes))) for v in range(self.vectors)]
         builder.branch(ready)
         builder.position_at_end(ready)
         sums = self.phis(start, [self.zero] * len(loaded))
@@ -110,10 +66,10 @@ class _TileEmitter:
         return sums
 
     def emit(self, args: Any) -> None:
-        a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail = args
+        a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail = args
         builder = self.builder
-        one = ir.Constant(_I64, 1)
-        row_offsets = [builder.mul(sam, ir.Constant(_I64, m)) for m in range(self.rows)]
+        one = word(1)
+        row_offsets = self.row_offsets(offsets)
         a_start, b_start = self.pointer(a), self.pointer(b)
         sums = self.initial(init, ldi)
         before = builder.block
@@ -121,18 +77,18 @@ class _TileEmitter:
         builder.branch(outer)
 
         builder.position_at_end(outer)
-        r, a_row, b_row = builder.phi(_I64), builder.phi(_F32.as_pointer()), builder.phi(_F32.as_pointer())
-        for phi, value in ((r, ir.Constant(_I64, 0)), (a_row, a_start), (b_row, b_start)):
+        r, a_row, b_row = builder.phi(I64), builder.phi(F32.as_pointer()), builder.phi(F32.as_pointer())
+        for phi, value in ((r, word(0)), (a_row, a_start), (b_row, b_start)):
             phi.add_incoming(value, before)
         outer_sums = self.phis(before, sums)
         builder.branch(inner)
 
         builder.position_at_end(inner)
-        k, a_k, b_k = builder.phi(_I64), builder.phi(_F32.as_pointer()), builder.phi(_F32.as_pointer())
-        for phi, value in ((k, ir.Constant(_I64, 0)), (a_k, a_row), (b_k, b_row)):
+        k, a_k, b_k = builder.phi(I64), builder.phi(F32.as_pointer()), builder.phi(F32.as_pointer())
+        for phi, value in ((k, word(0)), (a_k, a_row), (b_k, b_row)):
             phi.add_incoming(value, outer)
         inner_sums = self.phis(outer, outer_sums)
-        b_vectors = [self.load(self.advance(b_k, ir.Constant(_I64, v * self.unit.lanes))) for v in range(self.vectors)]
+        b_vectors = [self.load(self.advance(b_k, word(v * self.lanes))) for v in range(self.vectors)]
         updated = []
         for m in range(self.rows):
             a_value = self.splat(builder.load(self.advance(a_k, row_offsets[m])))
@@ -159,31 +115,31 @@ class _TileEmitter:
 
     def finish(self, sums: list[Any], c: Any, ldc: Any, floor: Any, tail: Any) -> None:
         floors = self.splat(floor)
-        mask = self.tail_mask(tail)
+        mask = self.first_lanes(tail)
         for m in range(self.rows):
-            row = self.advance(c, self.builder.mul(ldc, ir.Constant(_I64, m)))
+            row = self.advance(c, self.builder.mul(ldc, word(m)))
             for v in range(self.vectors):
                 value = sums[m * self.vectors + v]
                 value = self.builder.select(self.builder.fcmp_ordered("<", value, floors), floors, value)
-                target = self.advance(row, ir.Constant(_I64, v * self.unit.lanes))
+                target = self.advance(row, word(v * self.lanes))
                 if v + 1 < self.vectors:
                     self.store(value, target)
                 else:
-                    self.store_tail(value, target, mask)
+                    self.store_masked(value, target, mask)
 
 
 @intrinsic
-def _emit_tiles(typing, rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]  # noqa: E501
+def _emit_tiles(typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]  # noqa: E501
     """Every tile of this CPU's unit behind one switch over (vectors, rows)."""
 
     def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
         end = builder.append_basic_block("tile_end")
-        index = builder.add(builder.mul(args[1], ir.Constant(_I64, UNIT.rows + 1)), args[0])
+        index = builder.add(builder.mul(args[1], word(UNIT.rows + 1)), args[0])
         switch = builder.switch(index, end)
         for v in range(1, UNIT.vectors + 1):
             for m in range(1, UNIT.rows + 1):
                 block = builder.append_basic_block(f"tile_{m}x{v}")
-                switch.add_case(ir.Constant(_I64, v * (UNIT.rows + 1) + m), block)
+                switch.add_case(word(v * (UNIT.rows + 1) + m), block)
                 builder.position_at_end(block)
                 _TileEmitter(builder, UNIT, m, v).emit(args[2:])
                 builder.branch(end)
@@ -194,9 +150,9 @@ def _emit_tiles(typing, rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi,
 
 
 @compiled(TILE_SIGNATURE)
-def tile(rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]
+def tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]
     """Run the tile of 1 to UNIT.rows rows and 1 to UNIT.vectors vectors; see the module for the sum it computes.
 
-    a, b, init, c are addresses; all strides count float32 elements; depth and repeats are at least 1.
+    a, b, init, c are addresses, `offsets` that of `rows` int64; offsets and strides count float32 elements; depth and repeats are at least 1.
     """
-    _emit_tiles(rows, vectors, a, sam, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
+    _emit_tiles(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
