@@ -1,0 +1,9 @@
+"""Memory that processes share: its owner class and the lock-free weight buffer.
+
+Imports kernels and errors only. Never knows who trains, what the weights mean or which rule weighs a submission.
+"""
+
+from bptcnn.memory.shared import SharedMemory, available_bytes
+from bptcnn.memory.weights import Submission, Table, WeightBuffer, Writer
+
+__all__ = ["SharedMemory", "Submission", "Table", "WeightBuffer", "Writer", "available_bytes"]

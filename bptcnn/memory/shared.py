@@ -1,0 +1,168 @@
+"""Shared memory without names: the one class that owns a mapping.
+
+The memory is a memfd: it has no entry in any file system, a child process gets it by descriptor (`pass_fds`), and the
+kernel frees it with its last descriptor or mapping. So nothing can be left behind, whatever is killed when.
+
+Guarantees
+- Every page exists when `create` returns, and the size is sealed: no access through a view ends in SIGBUS.
+- A view keeps the mapping alive, so a view that outlives `close` is still valid memory; the mapping goes with it.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from bptcnn.errors import UserError
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_MIB = 1 << 20
+
+
+class SharedMemory:
+    """Owner of one piece of shared memory: its descriptor, its mapping and the views of it."""
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Map `size` bytes of the descriptor `fd`; use `create` or `attach`."""
+        self.fd = fd
+        self.size = size
+        mapping = mmap.mmap(fd, size)
+        self._mapping: mmap.mmap | None = mapping
+        self._release = weakref.finalize(self, _release, mapping, fd)
+
+    @classmethod
+    def create(cls, size: int, name: str) -> Self:
+        """Allocate `size` bytes, all zero; `name` is only what /proc shows.
+
+        Raises UserError if this machine, or this process's cgroup, has less memory than that to give.
+        """
+        if size < 1:
+            raise ValueError(f"shared memory {name!r}: size must be at least 1 byte, got {size}")
+        _require(size, available_bytes(), name)
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.posix_fallocate(fd, 0, size)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+            return cls(fd, size)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG):
+                raise _too_little(size, available_bytes(), name) from None
+            raise
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, fd: int, size: int) -> Self:
+        """Map the memory behind an inherited descriptor, which is this class's from here on, to close if it fails too.
+
+        Raises ValueError if the memory is smaller than `size` bytes.
+        """
+        actual = os.fstat(fd).st_size
+        if actual < size:
+            os.close(fd)
+            raise ValueError(f"descriptor {fd} holds {actual} bytes, expected {size}")
+        os.set_inheritable(fd, False)
+        return cls(fd, size)
+
+    def view(self, dtype: type[Scalar], shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Scalar]:
+        """Return a writable array over the memory that starts `offset` bytes in.
+
+        Raises ValueError if it would not lie within the memory, is not aligned, or the memory is closed.
+        """
+        if self._mapping is None:
+            raise ValueError("the shared memory is closed")
+        count = int(np.prod(shape, dtype=np.int64))
+        itemsize = np.dtype(dtype).itemsize
+        if offset < 0 or offset % itemsize or offset + count * itemsize > self.size:
+            raise ValueError(f"no aligned {np.dtype(dtype)} array {shape} at byte {offset} of {self.size}")
+        return np.frombuffer(self._mapping, dtype, count, offset).reshape(shape)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether `close` was called."""
+        return self._mapping is None
+
+    def close(self) -> None:
+        """Close the descriptor and unmap the memory, or leave the mapping to the last view; idempotent."""
+        self._mapping = None
+        self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def available_bytes() -> int:
+    """Return how many bytes this process can still allocate without swapping or meeting its cgroup's limit."""
+    return min([int(psutil.virtual_memory().available), *_cgroup_headrooms()])
+
+
+def _cgroup_headrooms() -> list[int]:
+    """Return limit minus use, file cache not counted, for this process's memory cgroup and those above it."""
+    headrooms = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines() if os.path.exists("/proc/self/cgroup") else []:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, limit, use, prefix = Path("/sys/fs/cgroup"), "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):
+            root, limit, use = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
+            prefix = "total_"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while True:
+            headroom = _headroom(folder / limit, folder / use, folder / "memory.stat", prefix)
+            if headroom is not None:
+                headrooms.append(headroom)
+            if folder == root or root not in folder.parents:
+                break
+            folder = folder.parent
+    return headrooms
+
+
+def _headroom(limit: Path, use: Path, stat: Path, prefix: str) -> int | None:
+    try:
+        allowed = limit.read_text().strip()
+        if allowed == "max":
+            return None
+        fields = dict(line.split() for line in stat.read_text().splitlines())
+        cache = int(fields.get(prefix + "inactive_file", 0)) + int(fields.get(prefix + "active_file", 0))
+        return max(0, int(allowed) - int(use.read_text()) + cache)
+    except (OSError, ValueError):
+        return None
+
+
+def _require(size: int, available: int, name: str) -> None:
+    if size > available:
+        raise _too_little(size, available, name)
+
+
+def _too_little(size: int, available: int, name: str) -> UserError:
+    return UserError(
+        f"shared memory for {name}: need {-(-size // _MIB):,} MiB, available {available // _MIB:,} MiB; "
+        "use fewer nodes, a smaller network, or free memory"
+    )
+
+
+def _release(mapping: mmap.mmap, fd: int) -> None:
+    try:
+        mapping.close()
+    except BufferError:  # a view lives on, and the mapping with it
+        pass
+    finally:
+        os.close(fd)

@@ -1,0 +1,58 @@
+"""What an agent is told on its standard input before anything else."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.memory import SharedMemory
+from bptcnn.networks import Network
+from bptcnn.outer import Update
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """An array in shared memory: the inherited descriptor, the element type and the shape."""
+
+    fd: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def put(cls, array: npt.NDArray[Any], name: str) -> tuple["SharedArray", SharedMemory]:
+        """Copy `array` into new shared memory; UserError where there is too little."""
+        memory = SharedMemory.create(max(1, array.nbytes), name)
+        memory.view(array.dtype.type, array.shape)[...] = array
+        return cls(memory.fd, array.dtype.str, array.shape), memory
+
+    def attach(self) -> tuple[npt.NDArray[Any], SharedMemory]:
+        """Map the array in a process that has inherited the descriptor."""
+        memory = SharedMemory.attach(self.fd, self.size)
+        return memory.view(np.dtype(self.dtype).type, self.shape), memory
+
+
+@dataclass(frozen=True)
+class AgentConfiguration:
+    """One node of a run. `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second."""
+
+    node: int
+    name: str
+    speed: float
+    threads: int
+    network: Network
+    batch_size: int
+    momentum: float
+    weight_decay: float
+    update: Update
+    staleness: int | None
+    nodes: int  # writers of the weight buffer
+    weights_fd: int
+    images: SharedArray
+    labels: SharedArray
+    heartbeat_seconds: float = 0.5

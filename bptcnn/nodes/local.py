@@ -1,0 +1,96 @@
+"""A node on this machine, as the driver sees it: a spawned agent, a socket to it, and its certain end."""
+
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import cloudpickle
+
+from bptcnn.nodes.configuration import AgentConfiguration
+from bptcnn.outer import Message, NodeEvent
+
+_IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
+_STOP_SECONDS = 1.0  # what a node may take to end by itself
+_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class NodeGone(Exception):
+    """The node's process has ended, or does not take or finish a message."""
+
+
+class LocalNode:
+    """A running agent. Its output goes to `log`; descriptors of shared memory are inherited."""
+
+    def __init__(self, configuration: AgentConfiguration, log: Path) -> None:
+        self.name = configuration.name
+        ours, theirs = socket.socketpair()
+        limit = struct.pack("ll", _IO_SECONDS, 0)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        root = Path(__file__).parent.parent.parent  # where this very package is imported from
+        path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+        with theirs, log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bptcnn.nodes.agent"],
+                stdin=theirs,
+                stdout=output,
+                stderr=output,
+                pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd),
+                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
+                start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+            )
+        self._connection: Connection[Message, NodeEvent] = Connection(ours.detach())
+        with contextlib.suppress(OSError):  # it ended already: the first `receive` says so
+            self._connection.send_bytes(cloudpickle.dumps(configuration))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """Descriptor that is readable when an event has come or the process has ended."""
+        return self._connection.fileno()
+
+    def send(self, message: Message) -> None:
+        """Send a message; raise NodeGone where it cannot be delivered."""
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise NodeGone(str(error)) from None
+
+    def receive(self) -> list[NodeEvent]:
+        """Return the events that have come; raise NodeGone after the last one of a process that has ended."""
+        events: list[NodeEvent] = []
+        try:
+            while self._connection.poll(0):
+                events.append(self._connection.recv())
+        except (EOFError, OSError):
+            if not events:
+                raise NodeGone(self._ending()) from None
+        return events
+
+    def _ending(self) -> str:
+        try:
+            code = self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "its connection broke"
+        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
+
+    def kill(self) -> None:
+        """Kill the process and reap it: when this returns, it cannot merge any more. Safe to call again."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def end(self) -> None:
+        """Let a process that was told to stop end by itself for a moment, then kill and reap it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        self.kill()

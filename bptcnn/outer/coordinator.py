@@ -1,0 +1,432 @@
+"""The coordinator: a state machine, events in, actions out. No I/O, no clock: times come with the events.
+
+    STARTING --all ready--> TRAINING --epoch complete--> PAUSING --all live paused--> RECORDING
+                               ^                                          EpochEnd -'     |
+                               +------------------------ EpochRecorded -------------------+--> FINISHED
+
+Guarantees:
+- every epoch trains each of its N samples exactly once (the ledger's guarantee), whatever nodes die when;
+- while a live node owes something, an event will come from it, or it is killed for silence or lack of progress; while
+  none does, the state moves on by itself: so the run ends as long as the driver executes actions and ticks;
+- EpochEnd is given once per epoch, with all live nodes paused and everything committed merged;
+- a node is at most one epoch ahead (under SGWU: none).
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from math import isnan
+
+from bptcnn.outer.barrier import Barrier
+from bptcnn.outer.ledger import UNOWNED, Ledger
+from bptcnn.outer.messages import (
+    Action,
+    EpochEnd,
+    EpochMetrics,
+    EpochRecorded,
+    Event,
+    Failed,
+    Finish,
+    Heartbeat,
+    Kill,
+    Message,
+    NodeLost,
+    Outcome,
+    Pause,
+    Paused,
+    Ready,
+    Release,
+    Resume,
+    Send,
+    Stop,
+    Submitted,
+    Tick,
+    Work,
+)
+from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
+from bptcnn.outer.planner import Planner
+from bptcnn.outer.settings import RunSettings
+from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
+
+LOW_ITERATIONS = 2  # a node with no more than this many local iterations in hand is sent more...
+FULL_ITERATIONS = 4  # ...up to this many: it never waits for the coordinator, and little is redone when it dies
+PROGRESS_BATCHES = 20  # a node may take as long as this many of its batches without a sign of progress
+
+
+class Phase(Enum):
+    """Where the run stands."""
+
+    STARTING = "starting"
+    TRAINING = "training"
+    PAUSING = "pausing"
+    RECORDING = "recording"
+    FINISHED = "finished"
+
+
+class Coordinator:
+    """One run's coordinator; with `state` it goes on from a checkpoint, on the same nodes or others."""
+
+    def __init__(self, settings: RunSettings, state: CoordinatorState | None = None) -> None:
+        self._settings = settings
+        self._records = [
+            NodeRecord(node, profile.name, profile.speed, Speedometer(settings.batch_size))
+            for node, profile in enumerate(settings.nodes)
+        ]
+        self._state = state
+        owners = None
+        self._epoch = 1
+        self._base = Counters()
+        self._tallies: dict[int, Tally] = {}
+        self._departed: tuple[NodeState, ...] = ()
+        if state is not None:
+            owners = state.owners_among([record.name for record in self._records], settings.samples)
+            self._epoch = state.epoch + 1
+            self._base = state.counters
+            self._tallies[self._epoch] = state.ahead_tally
+            self._restore_nodes(state)
+        self._ledger = Ledger(settings.samples, len(self._records), settings.seed, owners)
+        self._planner = Planner(settings, self._ledger, self._records)
+        self._barrier = Barrier() if settings.update == "sgwu" else None
+        self._phase = Phase.STARTING
+        self._submissions = 0
+        self._now = 0.0
+        self._last_tick: float | None = None
+        self._actions: list[Action] = []
+
+    # ---- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """Where the run stands."""
+        return self._phase
+
+    @property
+    def epoch(self) -> int:
+        """The epoch being trained, from 1."""
+        return self._epoch
+
+    @property
+    def trained_in_epoch(self) -> int:
+        """Samples of the current epoch that are trained."""
+        return self._ledger.trained_count(self._epoch) if self._ledger.is_open(self._epoch) else 0
+
+    def counters(self) -> Counters:
+        """Totals of the run, earlier parts of a resumed one included. SGWU's updates are merges."""
+        trained = sum(self._ledger.committed(record.node) for record in self._records)
+        return Counters(
+            self._base.images_trained + trained,
+            self._base.images_redone + self._ledger.images_redone,
+            self._base.updates + (self._barrier.merges if self._barrier else self._submissions),
+            self._base.waiting_seconds + (self._barrier.waiting_seconds if self._barrier else 0.0),
+        )
+
+    def statuses(self) -> tuple[NodeStatus, ...]:
+        """A snapshot of every node, in the order of the settings, lost ones included."""
+        speeds = self._planner.speeds()
+        shares = self._ledger.shard_sizes() / self._settings.samples
+        return tuple(
+            NodeStatus(
+                record.name,
+                not record.lost,
+                record.paused,
+                record.totals,
+                float(speed),
+                not isnan(record.speedometer.seconds_per_sample()),
+                float(share),
+                record.staleness,
+                record.reason_lost,
+            )
+            for record, speed, share in zip(self._records, speeds, shares, strict=True)
+        )
+
+    def departed(self) -> tuple[NodeState, ...]:
+        """Nodes that took part before the run was resumed without them: their share of the run's totals."""
+        return self._departed
+
+    def state(self) -> CoordinatorState:
+        """What a checkpoint keeps; only between EpochEnd and EpochRecorded (RuntimeError otherwise)."""
+        if self._phase is not Phase.RECORDING:
+            raise RuntimeError(f"the coordinator's state can be taken at an epoch's end only, not while {self._phase}")
+        nodes = []
+        for record in self._records:
+            seconds = record.speedometer.seconds_per_sample()
+            nodes.append(NodeState(record.name, record.totals, None if isnan(seconds) else seconds))
+        ahead = self._epoch + 1
+        tally = self._tallies.get(ahead, Tally())
+        return CoordinatorState(
+            self._epoch,
+            self._settings.samples,
+            (*nodes, *self._departed),
+            self.counters(),
+            tally,
+            self._ledger.owners(),
+            self._ledger.trained(ahead),
+        )
+
+    # ---- events ------------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take one event and return what to do, in order. A lost node's messages are ignored.
+
+        Raises ValueError for an event that cannot be (a count that runs backwards): that is our fault, not a user's.
+        """
+        if self._phase is Phase.FINISHED:
+            return []
+        self._now = self._planner.now = event.time
+        match event:
+            case Tick():
+                self._on_tick()
+            case EpochRecorded():
+                self._on_recorded(event)
+            case NodeLost():
+                if not self._records[event.node].lost:
+                    self._on_lost(self._records[event.node], event)
+            case _:
+                record = self._records[event.node]
+                if not record.lost:
+                    record.heard = event.time
+                    self._on_message(record, event)
+        self._advance()
+        actions, self._actions = self._actions, []
+        return actions
+
+    def stop(self, reason: str) -> list[Action]:
+        """End the run now: Stop to every live node, then Finish."""
+        if self._phase is not Phase.FINISHED:
+            self._finish("stopped", reason)
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _on_message(self, record: NodeRecord, event: Ready | Submitted | Paused | Heartbeat | Failed) -> None:
+        match event:
+            case Ready():
+                record.ready = True
+                record.moved = event.time
+            case Submitted():
+                self._on_submitted(record, event)
+            case Paused():
+                if self._phase is Phase.PAUSING:
+                    record.paused = True
+                    record.moved = event.time
+            case Heartbeat():
+                if event.samples_trained > record.samples_trained:
+                    record.samples_trained = event.samples_trained
+                    record.moved = event.time
+            case Failed():
+                self._condemn(record, event.reason)
+
+    def _on_submitted(self, record: NodeRecord, event: Submitted) -> None:
+        if event.sequence != record.sequence + 1:
+            raise ValueError(f"node {record.name}: submission {event.sequence} after {record.sequence}")
+        committed = self._ledger.commit(record.node, event.samples_committed)
+        if committed != [(event.epoch, event.samples)]:
+            raise ValueError(f"node {record.name} reports {event.samples} samples of epoch {event.epoch}: {committed}")
+        record.add(event)
+        record.moved = event.time
+        self._submissions += 1
+        tally = self._tallies.get(event.epoch, Tally())
+        self._tallies[event.epoch] = tally.plus(event.samples, event.loss_sum, event.correct)
+        if self._barrier:
+            self._barrier.submit(record.node, event.quality, event.time)
+
+    def _on_lost(self, record: NodeRecord, event: NodeLost) -> None:
+        record.lost = True
+        record.reason_lost = event.reason
+        trained = max(event.samples_trained, record.samples_trained)
+        committed = self._ledger.lose(record.node, event.samples_committed, trained)
+        unreported = event.sequence - record.sequence
+        if (unreported > 0) != bool(committed):
+            raise ValueError(f"node {record.name}: {unreported} unreported submissions with {committed} samples")
+        record.add_unreported(sum(samples for _, samples in committed), unreported)
+        record.sequence = event.sequence
+        self._submissions += unreported
+        if self._barrier and unreported:
+            self._barrier.submit(record.node, event.quality, event.time)
+        if any(not other.lost for other in self._records):
+            self._planner.divide(record.node)
+        else:
+            self._finish("failed", f"every node is lost, the last one: {event.reason}")
+
+    def _on_recorded(self, event: EpochRecorded) -> None:
+        if self._phase is not Phase.RECORDING:
+            raise ValueError(f"an epoch was recorded while {self._phase}")
+        self._ledger.close(self._epoch)
+        self._tallies.pop(self._epoch, None)
+        if event.stop or self._epoch >= self._settings.epochs:
+            done = self._epoch >= self._settings.epochs
+            self._finish("completed" if done else "stopped", f"{self._epoch} epochs trained")
+            return
+        self._epoch += 1
+        if not self._ledger.is_open(self._epoch):
+            self._ledger.open(self._epoch)
+        self._planner.balance(self._epoch)
+        # a short epoch may have been trained whole before the pause: then the nodes stay paused for its end
+        self._phase = Phase.PAUSING if self._ledger.is_complete(self._epoch) else Phase.TRAINING
+        if self._phase is Phase.TRAINING:
+            for record in self._live():
+                record.paused = False
+                self._send(record, Resume())
+
+    def _on_tick(self) -> None:
+        silence = self._settings.silence_seconds
+        last, self._last_tick = self._last_tick, self._now
+        if last is None or self._now - last > silence / 2:
+            # it was the driver that slept, not the nodes: judge nobody, give everyone a fresh period
+            for record in self._records:
+                record.heard = record.moved = self._now
+            return
+        for record in self._live():
+            if not record.ready:
+                if self._now - record.moved > self._settings.ready_seconds:
+                    self._condemn(record, f"not ready after {self._settings.ready_seconds:g} s")
+            elif self._now - record.heard > silence:
+                self._condemn(record, f"silent for {silence:g} s")
+            elif self._owes(record) and self._now - record.moved > self._patience(record):
+                self._condemn(record, f"no progress for {self._patience(record):g} s")
+
+    # ---- what follows from the state ---------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Do all that the state allows; called after every event, so nothing waits for a particular one."""
+        if self._phase is Phase.STARTING and all(record.ready or record.lost for record in self._records):
+            self._start()
+        if self._phase is Phase.TRAINING:
+            self._merge()
+            if self._ledger.is_complete(self._epoch):
+                self._phase = Phase.PAUSING
+                for record in self._live():
+                    self._send(record, Pause())
+            else:
+                self._planner.replenish(self._epoch)
+                if not self._may_start_next():
+                    self._planner.relieve(self._epoch)
+                for record in self._healthy():
+                    self._feed(record)
+        if self._phase is Phase.PAUSING and all(record.paused for record in self._live()):
+            self._phase = Phase.RECORDING
+            tally = self._tallies.get(self._epoch, Tally())
+            seen = max(1, tally.samples)
+            metrics = EpochMetrics(tally.samples, tally.loss_sum / seen, tally.correct / seen)
+            self._actions.append(EpochEnd(self._epoch, metrics))
+
+    def _start(self) -> None:
+        self._phase = Phase.TRAINING
+        if self._epoch > self._settings.epochs:
+            self._finish("completed", "all epochs were trained before")
+        elif self._state is None:
+            self._ledger.open(self._epoch)
+            self._planner.allocate_round()
+        else:
+            self._planner.adopt()
+            self._ledger.open(self._epoch, self._state.ahead)
+            self._planner.balance(self._epoch)
+
+    def _merge(self) -> None:
+        if self._barrier is None:
+            return
+        owing = [record.node for record in self._live() if self._ledger.outstanding(record.node)]
+        waiting = [record for record in self._live() if self._barrier.holds(record.node)]
+        merge = self._barrier.merge(owing)
+        if merge:
+            self._actions.append(merge)
+            for record in waiting:
+                self._send(record, Release())
+
+    def _feed(self, record: NodeRecord) -> None:
+        """Send the node its next samples if it has few in hand: of this epoch, and behind them of the next."""
+        node, ledger = record.node, self._ledger
+        local = self._planner.local_samples(node)
+        if ledger.outstanding(node) > LOW_ITERATIONS * local:
+            return
+        full = FULL_ITERATIONS * local
+        self._send_work(record, self._epoch, full)
+        if self._may_start_next() and not ledger.queued(node, self._epoch) and ledger.outstanding(node) < full:
+            if not ledger.is_open(self._epoch + 1):
+                ledger.open(self._epoch + 1)
+            self._send_work(record, self._epoch + 1, full)
+
+    def _send_work(self, record: NodeRecord, epoch: int, full: int) -> None:
+        queued = self._ledger.queued(record.node, epoch)
+        outstanding = self._ledger.outstanding(record.node)
+        count = min(queued, full - outstanding)
+        if self._ledger.unallocated or count < queued:
+            # more will follow: keep to whole batches, but never let a node run dry for it
+            whole = count - count % self._settings.batch_size
+            count = whole if whole or outstanding else count
+        if count > 0:
+            rate = self._settings.learning_rates[epoch - 1]
+            indices = self._ledger.send(record.node, epoch, count)
+            steps = self._planner.local_steps(record.node)
+            if record.began is None:
+                record.began = self._now
+                record.first_samples = min(count, steps * self._settings.batch_size)
+            self._send(record, Work(epoch, indices, rate, steps))
+
+    def _may_start_next(self) -> bool:
+        """Whether nodes without samples of this epoch may go on to the next one."""
+        return self._barrier is None and self._epoch < self._settings.epochs and not self._ledger.unallocated
+
+    # ---- nodes -------------------------------------------------------------------------------------------------------
+
+    def _live(self) -> Iterable[NodeRecord]:
+        return [record for record in self._records if not record.lost]
+
+    def _healthy(self) -> Iterable[NodeRecord]:
+        return [record for record in self._records if record.healthy]
+
+    def _owes(self, record: NodeRecord) -> bool:
+        """Whether the node has something to do that does not depend on others."""
+        if self._phase is Phase.PAUSING:
+            return not record.paused
+        in_hand = self._ledger.outstanding(record.node) > 0
+        return self._phase is Phase.TRAINING and in_hand and not (self._barrier and self._barrier.holds(record.node))
+
+    def _patience(self, record: NodeRecord) -> float:
+        seconds = record.speedometer.seconds_per_sample()
+        batch = 0.0 if isnan(seconds) else seconds * self._settings.batch_size
+        return max(self._settings.progress_seconds, PROGRESS_BATCHES * batch)
+
+    def _condemn(self, record: NodeRecord, reason: str) -> None:
+        """Have the node killed; its samples move when it is lost."""
+        if record.healthy:
+            record.condemned = True
+            self._actions.append(Kill(record.node, reason))
+
+    def _send(self, record: NodeRecord, message: Message) -> None:
+        record.moved = self._now
+        self._actions.append(Send(record.node, message))
+
+    def _finish(self, outcome: Outcome, reason: str) -> None:
+        self._phase = Phase.FINISHED
+        for record in self._live():
+            self._send(record, Stop())
+        self._actions.append(Finish(outcome, reason))
+
+    def _restore_nodes(self, state: CoordinatorState) -> None:
+        known = {node.name: node for node in state.nodes}
+        names = {record.name for record in self._records}
+        self._departed = tuple(node for node in state.nodes if node.name not in names)
+        for record in self._records:
+            if record.name in known:
+                node = known[record.name]
+                record.totals = node.totals
+                if node.seconds_per_sample is not None:
+                    samples = MEASURED_BATCHES * self._settings.batch_size
+                    record.speedometer.add(samples, samples * node.seconds_per_sample)
+
+    def validate(self) -> None:
+        """Check the machine and its ledger, O(N); AssertionError names what is broken. For tests and simulations."""
+        self._ledger.validate()
+        owners = set(self._ledger.owners().tolist()) - {UNOWNED}
+        live = [record for record in self._records if not record.lost]
+        assert self._phase is Phase.FINISHED or live, "no node is live but the run goes on"
+        if live:
+            assert not any(self._records[owner].lost for owner in owners), "a lost node owns samples"
+        if self._phase is Phase.TRAINING:
+            assert not any(record.paused for record in live), "a paused node while training"
+            assert not self._ledger.is_complete(self._epoch), "a complete epoch goes on"
+            condemned = any(record.condemned for record in live)
+            assert condemned or any(self._owes(record) for record in live), "no event can come: the run hangs"
+        if self._phase is Phase.PAUSING:
+            assert not all(record.paused for record in live), "all are paused but the epoch does not end"
+        if self._phase is Phase.RECORDING:
+            assert self._ledger.is_complete(self._epoch), "an incomplete epoch was ended"

@@ -1,0 +1,218 @@
+"""What travels: messages between coordinator and nodes, events into the coordinator, actions out of it.
+
+Times are seconds on the driver's clock, stamped when it receives a message; the coordinator has no clock of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Indices = npt.NDArray[np.int32]
+Outcome = Literal["completed", "stopped", "failed"]
+
+
+# ---- coordinator -> node ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """Samples to train, behind those that the node still has. Always in the order sent, across messages and epochs.
+
+    A local iteration ends after `local_steps` batches, where the node's samples run out, or where the epoch changes;
+    the node then submits. It never holds samples back to wait for more. The newest `local_steps` holds at once.
+    """
+
+    epoch: int
+    indices: Indices
+    learning_rate: float
+    local_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Stop at the next boundary between submissions, at once if idle or waiting for a release; then report Paused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Go on after a pause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """SGWU: the merge that the node's last submission waited for is done; refresh the weights and go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the process; nothing more will be asked of it."""
+
+
+Message = Work | Pause | Resume | Release | Stop
+
+
+# ---- node -> coordinator ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The node has compiled and can train."""
+
+    node: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """One submission, committed (and, in AGWU, merged). Its samples are all of one epoch.
+
+    `sequence` counts the node's submissions from 1; `samples_committed` counts samples over all of them, this one
+    included. `timed_samples` took `timed_seconds` of computing and communicating, waiting and the first step of a run
+    left out: that is what speed is measured from. `staleness` is in updates.
+    """
+
+    node: int
+    time: float
+    sequence: int
+    samples_committed: int
+    epoch: int
+    samples: int
+    loss_sum: float
+    correct: int
+    staleness: int
+    compute_seconds: float
+    wait_seconds: float
+    communication_seconds: float
+    timed_samples: int
+    timed_seconds: float
+
+    @property
+    def quality(self) -> float:
+        """Q_j: the accuracy on the submission's samples."""
+        return self.correct / self.samples
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The node stands at a boundary between submissions, everything it committed is merged and reported."""
+
+    node: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Sign of life; `samples_trained` counts over all of the node's samples, committed or not."""
+
+    node: int
+    time: float
+    samples_trained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The node cannot go on; it will be killed."""
+
+    node: int
+    time: float
+    reason: str
+
+
+NodeEvent = Ready | Submitted | Paused | Heartbeat | Failed
+
+
+# ---- driver -> coordinator -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """The node cannot commit any more: killed and reaped, or its generation refused. Only then do its samples move.
+
+    `sequence`, `samples_committed` and `quality` are those of its last commit, read from shared memory after its death
+    (0, 0, 0.0: none); in AGWU the driver has finished that merge. `samples_trained`: as in its last heartbeat.
+    """
+
+    node: int
+    time: float
+    sequence: int
+    samples_committed: int
+    quality: float
+    samples_trained: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecorded:
+    """Checkpoint and evaluation asked for by EpochEnd are done. `stop`: end the run here (target reached)."""
+
+    time: float
+    stop: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes: at least once a second, after the messages that have arrived; silent and stuck nodes show by it."""
+
+    time: float
+
+
+Event = NodeEvent | NodeLost | EpochRecorded | Tick
+
+
+# ---- coordinator -> driver -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send the message to the node; messages to one node arrive in the order sent."""
+
+    node: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill and reap the node, or refuse its generation; then report NodeLost. Asked once per node."""
+
+    node: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRound:
+    """SGWU: merge each node's last committed submission with its scale, in this order, before any later action.
+
+    A node in it may have died since it committed: its staged submission is kept until here.
+    """
+
+    scales: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMetrics:
+    """Means over the `samples` of the epoch whose submissions were reported (all, unless a node died in between)."""
+
+    samples: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnd:
+    """All samples of the epoch are trained and every live node is paused: checkpoint, evaluate, say EpochRecorded."""
+
+    epoch: int
+    metrics: EpochMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over and nothing more will be asked for."""
+
+    outcome: Outcome
+    reason: str
+
+
+Action = Send | Kill | MergeRound | EpochEnd | Finish

@@ -1,0 +1,151 @@
+"""The planner decides who owns which samples: allocation rounds, shards of lost nodes, balance after drift.
+
+It applies the pure functions of `partition` to the ledger with the speeds that the nodes' records hold.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bptcnn.outer.ledger import Ledger
+from bptcnn.outer.node_record import NodeRecord
+from bptcnn.outer.partition import Counts, Floats, allocate, estimate_speeds, next_round, rebalance
+from bptcnn.outer.settings import RunSettings
+
+TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
+
+
+class Planner:
+    """Allocation over the nodes that are healthy when a decision falls."""
+
+    def __init__(self, settings: RunSettings, ledger: Ledger, records: Sequence[NodeRecord]) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._records = records
+        self._rounds = settings.allocation_rounds()
+        self._done = 0
+        self.now = 0.0  # set by the coordinator from each event
+
+    def speeds(self) -> Floats:
+        """Images/s of all m nodes, float64 (m,): measured, or by profile scaled to what the others measured.
+
+        Without a measurement a node counts for no more than its silence so far allows, or one whose profile is far too
+        good would be given round after round before its first submission shows it.
+        """
+        profiled = [record.profiled_speed for record in self._records]
+        times = [record.speedometer.seconds_per_sample() for record in self._records]
+        return np.minimum(estimate_speeds(profiled, times), [record.fastest(self.now) for record in self._records])
+
+    def local_steps(self, node: int) -> int:
+        """Batches in the node's local iteration.
+
+        Under SGWU they are in proportion to the share that the partition means the node to have, with the configured
+        number as their mean, so that all nodes finish together if the partition fits their speeds.
+        """
+        steps = self._settings.local_steps
+        if self._settings.update != "sgwu":
+            return steps
+        nodes = self._heirs()
+        weights = self._weights(nodes)
+        return max(1, round(steps * len(nodes) * float(weights[nodes.index(node)] / weights.sum())))
+
+    def local_samples(self, node: int) -> int:
+        """Samples in the node's local iteration."""
+        return self.local_steps(node) * self._settings.batch_size
+
+    def allocate_round(self) -> None:
+        """Give out the next allocation round of the first epoch."""
+        nodes = self._heirs()
+        sizes = self._ledger.shard_sizes()
+        held = sizes[nodes]
+        increments = next_round(
+            self._settings.samples, self._done, self._rounds, self._weights(nodes), held, int(sizes.sum() - held.sum())
+        )
+        self._done += 1
+        self._ledger.allocate(self._spread(nodes, increments))
+
+    def replenish(self, epoch: int) -> None:
+        """Give out one more allocation round if a node runs low: one local iteration left, or half of a short queue.
+
+        One round per event is enough: it holds a sample at least, and whoever trains that will report again.
+        """
+        if not self._ledger.unallocated:
+            return
+        sizes = self._ledger.shard_sizes()
+        for node in self._heirs():
+            left = self._ledger.outstanding(node) + self._ledger.queued(node, epoch)
+            if sizes[node] and left <= min(self.local_samples(node), sizes[node] // 2):
+                self.allocate_round()
+                return
+
+    def divide(self, node: int) -> None:
+        """Divide a lost node's shard over the others by speed."""
+        heirs = self._heirs()
+        self._ledger.divide(node, heirs, self.speeds()[heirs])
+
+    def adopt(self) -> None:
+        """After a restore, before an epoch is opened: give out what belongs to nobody."""
+        nodes = self._heirs()
+        held = self._ledger.shard_sizes()[nodes]
+        self._ledger.allocate(
+            self._spread(nodes, allocate(int(held.sum()) + self._ledger.unallocated, self._weights(nodes), held))
+        )
+
+    def balance(self, epoch: int) -> None:
+        """At an epoch's start: move the fewest unsent samples that make shards fit speeds, if one is off by much.
+
+        Baselines keep their partition, but a node that owns nothing (it is new) gets its share under any.
+        """
+        nodes = self._heirs()
+        sizes = self._ledger.shard_sizes()[nodes]
+        if self._settings.partition != "idpa" and sizes.all():
+            return
+        unsent = np.array([self._ledger.queued(node, epoch) for node in nodes], np.int64)
+        targets = rebalance(sizes, sizes - unsent, self._weights(nodes))
+        if np.any(np.abs(sizes - targets) > np.maximum(1.0, TOLERANCE * targets)):
+            self._move(epoch, nodes, targets - sizes)
+
+    def relieve(self, epoch: int) -> None:
+        """Where no next epoch can be started: let nodes that run out take unsent samples, so that all end together."""
+        if self._settings.partition != "idpa" or self._ledger.unallocated:
+            return
+        nodes = self._heirs()
+        sent = np.array([self._ledger.outstanding(node) for node in nodes], np.int64)
+        unsent = np.array([self._ledger.queued(node, epoch) for node in nodes], np.int64)
+        needy = [not unsent[place] and sent[place] <= self.local_samples(node) for place, node in enumerate(nodes)]
+        if not unsent.any() or not any(needy):
+            return
+        gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
+        if np.any(gains[needy] >= self._settings.batch_size):
+            self._move(epoch, nodes, gains)
+
+    def _heirs(self) -> list[int]:
+        """Nodes that may be given samples: the healthy ones, else those not known to be dead yet."""
+        healthy = [record.node for record in self._records if record.healthy]
+        return healthy or [record.node for record in self._records if not record.lost]
+
+    def _weights(self, nodes: list[int]) -> Floats:
+        """What shares are proportional to under the run's partition, float64 (len(nodes),)."""
+        if self._settings.partition == "uniform":
+            return np.ones(len(nodes))
+        if self._settings.partition == "static":
+            return np.array([self._records[node].profiled_speed for node in nodes])
+        return self.speeds()[nodes]
+
+    def _spread(self, nodes: list[int], counts: Counts) -> Counts:
+        spread = np.zeros(len(self._records), np.int64)
+        spread[nodes] = counts
+        return spread
+
+    def _move(self, epoch: int, nodes: list[int], gains: Counts) -> None:
+        """Carry out gains (negative: losses) that sum to 0, in index order."""
+        givers = [(node, -int(gain)) for node, gain in zip(nodes, gains, strict=True) if gain < 0]
+        for receiver, gain in zip(nodes, gains, strict=True):
+            needed = int(gain)
+            while needed > 0:
+                giver, surplus = givers.pop()
+                count = min(needed, surplus)
+                self._ledger.move(epoch, giver, receiver, count)
+                needed -= count
+                if surplus > count:
+                    givers.append((giver, surplus - count))

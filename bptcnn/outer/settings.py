@@ -1,0 +1,74 @@
+"""What a run's outer layer is told at its start."""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, get_args
+
+from bptcnn.errors import UserError
+from bptcnn.outer.partition import default_rounds
+
+Update = Literal["agwu", "agwu-published", "sgwu"]
+Partition = Literal["idpa", "static", "uniform"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProfile:
+    """A node as known before the run: its name (resuming matches by it) and its profiled speed in images/s."""
+
+    name: str
+    speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """A run: node j is nodes[j]; `samples` is N; `learning_rates` has one entry per epoch.
+
+    `rounds`: allocation rounds of IDPA's first epoch, None for the default. `silence_seconds`: a node unheard of for
+    so long is killed (DESIGN: noticed within 5 s); `ready_seconds` and `progress_seconds`: the same for a node that
+    does not become ready, or that lives but makes no progress on what it owes (or for 20 of its batches, if longer).
+    """
+
+    nodes: tuple[NodeProfile, ...]
+    samples: int
+    epochs: int
+    batch_size: int
+    local_steps: int
+    learning_rates: tuple[float, ...]
+    update: Update = "agwu"
+    partition: Partition = "idpa"
+    rounds: int | None = None
+    seed: int = 0
+    silence_seconds: float = 4.0
+    ready_seconds: float = 300.0
+    progress_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what a user can get wrong."""
+        for name in ("samples", "epochs", "batch_size", "local_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+        if self.update not in get_args(Update):
+            raise UserError(f"update {self.update!r} does not exist: choose one of {', '.join(get_args(Update))}")
+        if self.partition not in get_args(Partition):
+            choices = ", ".join(get_args(Partition))
+            raise UserError(f"partition {self.partition!r} does not exist: choose one of {choices}")
+        if self.rounds is not None and self.rounds < 1:
+            raise UserError(f"allocation rounds must be at least 1, not {self.rounds}")
+        if self.seed < 0:
+            raise UserError(f"the seed must not be negative, but is {self.seed}")
+        if not self.nodes:
+            raise UserError("a run needs at least one node")
+        if len({node.name for node in self.nodes}) != len(self.nodes):
+            raise UserError("two nodes have the same name: give each its own")
+        for node in self.nodes:
+            if not (isfinite(node.speed) and node.speed > 0):
+                raise UserError(f"the speed of node {node.name} must be positive, not {node.speed}")
+        if len(self.learning_rates) != self.epochs:
+            raise ValueError(f"{len(self.learning_rates)} learning rates for {self.epochs} epochs")
+
+    def allocation_rounds(self) -> int:
+        """The number of rounds A in which the first epoch is given out."""
+        if self.partition != "idpa":
+            return 1
+        default = default_rounds(self.samples, len(self.nodes), self.batch_size, self.local_steps)
+        return min(self.samples, self.rounds or default)

@@ -1,0 +1,90 @@
+"""A run: the driver, the run folder, checkpoints, reports, and the Python API's `train`, `Model` and `load`.
+
+Imports everything below. Never knows terminals. What compiles is imported when it is first used, after saying so.
+"""
+
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bptcnn.training.progress import EpochRow, Observer, Snapshot
+from bptcnn.training.run_folder import RunFolder, default_run_dir
+from bptcnn.training.settings import TrainSettings, parse_nodes, read_config, settings_from
+
+if TYPE_CHECKING:
+    from bptcnn.data import Dataset
+    from bptcnn.networks import Network
+    from bptcnn.training.model import Model, load
+    from bptcnn.training.train import Result
+
+__all__ = [
+    "EpochRow",
+    "Model",
+    "Observer",
+    "Result",
+    "RunFolder",
+    "Snapshot",
+    "TrainSettings",
+    "default_run_dir",
+    "load",
+    "parse_nodes",
+    "prepare_kernels",
+    "read_config",
+    "settings_from",
+    "train",
+]
+_HOMES = {"Model": "model", "load": "model", "Result": "train"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def prepare_kernels(observer: Observer) -> None:
+    """Load the compiled kernels; where this version and CPU have none yet, say so and compile them."""
+    from bptcnn.kernels.compilation import is_warm, mark_warm
+
+    if is_warm():
+        return
+    observer.setup("compiling kernels for this CPU (once, about 20 s)")
+    import_module("bptcnn.training.train")
+    import_module("bptcnn.nodes.agent")
+    mark_warm()
+
+
+def train(
+    network: "Network",
+    dataset: "Dataset",
+    settings: TrainSettings | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+    observer: Observer | None = None,
+    nodes: int | str | Sequence[float] | None = None,
+    **changes: Any,
+) -> "Result":
+    """Train `network` on `dataset` over local nodes; return the summary, and leave a run folder.
+
+    Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`, `epochs=4`.
+    `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch.
+    `init`: a run folder whose best weights to start from. Raises UserError for whatever the user can mend, and where
+    every node is lost. KeyboardInterrupt ends the run cleanly, keeps its last checkpoint, and is passed on.
+    """
+    began = time.monotonic()
+    base = settings or TrainSettings()
+    if nodes is not None:
+        changes["nodes"] = parse_nodes(nodes)
+    if changes:
+        base = settings_from({**base.to_dict(), **changes})
+    observer = observer or Observer()
+    prepare_kernels(observer)
+    from bptcnn.training.train import train_run
+
+    folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
+    start = Path(init) if init is not None else None
+    return train_run(network, dataset, base, folder, resume, start, observer, began)

@@ -1,0 +1,283 @@
+"""The driver: events to the coordinator, its actions to the nodes; clocks, processes and files live here.
+
+    sockets of the nodes ──events──> Coordinator.handle ──actions──> Send, Kill        to the nodes
+    clock ──Tick──────────────────────────┘                  ├─────> MergeRound        in shared memory
+                                                             └─────> EpochEnd          checkpoint, evaluation, metrics
+"""
+
+import contextlib
+import platform
+import selectors
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.data import Samples, order
+from bptcnn.memory import SharedMemory, WeightBuffer
+from bptcnn.networks import Network
+from bptcnn.nodes import AgentConfiguration, LocalNode, NodeGone, SharedArray
+from bptcnn.outer import (
+    Action,
+    Coordinator,
+    CoordinatorState,
+    EpochEnd,
+    EpochRecorded,
+    Event,
+    Finish,
+    Heartbeat,
+    Kill,
+    MergeRound,
+    Message,
+    NodeLost,
+    Phase,
+    RunSettings,
+    Send,
+    Tick,
+)
+from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
+from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.progress import EpochRow, Observer, Snapshot
+from bptcnn.training.run_folder import RunFolder
+from bptcnn.training.settings import TrainSettings
+
+_TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a driver trains: `weights` flat float32 to start from, `measured` the images that accuracy is taken on."""
+
+    network: Network
+    train: Samples
+    measured: Samples
+    settings: TrainSettings
+    outer: RunSettings
+    threads: int  # per node
+    weights: npt.NDArray[np.float32]
+    state: CoordinatorState | None
+    history: tuple[EpochRow, ...]  # of a resumed run
+
+
+class Driver:
+    """One run from its first process to its last; `run` returns when it is over, `close` leaves nothing behind."""
+
+    def __init__(self, task: Task, folder: RunFolder, evaluator: Evaluator, observer: Observer) -> None:
+        self._task, self._folder, self._evaluator, self._observer = task, folder, evaluator, observer
+        self.coordinator = Coordinator(task.outer, task.state)
+        self._selector = selectors.DefaultSelector()
+        self._nodes: dict[int, LocalNode] = {}
+        self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
+        self._shared: list[SharedMemory | WeightBuffer] = []
+        self._epoch_began: float | None = None  # None while nothing trains
+        self.train_seconds = 0.0  # without checkpoints and evaluation
+        self.ready_at: float | None = None
+        self.rows: list[EpochRow] = list(task.history)
+        self.outcome: Finish | None = None
+        self._set_up()
+
+    # ---- set-up and end ----------------------------------------------------------------------------------------------
+
+    def _set_up(self) -> None:
+        try:
+            self._start_nodes()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start_nodes(self) -> None:
+        task, settings = self._task, self._task.settings
+        samples = task.train.take(order(len(task.train), settings.seed))
+        images, images_memory = SharedArray.put(samples.images, "images")
+        self._shared.append(images_memory)
+        labels, labels_memory = SharedArray.put(samples.labels, "labels")
+        self._shared.append(labels_memory)
+        self._buffer = WeightBuffer.create(task.network.size, len(settings.nodes))
+        self._shared.append(self._buffer)
+        self._buffer.store(task.weights)
+        for index, (profile, speed) in enumerate(zip(task.outer.nodes, settings.nodes, strict=True)):
+            configuration = AgentConfiguration(
+                node=index,
+                name=profile.name,
+                speed=speed,
+                threads=task.threads,
+                network=task.network,
+                batch_size=settings.batch_size,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                update=settings.update,
+                staleness=settings.staleness,
+                nodes=len(settings.nodes),
+                weights_fd=self._buffer.fd,
+                images=images,
+                labels=labels,
+            )
+            node = LocalNode(configuration, self._folder.logs / f"{profile.name}.log")
+            self._nodes[index] = node
+            self._buffer.set_live(index, True)
+            self._selector.register(node, selectors.EVENT_READ, index)
+        self._write_nodes()
+
+    def close(self) -> None:
+        """End and reap every node, free the shared memory; safe to call again, at any moment."""
+        for node in self._nodes.values():
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(node)
+        for node in self._nodes.values():
+            if self.outcome is None:
+                node.kill()
+            else:
+                node.end()
+        self._nodes.clear()
+        self._selector.close()
+        for memory in self._shared:
+            memory.close()
+        self._shared.clear()
+
+    def _write_nodes(self) -> None:
+        host = platform.node()
+        self._folder.write_nodes(
+            [{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()]
+        )
+
+    # ---- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Finish:
+        """Pump events until the coordinator finishes."""
+        tick = 0.0
+        while self.outcome is None:
+            for event in self._events(max(0.0, tick - time.monotonic())):
+                self._handle(event)
+            if time.monotonic() >= tick:
+                self._handle(Tick(time.monotonic()))
+                self._show()
+                tick = time.monotonic() + _TICK_SECONDS
+        return self.outcome
+
+    def stop(self, reason: str) -> None:
+        """End the run now: nodes are told to stop."""
+        self._execute(self.coordinator.stop(reason))
+
+    def _events(self, timeout: float) -> Iterable[Event]:
+        for key, _ in self._selector.select(timeout):
+            index = key.data
+            if index not in self._nodes:
+                continue
+            try:
+                events = self._nodes[index].receive()
+            except NodeGone as gone:
+                yield self._bury(index, str(gone))
+                continue
+            for event in events:
+                if isinstance(event, Heartbeat):
+                    self._trained[index] = event.samples_trained
+                yield replace(event, time=time.monotonic())
+
+    def _handle(self, event: Event) -> None:
+        if self.outcome is None:
+            self._execute(self.coordinator.handle(event))
+            if self.ready_at is None and self.coordinator.phase is not Phase.STARTING:
+                self._begin()
+
+    def _begin(self) -> None:
+        self._epoch_began = self.ready_at = time.monotonic()
+        names = tuple(profile.name for profile in self._task.outer.nodes)
+        self._observer.started(names, len(self._task.train), self._task.settings.epochs)
+
+    def _execute(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send(node=index, message=message):
+                    self._send(index, message)
+                case Kill(node=index, reason=reason):
+                    self._handle(self._bury(index, reason))
+                case MergeRound(scales=scales):
+                    for index, scale in scales:
+                        self._buffer.merge_for(index, scale)
+                case EpochEnd():
+                    self._record(action)
+                case Finish():
+                    self._stop_clock()
+                    self.outcome = action
+
+    def _send(self, index: int, message: Message) -> None:
+        if index in self._nodes:
+            try:
+                self._nodes[index].send(message)
+            except NodeGone as gone:
+                self._handle(self._bury(index, str(gone)))
+
+    def _bury(self, index: int, reason: str) -> NodeLost:
+        """Kill and reap a node, finish what it had committed; from here on it cannot merge."""
+        node = self._nodes.pop(index)
+        self._selector.unregister(node)
+        node.kill()
+        submission = self._buffer.submission(index)
+        quality = float(self._buffer.table().qualities[index]) if submission.sequence else 0.0
+        if self._task.settings.update == "sgwu":
+            self._buffer.set_live(index, False)  # its round is still to be merged by MergeRound
+        else:
+            self._buffer.finish(index)
+        self._observer.node_lost(node.name, reason)
+        self._write_nodes()
+        return NodeLost(
+            index,
+            time.monotonic(),
+            submission.sequence,
+            submission.samples,
+            quality,
+            max(self._trained.get(index, 0), submission.samples),
+            reason,
+        )
+
+    # ---- epochs ------------------------------------------------------------------------------------------------------
+
+    def _record(self, end: EpochEnd) -> None:
+        """All nodes are paused: save, evaluate, tell; none of it counts as training time."""
+        seconds = self._stop_clock()
+        task, metrics = self._task, end.metrics
+        weights = np.empty(task.network.size, np.float32)
+        self._buffer.snapshot(weights)
+        checkpoint = Checkpoint(task.network, weights, end.epoch, self.coordinator.state())
+        write_checkpoint(self._folder.last, checkpoint)
+        accuracy = self._evaluator.accuracy(weights, task.measured)
+        row = EpochRow(
+            end.epoch, seconds, metrics.loss, metrics.accuracy, accuracy, len(task.train) / max(seconds, 1e-9)
+        )
+        best = all(accuracy > earlier.test_accuracy for earlier in self.rows)
+        if best:
+            write_checkpoint(self._folder.best, replace(checkpoint, state=None))
+        self._folder.add_metrics(row)
+        self.rows.append(row)
+        self._observer.epoch_ended(row, best)
+        target = task.settings.target_accuracy
+        stop = target is not None and accuracy >= target
+        self._epoch_began = time.monotonic()
+        self._handle(EpochRecorded(time.monotonic(), stop))
+
+    def _stop_clock(self) -> float:
+        """Training stands still from here; return the seconds since it last began."""
+        if self._epoch_began is None:
+            return 0.0
+        seconds = time.monotonic() - self._epoch_began
+        self.train_seconds += seconds
+        self._epoch_began = None
+        return seconds
+
+    def _show(self) -> None:
+        if self._epoch_began is None:
+            return
+        trained = self.coordinator.trained_in_epoch
+        elapsed = max(time.monotonic() - self._epoch_began, 1e-9)
+        self._observer.progress(
+            Snapshot(
+                self.coordinator.epoch,
+                self._task.settings.epochs,
+                trained,
+                len(self._task.train),
+                trained / elapsed,
+                self.coordinator.statuses(),
+            )
+        )

@@ -1,0 +1,37 @@
+"""Accuracy of a weight set on images: a forward-only subnetwork with the usable cores."""
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.data import Samples
+from bptcnn.inner.executor import Executor
+from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.networks import Network
+
+_BATCH = 256
+
+
+class Evaluator:
+    """Computes logits and accuracy. Close it, or let it be collected: idle, it uses memory only."""
+
+    def __init__(self, network: Network, threads: int) -> None:
+        self._executor = Executor(threads)
+        self._subnetwork = Subnetwork(network, _BATCH, self._executor, training=False)
+
+    def logits(self, weights: npt.NDArray[np.float32], images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        """Return logits (N, classes) of images (N, H, W, C), float32 or uint8, any N."""
+        self._subnetwork.weights[:] = weights
+        network = self._subnetwork.network
+        found = np.empty((len(images), network.classes), np.float32)
+        for begin in range(0, len(images), _BATCH):
+            part = images[begin : begin + _BATCH]
+            found[begin : begin + len(part)] = self._subnetwork.forward(part)  # type: ignore[arg-type]
+        return found
+
+    def accuracy(self, weights: npt.NDArray[np.float32], samples: Samples) -> float:
+        """Return the share of `samples` that the largest logit classifies correctly."""
+        return float(np.mean(self.logits(weights, samples.images).argmax(1) == samples.labels))
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._executor.close()

@@ -1,0 +1,121 @@
+"""Model: one network on this machine, for Python users."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.data import Dataset, Samples
+from bptcnn.errors import UserError
+from bptcnn.inner.executor import Executor
+from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.networks import Network
+from bptcnn.profiling import usable_cores
+from bptcnn.training.checkpoint import read_checkpoint
+from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.run_folder import RunFolder
+
+
+class Model:
+    """A network with weights, trained and evaluated by this process's threads.
+
+    `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
+    """
+
+    def __init__(self, network: Network, batch_size: int = 64, threads: int | None = None, seed: int = 0) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        if threads is not None and threads < 1:
+            raise UserError(f"threads must be at least 1, not {threads}")
+        self.network = network
+        self.batch_size = batch_size
+        self._threads = threads or usable_cores()
+        self._executor = Executor(self._threads)
+        self._subnetwork = Subnetwork(network, batch_size, self._executor)
+        self._subnetwork.weights[:] = network.initial_weights(seed)
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def weights(self) -> npt.NDArray[np.float32]:
+        """The flat weight vector (network.size,), a writable view; network.parameters says what lies where."""
+        return self._subnetwork.weights
+
+    def loss_and_gradient(
+        self, x: npt.NDArray[np.float32], labels: npt.NDArray[np.integer]
+    ) -> tuple[float, npt.NDArray[np.float32]]:
+        """Return the mean cross-entropy over the batch and its gradient, flat float32 (network.size,), a copy.
+
+        x: float32 (N, H, W, C), labels: integers (N,), 1 <= N <= batch_size. Raises UserError for other shapes and for
+        labels that are no class.
+        """
+        result = self._subnetwork.step(self._images(x, self.batch_size), self._labels(labels, len(x)))
+        return result.loss, self._subnetwork.gradient.copy()
+
+    def train_step(
+        self,
+        x: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.integer],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> float:
+        """Update the weights by SGD on one batch; return its mean loss before the update. Arguments as above."""
+        images = self._images(x, self.batch_size)
+        return self._subnetwork.step(images, self._labels(labels, len(x)), None, lr, momentum, weight_decay).loss
+
+    def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return logits (N, classes) for x float32 (N, H, W, C), any N."""
+        return self._evaluation().logits(self.weights, self._images(x, None))
+
+    def evaluate(self, dataset: Dataset | Samples) -> float:
+        """Return the accuracy, a share of 1, on a dataset's test images, or on samples."""
+        samples = dataset.test if isinstance(dataset, Dataset) else dataset
+        self._images(samples.images, None)
+        return self._evaluation().accuracy(self.weights, samples)
+
+    def _evaluation(self) -> Evaluator:
+        if self._evaluator is None:
+            self._evaluator = Evaluator(self.network, self._threads)
+        return self._evaluator
+
+    def _images(self, x: npt.NDArray[np.generic], most: int | None) -> npt.NDArray[np.float32]:
+        images = np.asarray(x)
+        if images.ndim != 4 or images.shape[1:] != self.network.input_shape:
+            raise UserError(f"images must be (N, {', '.join(map(str, self.network.input_shape))}), not {images.shape}")
+        if most is not None and not 1 <= len(images) <= most:
+            raise UserError(f"a batch holds 1 to {most} images, not {len(images)}")
+        if images.dtype == np.uint8:
+            return np.ascontiguousarray(images)  # type: ignore[return-value]
+        return np.ascontiguousarray(images, np.float32)
+
+    @staticmethod
+    def _labels(labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int32]:
+        found = np.asarray(labels)
+        if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):
+            raise UserError(f"labels must be {count} integers, one an image, not {found.dtype} {found.shape}")
+        return np.ascontiguousarray(found, np.int32)
+
+    def close(self) -> None:
+        """End the worker threads; safe to call again."""
+        self._executor.close()
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(run_dir: str | Path, last: bool = False, batch_size: int = 64, threads: int | None = None) -> Model:
+    """Return the model of a run at its best epoch, or its last one. Raises UserError where there is none."""
+    folder = RunFolder.open(Path(run_dir))
+    checkpoint = read_checkpoint(folder.last if last else folder.best)
+    model = Model(checkpoint.network, batch_size, threads)
+    model.weights[:] = checkpoint.weights
+    return model

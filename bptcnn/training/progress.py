@@ -1,0 +1,49 @@
+"""What a run tells whoever watches it: plain values, sent from the thread that called `train`."""
+
+from dataclasses import dataclass
+
+from bptcnn.outer import NodeStatus
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One row of metrics.csv. `seconds` is training time in this epoch; accuracies are shares of 1."""
+
+    epoch: int
+    seconds: float
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A running epoch: samples trained of those it has, speed so far in images/s, and every node, lost ones included."""
+
+    epoch: int
+    epochs: int
+    trained: int
+    samples: int
+    images_per_second: float
+    nodes: tuple[NodeStatus, ...]
+
+
+class Observer:
+    """Told how a run goes; this one keeps silent. Subclasses override what they show."""
+
+    def setup(self, message: str) -> None:
+        """A step of the set-up begins, for instance compilation."""
+
+    def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
+        """All nodes are ready, training begins."""
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Sent several times a second."""
+
+    def epoch_ended(self, row: EpochRow, best: bool) -> None:
+        """An epoch was trained, evaluated and saved; `best`: no epoch before it was as accurate."""
+
+    def node_lost(self, name: str, reason: str) -> None:
+        """A node is gone; the others train its samples."""
+

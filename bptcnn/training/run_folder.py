@@ -1,0 +1,98 @@
+"""The run folder: what a run leaves behind, and what watches it while it runs."""
+
+import json
+import time
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from bptcnn.errors import UserError
+from bptcnn.training.files import write_atomically
+from bptcnn.training.progress import EpochRow
+from bptcnn.training.settings import read_config
+from bptcnn.training.summary import Summary
+
+
+def default_run_dir(network: str) -> Path:
+    """Return `runs/<time>-<network>`, with a number behind it where that exists."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{network}"
+    path, number = Path("runs") / stem, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{stem}-{number}"
+    return path
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.last = path / "last.safetensors"
+        self.best = path / "best.safetensors"
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.csv"
+        self.logs = path / "logs"
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make a new folder; raise UserError where it exists or cannot be written."""
+        folder = cls(path)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists: name another run folder, or continue that run with --resume")
+        try:
+            folder.logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {path}: {error.strerror}") from None
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run; raise UserError where there is none."""
+        folder = cls(path)
+        if not folder.config.is_file():
+            raise UserError(f"no run at {path}: a run folder holds config.toml")
+        try:
+            folder.logs.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write into {path}: {error.strerror}") from None
+        return folder
+
+    def write_config(self, values: dict[str, Any]) -> None:
+        """Write config.toml: the resolved settings."""
+        write_atomically(self.config, tomli_w.dumps(values).encode())
+
+    def read_config(self) -> dict[str, Any]:
+        """Read config.toml back."""
+        return read_config(self.config)
+
+    def write_nodes(self, nodes: list[dict[str, Any]]) -> None:
+        """Write nodes.json: name, pid and host of each running node."""
+        write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1).encode())
+
+    def start_metrics(self) -> None:
+        """Begin metrics.csv with its header."""
+        write_atomically(self.metrics, (",".join(field.name for field in fields(EpochRow)) + "\n").encode())
+
+    def add_metrics(self, row: EpochRow) -> None:
+        """Append an epoch's row."""
+        values = (str(v) if isinstance(v, int) else f"{v:.6g}" for v in astuple(row))
+        try:
+            with self.metrics.open("a") as file:
+                file.write(",".join(values) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.metrics}: {error.strerror}") from None
+
+    def read_metrics(self) -> list[EpochRow]:
+        """Read the rows written so far; raise UserError where the file is not ours."""
+        try:
+            lines = self.metrics.read_text().splitlines()[1:]
+            return [EpochRow(int(e), *map(float, rest)) for e, *rest in (line.split(",") for line in lines)]
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"cannot read {self.metrics}: {error}") from None
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write summary.json."""
+        write_atomically(self.path / "summary.json", json.dumps(summary.to_dict(), indent=1).encode())

@@ -1,0 +1,139 @@
+"""A run's settings: defaults, checks, and their TOML form."""
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numexpr
+import numpy as np
+
+from bptcnn.errors import UserError
+from bptcnn.outer import Partition, Update
+
+_MOST_NODES = 256
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What `train` can be told. One local node for each of `nodes`, a speed in (0, 1]; `threads` each.
+
+    `lr` is a number or an expression of `epoch` (1, 2, ...) and `epochs`, as numexpr evaluates it. `staleness`: a node
+    more than so many updates behind submits early (None: no bound). `validation`: the share of the training set that is
+    held out to choose the best epoch and to stop by; without, the test set serves. `threads` None: the usable cores,
+    shared out.
+    """
+
+    nodes: tuple[float, ...] = (1.0, 1.0)
+    update: Update = "agwu"
+    partition: Partition = "idpa"
+    epochs: int = 8
+    batch_size: int = 64
+    lr: str = "0.05"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    local_steps: int = 8
+    staleness: int | None = None
+    threads: int | None = None
+    seed: int = 0
+    validation: float | None = None
+    target_accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise UserError for values that make no sense."""
+        object.__setattr__(self, "nodes", parse_nodes(self.nodes))
+        object.__setattr__(self, "lr", str(self.lr))
+        for name, choices in (("update", get_args(Update)), ("partition", get_args(Partition))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} {getattr(self, name)!r} does not exist: choose one of {', '.join(choices)}")
+        for name in ("epochs", "batch_size", "local_steps"):
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("seed", self.seed, 0)
+        for name, least in (("staleness", 0), ("threads", 1)):
+            if getattr(self, name) is not None:
+                _check_whole(name, getattr(self, name), least)
+        _check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0.0):
+            raise UserError(f"weight decay must be 0 or more, not {self.weight_decay}")
+        if self.validation is not None:
+            _check_share("validation", self.validation, 0.0 < self.validation < 1.0, "between 0 and 1")
+        if self.target_accuracy is not None:
+            reachable = 0.0 < self.target_accuracy <= 1.0
+            _check_share("target accuracy", self.target_accuracy, reachable, "above 0, at most 1")
+        self.learning_rates()
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """Return the learning rate of every epoch."""
+        names = {"epoch": np.arange(1.0, self.epochs + 1), "epochs": np.float64(self.epochs)}
+        try:
+            rates = numexpr.evaluate(self.lr, local_dict=names, global_dict={})
+        except Exception as error:  # numexpr raises whatever Python does for a bad expression
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"learning rate {self.lr!r} is no expression of epoch and epochs: {reason}") from None
+        found = tuple(float(rate) for rate in np.broadcast_to(np.asarray(rates, np.float64), (self.epochs,)))
+        if not all(math.isfinite(rate) and rate > 0.0 for rate in found):
+            raise UserError(f"learning rate {self.lr!r} must be above 0 in every epoch, not {min(found)}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for TOML, without what is None."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**values, "nodes": list(self.nodes)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a TOML file of settings; raise UserError where it is none. Names are those of `TrainSettings`."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"no configuration file at {path}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from None
+
+
+def settings_from(values: Mapping[str, Any]) -> TrainSettings:
+    """Return settings from plain values; raise UserError for unknown names, wrong types and wrong values."""
+    known = {field.name for field in fields(TrainSettings)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"unknown setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
+    try:
+        return TrainSettings(**values)
+    except TypeError as error:
+        raise UserError(f"a setting has the wrong type: {error}") from None
+
+
+def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
+    """Return the nodes' speeds from a count, `"1.0,0.5"`, or a sequence; raise UserError for anything else."""
+    advice = "give a count (2) or speeds above 0, at most 1 (1.0,0.5,0.25)"
+    if isinstance(spec, bool):
+        raise UserError(f"nodes {spec!r}: {advice}")
+    if isinstance(spec, str):
+        text = spec.strip()
+        try:
+            spec = int(text) if "," not in text and "." not in text else [float(part) for part in text.split(",")]
+        except ValueError:
+            raise UserError(f"nodes {text!r}: {advice}") from None
+    if isinstance(spec, int):
+        if not 1 <= spec <= _MOST_NODES:
+            raise UserError(f"nodes {spec}: {advice}, 1 to {_MOST_NODES} of them")
+        return (1.0,) * spec
+    try:
+        speeds = tuple(float(speed) for speed in spec)
+    except (TypeError, ValueError):
+        raise UserError(f"nodes {spec!r}: {advice}") from None
+    if not 1 <= len(speeds) <= _MOST_NODES or not all(0.0 < speed <= 1.0 for speed in speeds):
+        raise UserError(f"nodes {','.join(map(str, speeds))!r}: {advice}")
+    return speeds
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name.replace('_', ' ')} must be a whole number of at least {least}, not {value!r}")
+
+
+def _check_share(name: str, value: float, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{name} must be {wanted}, not {value}")

@@ -1,0 +1,56 @@
+"""summary.json: what a run did, as outside scripts read it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bptcnn.outer import Partition, Update
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """One node. Speeds in images/s, None where not measured; bytes are those of weights moved through shared memory."""
+
+    name: str
+    speed: float
+    alone_images_per_second: float | None
+    images: int
+    compute_seconds: float
+    wait_seconds: float
+    communication_seconds: float
+    bytes_sent: int
+    bytes_received: int
+    lost: str | None  # why it is gone
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run. `outcome` is completed, stopped or failed; `chosen_by` names the images that accuracy was measured on.
+
+    train_seconds runs from the first step to the last, evaluation and compilation left out; efficiency is
+    images_per_second over the sum of the nodes' separately measured speeds, None where they were not measured.
+    """
+
+    outcome: str
+    reason: str
+    test_accuracy: float | None
+    best_epoch: int | None
+    best_accuracy: float | None
+    chosen_by: str
+    train_seconds: float
+    setup_seconds: float
+    images_per_second: float
+    images_trained: int
+    images_redone: int
+    epochs: int
+    updates: int
+    update: Update
+    partition: Partition
+    network: str
+    parameters: int
+    waiting_seconds: float
+    efficiency: float | None
+    nodes: tuple[NodeSummary, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)

@@ -1,0 +1,177 @@
+"""`train`: a whole run, from settings to a run folder with a summary."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bptcnn.data import Dataset, Samples, split_validation
+from bptcnn.errors import UserError
+from bptcnn.networks import Network
+from bptcnn.outer import Finish, NodeProfile, RunSettings
+from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
+from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
+from bptcnn.training.driver import Driver, Task
+from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.report import write_report
+from bptcnn.training.progress import EpochRow, Observer
+from bptcnn.training.run_folder import RunFolder
+from bptcnn.training.settings import TrainSettings
+from bptcnn.training.summary import NodeSummary, Summary
+
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `train` gives back; the run folder holds the weights."""
+
+    summary: Summary
+    run_dir: Path
+    epochs: tuple[EpochRow, ...]
+
+
+def train_run(
+    network: Network,
+    dataset: Dataset,
+    settings: TrainSettings,
+    run_dir: Path,
+    resume: bool = False,
+    init: Path | None = None,
+    observer: Observer | None = None,
+    began: float | None = None,
+) -> Result:
+    """Train `network` on `dataset` over local nodes; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
+    began = time.monotonic() if began is None else began
+    observer = observer or Observer()
+    _check_fit(network, dataset)
+    train, measured = dataset.train, dataset.test
+    if settings.validation is not None:
+        train, measured = split_validation(dataset.train, settings.validation, settings.seed)
+    start = _starting_point(network, settings, run_dir, resume, init)
+    folder = RunFolder.open(run_dir) if resume else RunFolder.create(run_dir)
+    history = tuple(folder.read_metrics()[: start.epoch]) if resume else ()
+    folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
+    folder.start_metrics()
+    for row in history:
+        folder.add_metrics(row)
+    threads = settings.threads or max(1, usable_cores() // len(settings.nodes))
+    outer = _outer_settings(network, train, settings, threads)
+    task = Task(network, train, measured, settings, outer, threads, start.weights, start.state, history)
+    observer.setup(f"starting {len(settings.nodes)} nodes")
+    with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
+        driver = Driver(task, folder, evaluator, observer)
+        try:
+            outcome = driver.run()
+        except KeyboardInterrupt:
+            driver.stop("interrupted")
+            driver.close()
+            _conclude(driver, task, dataset, folder, evaluator, began)
+            raise
+        finally:
+            driver.close()
+        summary = _conclude(driver, task, dataset, folder, evaluator, began)
+    if outcome.outcome == "failed":
+        raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
+    return Result(summary, folder.path, tuple(driver.rows))
+
+
+def _check_fit(network: Network, dataset: Dataset) -> None:
+    if network.input_shape != dataset.train.input_shape:
+        raise UserError(
+            f"the network wants images of {network.input_shape}, {dataset.name} has {dataset.train.input_shape}"
+        )
+    if network.classes < dataset.classes:
+        raise UserError(f"the network ends in {network.classes} logits, {dataset.name} has {dataset.classes} classes")
+
+
+def _starting_point(
+    network: Network, settings: TrainSettings, run_dir: Path, resume: bool, init: Path | None
+) -> Checkpoint:
+    if resume:
+        checkpoint = read_checkpoint(RunFolder.open(run_dir).last)
+        if checkpoint.state is None:
+            raise UserError(f"{run_dir} holds no state to resume from")
+    elif init is not None:
+        folder = RunFolder.open(init)
+        found = read_checkpoint(folder.best)
+        checkpoint = Checkpoint(found.network, found.weights, 0, None)
+    else:
+        return Checkpoint(network, network.initial_weights(settings.seed), 0, None)
+    if checkpoint.network.to_dict()["layers"] != network.to_dict()["layers"]:
+        raise UserError(f"the weights of {init or run_dir} are of another network: {checkpoint.network.name}")
+    return checkpoint
+
+
+def _outer_settings(network: Network, train: Samples, settings: TrainSettings, threads: int) -> RunSettings:
+    profile = find_profile()
+    alone = node_speed(network.name, settings.batch_size, threads, profile, network.input_shape)
+    full = comparable_speeds([alone])[0]
+    return RunSettings(
+        nodes=tuple(NodeProfile(f"node{j}", full * speed) for j, speed in enumerate(settings.nodes)),
+        samples=len(train),
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        local_steps=settings.local_steps,
+        learning_rates=settings.learning_rates(),
+        update=settings.update,
+        partition=settings.partition,
+        seed=settings.seed,
+    )
+
+
+def _conclude(
+    driver: Driver, task: Task, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
+) -> Summary:
+    """Write summary and report of a run that has ended, however it did."""
+    outcome = driver.outcome or Finish("stopped", "interrupted")
+    rows = driver.rows
+    best = max(rows, key=lambda row: row.test_accuracy, default=None)
+    test_accuracy = rows[-1].test_accuracy if rows else None
+    if rows and task.settings.validation is not None:
+        test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
+    counters = driver.coordinator.counters()
+    trained_here = counters.images_trained - (task.state.counters.images_trained if task.state else 0)
+    moved = _FLOAT * task.network.size
+    nodes = tuple(
+        NodeSummary(
+            name=status.name,
+            speed=speed,
+            alone_images_per_second=None,
+            images=status.totals.images,
+            compute_seconds=status.totals.compute_seconds,
+            wait_seconds=status.totals.wait_seconds,
+            communication_seconds=status.totals.communication_seconds,
+            bytes_sent=status.totals.submissions * moved,
+            bytes_received=status.totals.submissions * moved,
+            lost=status.reason_lost,
+        )
+        for status, speed in zip(driver.coordinator.statuses(), task.settings.nodes, strict=True)
+    )
+    summary = Summary(
+        outcome=outcome.outcome,
+        reason=outcome.reason,
+        test_accuracy=test_accuracy,
+        best_epoch=best.epoch if best else None,
+        best_accuracy=best.test_accuracy if best else None,
+        chosen_by="test set" if task.settings.validation is None else "validation set",
+        train_seconds=driver.train_seconds,
+        setup_seconds=(driver.ready_at or time.monotonic()) - began,
+        images_per_second=trained_here / driver.train_seconds if driver.train_seconds else 0.0,
+        images_trained=counters.images_trained,
+        images_redone=counters.images_redone,
+        epochs=len(rows),
+        updates=counters.updates,
+        update=task.settings.update,
+        partition=task.settings.partition,
+        network=task.network.name,
+        parameters=task.network.size,
+        waiting_seconds=counters.waiting_seconds,
+        efficiency=None,
+        nodes=nodes,
+    )
+    folder.write_summary(summary)
+    write_report(folder.path / "report.html", summary, rows)
+    return summary
+
+

@@ -1,0 +1,34 @@
+"""Defaults in help texts, filled in when the help is asked for: they are those of `TrainSettings`, which loads numpy."""
+
+import dataclasses
+from typing import Any, get_args
+
+from typer.core import TyperCommand, TyperOption
+
+NETWORK = "cnn2"
+
+
+class CommandWithDefaults(TyperCommand):
+    """A command whose options' help may hold `{name}` of a default, `{updates}` and `{partitions}`."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Show the help."""
+        texts = _texts()
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption) and parameter.help:
+                parameter.help = parameter.help.format_map(texts)
+        super().format_help(ctx, formatter)
+
+
+def _texts() -> dict[str, str]:
+    from bptcnn.outer import Partition, Update
+    from bptcnn.training.settings import TrainSettings
+
+    texts = {name: str(value) for name, value in dataclasses.asdict(TrainSettings()).items()}
+    return {
+        **texts,
+        "nodes": str(len(TrainSettings().nodes)),
+        "network": NETWORK,
+        "updates": ", ".join(get_args(Update)),
+        "partitions": ", ".join(get_args(Partition)),
+    }

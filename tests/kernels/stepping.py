@@ -1,0 +1,120 @@
+"""One step of a small network against the float64 reference, compared parameter by parameter."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import reference
+from hypothesis import strategies as st
+
+from bptcnn.inner.executor import Executor
+from bptcnn.inner.subnetwork import StepResult, Subnetwork
+from bptcnn.networks import Conv2D, Dense, MaxPool2D, Network, Parameter
+
+TOLERANCE = 1e-4
+"""Largest error of an array's elements, relative to its largest element: float32 sums of some thousand products."""
+
+NEAR = 1e-5
+"""Where a rectifier or a pooling decides by less than this, relative to the largest element, rounding may flip it."""
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network with weights and a batch."""
+
+    network: Network
+    weights: npt.NDArray[np.float32]
+    samples: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int32]
+
+    @classmethod
+    def draw(cls, network: Network, images: int, seed: int) -> "Case":
+        """Fill everything, biases too, with random numbers of about unit size."""
+        random = np.random.default_rng(seed)
+        noise = 0.2 * random.standard_normal(network.size, np.float32)
+        biases = np.zeros(network.size, np.float32)
+        for p in network.parameters:
+            biases[p.offset : p.offset + p.size] = len(p.shape) == 1
+        return cls(
+            network,
+            network.initial_weights(seed) + noise * biases,
+            random.standard_normal((images, *network.input_shape), np.float32),
+            random.integers(0, network.classes, images, np.int32),
+        )
+
+    def stepped(self, executor: Executor, batch_size: int) -> tuple[StepResult, npt.NDArray[np.float32]]:
+        """Return result and gradient of one step without update."""
+        subnetwork = Subnetwork(self.network, batch_size, executor)
+        subnetwork.weights[:] = self.weights
+        result = subnetwork.step(self.samples, self.labels)
+        assert subnetwork.weights.tobytes() == self.weights.tobytes(), "no update was asked for"
+        return result, subnetwork.gradient
+
+    def decides_clearly(self) -> bool:
+        """Tell whether no rectifier and no pooling is so close to a tie that float32 rounding could flip it."""
+        _, tape = reference.forward(self.network, self.weights, self.samples)
+        places = {p.name: p for p in self.network.parameters}
+        counts = {"conv": 0, "dense": 0}
+        for layer, before, *_ in tape:
+            if isinstance(layer, MaxPool2D):
+                if not _pools_clearly(before, layer):
+                    return False
+            elif isinstance(layer, Conv2D | Dense):
+                counts[layer.kind] += 1
+                name = f"{layer.kind}{counts[layer.kind]}"
+                y = self._before_rectifier(layer, before, name, places) if layer.activation == "relu" else np.ones(1)
+                if not _far_from_zero(y):
+                    return False
+        return True
+
+    def _before_rectifier(
+        self, layer: Conv2D | Dense, before: reference.Array, name: str, places: dict[str, Parameter]
+    ) -> reference.Array:
+        def part(what: str) -> reference.Array:
+            p = places[f"{name}.{what}"]
+            return self.weights[p.offset : p.offset + p.size].astype(np.float64).reshape(p.shape)
+
+        if isinstance(layer, Conv2D):
+            y = reference.convolve(before, part("filter"), layer.stride, layer.pads(before.shape[1:]))
+        else:
+            y = before @ part("weights")
+        return y + part("bias") if layer.bias else y
+
+
+def _far_from_zero(y: reference.Array) -> bool:
+    """Exact zeros are fine: they come from padding alone and are zeros in float32 too."""
+    sizes = np.abs(y)
+    return not np.any((sizes > 0) & (sizes < NEAR * sizes.max(initial=0)))
+
+
+def _pools_clearly(x: reference.Array, layer: MaxPool2D) -> bool:
+    """Exact ties are fine: they are copies of one number, or zeros, and ties in float32 too."""
+    if layer.window == (1, 1):
+        return True
+    windows = np.lib.stride_tricks.sliding_window_view(x, layer.window, axis=(1, 2))
+    flat = np.sort(windows[:, :: layer.stride[0], :: layer.stride[1]].reshape(-1, layer.window[0] * layer.window[1]))
+    gaps = flat[:, -1:] - flat[:, :-1]
+    return not np.any((gaps > 0) & (gaps < NEAR * np.abs(x).max()))
+
+
+def assert_close(name: str, actual: npt.ArrayLike, expected: npt.ArrayLike, tolerance: float = TOLERANCE) -> None:
+    """Compare elementwise, relative to the largest expected element; NaN is never close."""
+    got, wanted = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert got.shape == wanted.shape, name
+    scale = max(float(np.abs(wanted).max(initial=0)), 1e-30)
+    errors = np.abs(got - wanted) / scale
+    worst = np.unravel_index(int(np.argmax(np.where(np.isnan(errors), np.inf, errors))), errors.shape)
+    assert errors[worst] <= tolerance, f"{name}{[int(i) for i in worst]}: {got[worst]}, expected {wanted[worst]}"
+
+
+def check_step(case: Case, executor: Executor, batch_size: int, tolerance: float = TOLERANCE) -> None:
+    """Compare loss, correct predictions and each parameter's gradient with the reference."""
+    result, gradient = case.stepped(executor, batch_size)
+    loss, expected = reference.loss_and_gradient(case.network, case.weights, case.samples, case.labels)
+    assert result.images == len(case.samples)
+    assert abs(result.loss - loss) <= tolerance * max(1.0, abs(loss))
+    for p in case.network.parameters:
+        part = slice(p.offset, p.offset + p.size)
+        assert_close(p.name, gradient[part].reshape(p.shape), expected[part].reshape(p.shape), tolerance)

@@ -1,0 +1,166 @@
+"""Whole runs in virtual time: balance, efficiency, drift, resuming."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bptcnn.errors import UserError
+from bptcnn.outer.settings import NodeProfile, RunSettings, Update
+from bptcnn.outer.simulator import Conditions, SimulatedNode, SimulatedRun, simulate
+from bptcnn.outer.state import CoordinatorState
+
+SPEEDS = (1000.0, 500.0, 250.0, 250.0)
+UPDATES: tuple[Update, ...] = ("agwu", "sgwu")
+
+
+def settings(profiled: tuple[float, ...] = SPEEDS, **changes: object) -> RunSettings:
+    base = RunSettings(
+        nodes=tuple(NodeProfile(f"n{i}", speed) for i, speed in enumerate(profiled)),
+        samples=20000,
+        epochs=3,
+        batch_size=64,
+        local_steps=4,
+        learning_rates=(0.1,) * 3,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+def run(told: RunSettings, state: CoordinatorState | None = None, **conditions: object) -> SimulatedRun:
+    nodes = tuple(SimulatedNode(speed) for speed in SPEEDS)[: len(told.nodes)]
+    return simulate(told, nodes, Conditions(**conditions), state, validate=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shares_fit_after_idpa_when_profiles_are_off_by_up_to_4_relative_to_each_other(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    profiled = tuple(speed * float(factor) for speed, factor in zip(SPEEDS, 2.0 ** rng.uniform(-1, 1, 4), strict=True))
+    result = run(settings(profiled))
+    assert np.allclose(result.shares[0], np.array(SPEEDS) / sum(SPEEDS), rtol=0.1)
+
+
+def test_a_node_whose_profile_is_far_too_good_is_held_back_before_it_reports() -> None:
+    result = run(settings((250.0, 500.0, 1000.0, 1000.0)))
+    assert np.allclose(result.shares[0], np.array(SPEEDS) / sum(SPEEDS), rtol=0.1)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("seed", range(6))
+def test_shares_fit_from_the_second_epoch_when_each_profile_is_off_by_up_to_4(update: Update, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    profiled = tuple(speed * float(factor) for speed, factor in zip(SPEEDS, 4.0 ** rng.uniform(-1, 1, 4), strict=True))
+    result = run(settings(profiled, update=update))
+    assert np.allclose(result.shares[1], np.array(SPEEDS) / sum(SPEEDS), rtol=0.1)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_idpa_is_efficient_where_uniform_waits_for_the_slowest(update: Update) -> None:
+    idpa = run(settings(update=update, epochs=8, learning_rates=(0.1,) * 8))
+    uniform = run(settings(update=update, epochs=8, learning_rates=(0.1,) * 8, partition="uniform"))
+    assert idpa.efficiency > 0.95
+    assert uniform.efficiency < 0.52
+    if update == "sgwu":
+        assert idpa.counters.waiting_seconds < 0.1 * uniform.counters.waiting_seconds
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_shards_follow_a_node_that_slows_down(update: Update) -> None:
+    nodes = (SimulatedNode(1000.0, drift=0.25, drift_at=12.0), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    told = settings(update=update, epochs=6, learning_rates=(0.1,) * 6)
+    result = simulate(told, nodes, validate=False)
+    assert result.shares[0][0] == pytest.approx(0.5, rel=0.1)
+    assert result.shares[4][0] == pytest.approx(0.2, rel=0.15)
+    static = simulate(replace(told, partition="static"), nodes, validate=False)
+    assert result.seconds < 0.7 * static.seconds
+
+
+def test_a_node_that_slows_down_in_the_last_epoch_is_relieved() -> None:
+    nodes = (SimulatedNode(1000.0, drift=0.25, drift_at=23.0), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    result = simulate(settings(), nodes, validate=False)
+    # 23 s at 2000 images/s, the other 14000 at 1250
+    assert result.seconds < 1.15 * (23.0 + 14000 / 1250)
+
+
+def through_json(state: CoordinatorState) -> CoordinatorState:
+    return CoordinatorState.build(json.loads(json.dumps(state.scalars())), state.arrays())
+
+
+@pytest.mark.parametrize("resumed", UPDATES)
+@pytest.mark.parametrize("first", UPDATES)
+def test_a_resumed_run_trains_each_epoch_once_and_keeps_what_was_ahead(first: Update, resumed: Update) -> None:
+    told = settings(update=first, local_steps=1, partition="uniform")
+    before = run(told)
+    state = through_json(before.states[0])
+    assert np.count_nonzero(state.ahead) == state.counters.images_trained - 20000
+    assert state.ahead.any() == (first == "agwu")
+    after = run(replace(told, update=resumed), state)
+    assert after.outcome == "completed"
+    assert after.counters.images_trained == 3 * 20000
+    assert sum(status.totals.images for status in after.statuses) == 3 * 20000
+
+
+@pytest.mark.parametrize("names", [("n0", "n2"), ("n3", "n1", "n0", "n2"), ("x", "y"), ("n0", "n1", "new")])
+def test_a_run_resumes_on_other_nodes(names: tuple[str, ...]) -> None:
+    told = settings(local_steps=1, epochs=5, learning_rates=(0.1,) * 5)
+    state = through_json(run(told).states[0])
+    other = replace(told, nodes=tuple(NodeProfile(name, speed) for name, speed in zip(names, SPEEDS, strict=False)))
+    nodes = tuple(SimulatedNode(speed) for speed in SPEEDS[: len(names)])
+    result = simulate(other, nodes, state=state)
+    assert result.outcome == "completed"
+    speeds = np.array(SPEEDS[: len(names)])
+    assert result.counters.images_trained == 5 * 20000
+    # not the last epoch's: in it, samples move so that all end together
+    assert np.allclose(result.shares[2], speeds / speeds.sum(), rtol=0.1)
+
+
+def test_a_run_resumes_though_a_node_never_becomes_ready() -> None:
+    state = run(settings()).states[0]
+    nodes = (SimulatedNode(1000.0, fate_at=0.0), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    result = simulate(settings(), nodes, state=state)
+    assert result.outcome == "completed"
+    assert result.shares[-1][0] == 0.0
+
+
+def test_resuming_a_complete_run_ends_at_once_and_more_epochs_go_on() -> None:
+    state = run(settings()).states[-1]
+    assert run(settings(), state).counters.images_trained == 3 * 20000
+    assert run(settings(epochs=4, learning_rates=(0.1,) * 4), state).counters.images_trained == 4 * 20000
+
+
+def test_other_data_is_refused() -> None:
+    state = run(settings()).states[0]
+    with pytest.raises(UserError, match="20000 samples"):
+        run(settings(samples=19999), state)
+
+
+def test_the_same_arguments_give_the_same_run() -> None:
+    one, other = run(settings(), seed=4), run(settings(), seed=4)
+    assert (one.seconds, one.shares, one.counters) == (other.seconds, other.shares, other.counters)
+
+
+def test_the_survivor_of_all_others_finishes_the_run() -> None:
+    nodes = (SimulatedNode(1000.0), *(SimulatedNode(speed, fate_at=2.0 + speed / 100) for speed in SPEEDS[1:]))
+    result = simulate(settings(), nodes)
+    assert result.outcome == "completed"
+    assert result.counters.images_trained == 60000
+    assert result.counters.images_redone > 0
+    assert result.shares[-1] == (1.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"local_steps": 0}, "local steps must be at least 1"),
+        ({"update": "hogwild"}, "choose one of agwu"),
+        ({"partition": "random"}, "choose one of idpa"),
+        ({"rounds": 0}, "rounds"),
+        ({"nodes": ()}, "at least one node"),
+        ({"nodes": (NodeProfile("a", 0.0),)}, "speed of node a"),
+        ({"nodes": (NodeProfile("a", 1.0), NodeProfile("a", 1.0))}, "same name"),
+    ],
+)
+def test_settings_a_user_can_get_wrong(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        settings(**changes)
