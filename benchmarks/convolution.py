@@ -28,27 +28,27 @@ ROUNDS = 15
 
 
 @compiled("void(int64, int64, int64, int64, int64)")
-def _tiles(a, rows, b, c, count):  # type: ignore[no-untyped-def]
+def _tiles(a, rows, b, c, count):
     for _ in range(count):
         tile(ROWS, VECTORS, a, rows, 1, 0, b, VECTORS * LANES, 0, 0, 0, c, 64, 512, 1, -np.inf, LANES)
 
 
 @compiled("void(int64, int64)")
-def _forward(operation, count):  # type: ignore[no-untyped-def]
+def _forward(operation, count):
     o = convolution.convolution_at(operation)
     for _ in range(count):
         convolution.convolve_rows(operation, 0, o.output, o.output_row, o.out_channels, 0, o.out_rows)
 
 
 @compiled("void(int64, int64)")
-def _by_input(operation, count):  # type: ignore[no-untyped-def]
+def _by_input(operation, count):
     o = convolution.convolution_at(operation)
     for _ in range(count):
         convolution.gradient_by_input(operation, 0, o.gradient_scratch)
 
 
 @compiled("void(int64, int64)")
-def _by_weight(operation, count):  # type: ignore[no-untyped-def]
+def _by_weight(operation, count):
     o = convolution.convolution_at(operation)
     inside = o.gradient_scratch + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.out_channels)
     for _ in range(count):
@@ -101,7 +101,8 @@ def main() -> None:
     """Print the table."""
     best = "--best" in sys.argv
     executor = Executor(1)
-    print(f"{'batch channels size filters':>28} {'peak':>6} {'forward':>13} {'by input':>13} {'by weight':>13} {'step':>13}")
+    columns = " ".join(f"{name:>13}" for name in ("forward", "by input", "by weight", "step"))
+    print(f"{'batch channels size filters':>28} {'peak':>6} {columns}")
     for shape in SHAPES:
         layer = Layer(executor, shape)
         rounds = [[peak(), *layer.kernels(), layer.backward()] for _ in range(4 * ROUNDS if best else ROUNDS)]

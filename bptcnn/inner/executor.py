@@ -73,20 +73,20 @@ _graph_at = record_at(_GRAPH_RECORD)
 
 
 @task_kernel
-def end_of_step(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def end_of_step(operation, first, last, part, worker):
     """The last task of a graph does nothing."""
     return 0
 
 
 @compiled("void(int64, int64, int64)")
-def _push(graph, worker, task):  # type: ignore[no-untyped-def]
+def _push(graph, worker, task):
     g = _graph_at(graph)
     fetch_add(g.counts + 8 * _LINE * worker, 1)
     fetch_or(g.ready + 8 * (worker * g.bitmap_words + (task >> 6)), np.int64(1) << (task & 63))
 
 
 @compiled("int64(int64, int64)")
-def _pop(graph, worker):  # type: ignore[no-untyped-def]
+def _pop(graph, worker):
     """Take the highest-ranked task of a worker's ready set, or -1."""
     g = _graph_at(graph)
     if load_acquire(g.counts + 8 * _LINE * worker) <= 0:
@@ -103,7 +103,7 @@ def _pop(graph, worker):  # type: ignore[no-untyped-def]
 
 
 @compiled("int64(int64, int64)")
-def _steal(graph, thief):  # type: ignore[no-untyped-def]
+def _steal(graph, thief):
     """Take the highest-ranked task of the fullest other worker, or -1 where nobody has any."""
     g = _graph_at(graph)
     while True:
@@ -111,7 +111,7 @@ def _steal(graph, thief):  # type: ignore[no-untyped-def]
         for worker in range(g.workers):
             count = load_acquire(g.counts + 8 * _LINE * worker)
             if worker != thief and count > most:
-                fullest, most = worker, count
+                fullest, most = np.int64(worker), count
         if fullest < 0:
             return -1
         task = _pop(graph, fullest)
@@ -122,7 +122,7 @@ def _steal(graph, thief):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64)")
-def _announce(state):  # type: ignore[no-untyped-def]
+def _announce(state):
     """Wake those who found nothing to do: there are tasks, or the step is over."""
     if load_acquire(state + 8 * _LINE * _IDLERS) > 0:
         fetch_add(state + 8 * _LINE * _NEWS, 1)
@@ -130,7 +130,7 @@ def _announce(state):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64, int64, int64)")
-def _run_task(state, graph, worker, task):  # type: ignore[no-untyped-def]
+def _run_task(state, graph, worker, task):
     g = _graph_at(graph)
     call = words(g.calls + 40 * task, 5)
     if g.starts:
@@ -159,7 +159,7 @@ def _run_task(state, graph, worker, task):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64)")
-def _work(state, worker):  # type: ignore[no-untyped-def]
+def _work(state, worker):
     """Run tasks until the step is done."""
     graph = load_acquire(state + 8 * _LINE * _GRAPH)
     spins = 0
@@ -186,7 +186,7 @@ def _work(state, worker):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64)")
-def _serve(state, worker):  # type: ignore[no-untyped-def]
+def _serve(state, worker):
     """Life of a worker thread: wait for a step, enter by the gate, work, leave; until the executor closes."""
     while True:
         signal = load_acquire(state + 8 * _LINE * _SIGNAL)
@@ -211,14 +211,14 @@ def _serve(state, worker):  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64)")
-def _wake_all(state):  # type: ignore[no-untyped-def]
+def _wake_all(state):
     fetch_add(state + 8 * _LINE * _SIGNAL, 1)
     if load_acquire(state + 8 * _LINE * _SLEEPERS) > 0:
         futex_wake(state + 8 * _LINE * _SIGNAL, 1 << 30)
 
 
 @compiled("void(int64)")
-def _reset(graph):  # type: ignore[no-untyped-def]
+def _reset(graph):
     """Restore the dependency counts and deal the tasks that wait for nothing to the workers in turn."""
     g = _graph_at(graph)
     dependencies, waiting = words(g.dependencies, g.tasks), words(g.waiting, g.tasks)
@@ -238,7 +238,7 @@ def _reset(graph):  # type: ignore[no-untyped-def]
 
 
 @compiled("int64(int64, int64)")
-def _step(state, graph):  # type: ignore[no-untyped-def]
+def _step(state, graph):
     """Run one step of the graph with all workers; the caller is worker 0. Return the status."""
     _reset(graph)
     store_release(state + 8 * _LINE * _GRAPH, graph)
@@ -302,7 +302,7 @@ class PreparedGraph:
 
 
 @compiled("void(int64)")
-def _end_workers(state):  # type: ignore[no-untyped-def]
+def _end_workers(state):
     store_release(state + 8 * _LINE * _CLOSING, 1)
     _wake_all(state)
 

@@ -61,9 +61,7 @@ class TaskGraph:
     dependencies: Int64Array  # (tasks,)
 
     @classmethod
-    def compile(
-        cls, tasks: Sequence[Task], successors: Sequence[Sequence[int]], costs: Sequence[float]
-    ) -> "TaskGraph":
+    def compile(cls, tasks: Sequence[Task], successors: Sequence[Sequence[int]], costs: Sequence[float]) -> "TaskGraph":
         """Renumber the tasks by upward rank (ties: the given order) and lay them out in arrays."""
         at_least = [max(cost, 1.0) for cost in costs]  # so that a rank is larger than its successors'
         ranks = upward_ranks(at_least, successors)

@@ -1,4 +1,4 @@
-"""From layers to operations: what runs as one kernel. Pooling that tiles its input rides in the convolution before it."""
+"""From layers to operations: what runs as one kernel. Pooling that tiles its input rides in the convolution."""
 
 from dataclasses import dataclass
 
@@ -81,9 +81,18 @@ def operations(network: Network) -> tuple[Operation, ...]:
             rectified = layer.activation == "relu"
             found.append(
                 Convolution(
-                    name, shape, layer.kernel, layer.stride, layer.pads(shape), conv_shape, out_shape, pool, rectified,
-                    weights, bias,
-                )  # fmt: skip
+                    name,
+                    shape,
+                    layer.kernel,
+                    layer.stride,
+                    layer.pads(shape),
+                    conv_shape,
+                    out_shape,
+                    pool,
+                    rectified,
+                    weights,
+                    bias,
+                )
             )
         elif isinstance(layer, MaxPool2D):
             found.append(Pooling(name, shape, layer.window, layer.stride, network.shapes[index + 1]))

@@ -122,7 +122,7 @@ class Plan:
                 self._put("scratch", index, FLOAT * self.workers * dense.BLOCK * COLUMNS)
 
     def _reserve_convolution(self, index: int, op: Convolution) -> None:
-        rows, columns, channels = op.conv_shape
+        _, columns, channels = op.conv_shape
         window = op.kernel[0] * op.kernel[1]
         self._put("forward panels", index, FLOAT * window * op.in_shape[2] * _rounded(channels))
         if op.pool:
@@ -138,7 +138,7 @@ class Plan:
         self._put("partials", index, FLOAT * len(self.parts(op)) * _part_size(op))
 
     def parts(self, op: Convolution) -> list[tuple[int, int]]:
-        """Return the image ranges of a convolution's backward tasks: fewer where partial sums would take much memory."""
+        """Return the image ranges of a convolution's backward tasks: fewer where partial sums take much memory."""
         most = max(1, _PARTIAL_BYTES // (FLOAT * _part_size(op)))
         return self.ranges if len(self.ranges) <= most else _split(self.batch, most)
 
@@ -424,9 +424,7 @@ class Plan:
             self._add_update(builder, op.name, sgd, op.filter.offset + first, op.filter.offset + last, [reduced])
         return done
 
-    def _add_update(
-        self, builder: GraphBuilder, name: str, sgd: int, first: int, last: int, after: list[int]
-    ) -> None:
+    def _add_update(self, builder: GraphBuilder, name: str, sgd: int, first: int, last: int, after: list[int]) -> None:
         cost = (last - first) * _NS_PER_ELEMENT
         builder.add(Task(f"{name} update", update.sgd, sgd, first, last, 0, cost), after)
 

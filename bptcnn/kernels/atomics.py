@@ -27,20 +27,20 @@ def _pointer(builder: Any, address: Any) -> Any:
 
 
 @intrinsic
-def load_acquire(typing, address):  # type: ignore[no-untyped-def]
+def load_acquire(typing, address):
     """Return the word at `address`; later reads and writes stay behind it."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.load_atomic(_pointer(builder, args[0]), "acquire", 8)
 
     return types.int64(types.int64), generate
 
 
 @intrinsic
-def store_release(typing, address, value):  # type: ignore[no-untyped-def]
+def store_release(typing, address, value):
     """Store `value` at `address`; earlier reads and writes stay before it."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         builder.store_atomic(args[1], _pointer(builder, args[0]), "release", 8)
         return context.get_dummy_value()
 
@@ -48,8 +48,8 @@ def store_release(typing, address, value):  # type: ignore[no-untyped-def]
 
 
 def _read_modify_write(operation: str) -> Any:
-    def typed(typing, address, value):  # type: ignore[no-untyped-def]
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def typed(typing, address, value):
+        def generate(context, builder, signature, args):
             return builder.atomic_rmw(operation, _pointer(builder, args[0]), args[1], "seq_cst")
 
         return types.int64(types.int64, types.int64), generate
@@ -64,10 +64,10 @@ fetch_and = _read_modify_write("and")
 
 
 @intrinsic
-def compare_and_swap(typing, address, expected, desired):  # type: ignore[no-untyped-def]
+def compare_and_swap(typing, address, expected, desired):
     """Store `desired` if the word equals `expected`; return 1 if so, else 0."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         pair = builder.cmpxchg(_pointer(builder, args[0]), args[1], args[2], "seq_cst", "monotonic")
         return builder.zext(builder.extract_value(pair, 1), _I64)
 
@@ -75,10 +75,10 @@ def compare_and_swap(typing, address, expected, desired):  # type: ignore[no-unt
 
 
 @intrinsic
-def fence_acquire(typing):  # type: ignore[no-untyped-def]
+def fence_acquire(typing):
     """Keep earlier reads before later reads and writes."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         builder.fence("acquire")
         return context.get_dummy_value()
 
@@ -86,10 +86,10 @@ def fence_acquire(typing):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def fence_release(typing):  # type: ignore[no-untyped-def]
+def fence_release(typing):
     """Keep earlier reads and writes before later writes."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         builder.fence("release")
         return context.get_dummy_value()
 
@@ -97,20 +97,20 @@ def fence_release(typing):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def first_set_bit(typing, word):  # type: ignore[no-untyped-def]
+def first_set_bit(typing, word):
     """Return the index of the lowest set bit of a word that is not 0."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), generate
 
 
 @intrinsic
-def spin_pause(typing):  # type: ignore[no-untyped-def]
+def spin_pause(typing):
     """Tell the core that this is a spin-wait loop."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         if platform.machine() == "x86_64":
             pause = ir.FunctionType(ir.VoidType(), [])
             builder.call(cgutils.get_or_insert_function(builder.module, pause, "llvm.x86.sse2.pause"), [])
@@ -130,13 +130,13 @@ def _syscall(builder: Any, values: list[Any]) -> Any:
 
 
 @intrinsic
-def futex_wait(typing, address, expected, nanoseconds):  # type: ignore[no-untyped-def]
+def futex_wait(typing, address, expected, nanoseconds):
     """Sleep until woken if the lower 32 bits at `address` equal `expected`'s, for at most `nanoseconds`.
 
     May return early for no reason: callers look at their condition again.
     """
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
         billion = ir.Constant(_I64, 1_000_000_000)
         zero = ir.Constant(_I32, 0)
@@ -150,10 +150,10 @@ def futex_wait(typing, address, expected, nanoseconds):  # type: ignore[no-untyp
 
 
 @intrinsic
-def futex_wake(typing, address, count):  # type: ignore[no-untyped-def]
+def futex_wake(typing, address, count):
     """Wake at most `count` threads that sleep on the word at `address`."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         _syscall(builder, [ir.Constant(_I64, _FUTEX_NUMBER), args[0], ir.Constant(_I64, _FUTEX_WAKE), args[1]])
         return context.get_dummy_value()
 
@@ -161,10 +161,10 @@ def futex_wake(typing, address, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def monotonic_ns(typing):  # type: ignore[no-untyped-def]
+def monotonic_ns(typing):
     """Return CLOCK_MONOTONIC in nanoseconds, as `time.monotonic_ns` does."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         timespec = cgutils.alloca_once(builder, ir.ArrayType(_I64, 2))
         function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(_I32, [_I32, timespec.type]), "clock_gettime"

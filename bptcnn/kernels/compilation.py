@@ -91,7 +91,7 @@ def compiled(signature: str) -> Callable[[F], F]:
 
     def decorate(function: F) -> F:
         with _cached_here():
-            return numba.njit(  # type: ignore[no-any-return]
+            return numba.njit(
                 signature, nogil=True, cache=True, error_model="numpy", fastmath=_FASTMATH, boundscheck=False
             )(function)
 

@@ -80,13 +80,13 @@ convolution_at = record_at(CONVOLUTION)
 
 
 @njit(inline="always")
-def _share(total, parts, index):  # type: ignore[no-untyped-def]
+def _share(total, parts, index):
     """Start of the index-th of `parts` nearly equal shares of `total`."""
     return total * index // parts
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def convolve_rows(operation, image, target, target_row, target_pixel, row, rows):  # type: ignore[no-untyped-def]
+def convolve_rows(operation, image, target, target_row, target_pixel, row, rows):
     """Convolve `rows` output rows from `row` on of one image into `target`, with bias and rectifier."""
     o = convolution_at(operation)
     depth = o.kernel_columns * o.channels
@@ -125,7 +125,7 @@ def convolve_rows(operation, image, target, target_row, target_pixel, row, rows)
 
 
 @task_kernel
-def convolve(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def convolve(operation, first, last, part, worker):
     """Forward of images [first, last): convolution, bias, rectifier and, where it follows, max pooling."""
     o = convolution_at(operation)
     last = min(last, words(o.batch, 1)[0])
@@ -159,10 +159,10 @@ def convolve(operation, first, last, part, worker):  # type: ignore[no-untyped-d
 
 
 @intrinsic
-def _rectify_row(typing, gradient, output, channels, columns, target, sums, rectified):  # type: ignore[no-untyped-def]
+def _rectify_row(typing, gradient, output, channels, columns, target, sums, rectified):
     """Undo the rectifier, if any, for a row of pixels: gradient where the output is above 0; add it to `sums`."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         gradient, output, channels, columns, target, sums, rectified = args
         emit = VectorEmitter(builder, UNIT)
         linear = emit.splat(builder.icmp_signed("==", rectified, word(0)))
@@ -183,7 +183,7 @@ def _rectify_row(typing, gradient, output, channels, columns, target, sums, rect
 
 
 @compiled("void(int64, int64, int64, int64)")
-def _expand_gradient(operation, image, target, bias_gradient):  # type: ignore[no-untyped-def]
+def _expand_gradient(operation, image, target, bias_gradient):
     """Undo pooling and rectifier: write the convolution's output gradient into `target`, add up the bias gradient."""
     o = convolution_at(operation)
     channels = o.out_channels
@@ -216,7 +216,7 @@ def _expand_gradient(operation, image, target, bias_gradient):  # type: ignore[n
 
 
 @compiled("void(int64, int64, int64, int64)")
-def gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no-untyped-def]
+def gradient_by_weight(operation, image, gradient, partial):
     """Add one image's filter gradient to `partial`; `gradient` is the address of the output gradient's pixel (0, 0).
 
     The taps (kernel row, kernel column, channel) are the tile's rows, wherever they lie; output rows go in blocks whose
@@ -258,7 +258,7 @@ def gradient_by_weight(operation, image, gradient, partial):  # type: ignore[no-
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase_column, taps_h, taps_w):  # type: ignore[no-untyped-def]
+def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase_column, taps_h, taps_w):
     """Write the input gradient of the pixels of one phase."""
     o = convolution_at(operation)
     channels, depth = o.channels, taps_w * o.out_channels
@@ -305,7 +305,7 @@ def _gradient_by_input_phase(operation, image, scratch, panels, phase_row, phase
 
 
 @compiled("void(int64, int64, int64)")
-def gradient_by_input(operation, image, scratch):  # type: ignore[no-untyped-def]
+def gradient_by_input(operation, image, scratch):
     """Write one image's input gradient; `scratch` is the address of the output gradient's halo corner."""
     o = convolution_at(operation)
     if o.stride_rows > o.kernel_rows or o.stride_columns > o.kernel_columns:  # some pixels meet no filter tap
@@ -324,7 +324,7 @@ def gradient_by_input(operation, image, scratch):  # type: ignore[no-untyped-def
 
 
 @task_kernel
-def convolve_backward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def convolve_backward(operation, first, last, part, worker):
     """Backward of images [first, last): input gradient, and the filter and bias gradients as partial sum `part`."""
     o = convolution_at(operation)
     last = min(last, words(o.batch, 1)[0])
@@ -344,7 +344,7 @@ def convolve_backward(operation, first, last, part, worker):  # type: ignore[no-
 
 
 @task_kernel
-def pack_forward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def pack_forward(operation, first, last, part, worker):
     """Pack the filters' panels [first, last) for `convolve`: COLUMNS output channels side by side, zeros behind."""
     o = convolution_at(operation)
     rows = o.kernel_rows * o.kernel_columns * o.channels
@@ -362,7 +362,7 @@ def pack_forward(operation, first, last, part, worker):  # type: ignore[no-untyp
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def _pack_backward_phase(operation, target, panel, phase_row, phase_column, taps_h, taps_w):  # type: ignore[no-untyped-def]
+def _pack_backward_phase(operation, target, panel, phase_row, phase_column, taps_h, taps_w):
     o = convolution_at(operation)
     channels, out_channels = o.channels, o.out_channels
     here = min(COLUMNS, channels - panel * COLUMNS)
@@ -383,7 +383,7 @@ def _pack_backward_phase(operation, target, panel, phase_row, phase_column, taps
 
 
 @task_kernel
-def pack_backward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def pack_backward(operation, first, last, part, worker):
     """Pack the filters' panels [first, last) for the gradient by input: transposed, reversed, split into phases."""
     o = convolution_at(operation)
     target = o.backward_panels

@@ -45,7 +45,7 @@ BLOCK = 4 * ROWS  # rows of the transposed input gradient in one pass: its block
 
 
 @task_kernel
-def dense(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def dense(operation, first, last, part, worker):
     """Forward of the panels [first, last) of COLUMNS outputs, for all images."""
     o = _at(operation)
     images = words(o.batch, 1)[0]
@@ -87,7 +87,7 @@ def dense(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
 
 
 @task_kernel
-def dense_gradient(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def dense_gradient(operation, first, last, part, worker):
     """Undo the rectifier in the output gradient of all images, pack its transpose, sum up the bias gradient."""
     o = _at(operation)
     images, outputs = words(o.batch, 1)[0], o.outputs
@@ -118,7 +118,7 @@ def dense_gradient(operation, first, last, part, worker):  # type: ignore[no-unt
 
 
 @task_kernel
-def dense_gradient_by_weight(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def dense_gradient_by_weight(operation, first, last, part, worker):
     """Gradient of the weights' rows [first, last)."""
     o = _at(operation)
     images = words(o.batch, 1)[0]
@@ -153,7 +153,7 @@ def dense_gradient_by_weight(operation, first, last, part, worker):  # type: ign
 
 
 @task_kernel
-def dense_gradient_by_input(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def dense_gradient_by_input(operation, first, last, part, worker):
     """Gradient of the inputs [first, last), for all images."""
     o = _at(operation)
     images = words(o.batch, 1)[0]

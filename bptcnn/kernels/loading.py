@@ -27,7 +27,7 @@ _SCALE = np.float32(1.0 / 255.0)
 
 
 @task_kernel
-def load_images(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def load_images(operation, first, last, part, worker):
     """Copy images [first, last) of the batch into the input buffer as float32."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])

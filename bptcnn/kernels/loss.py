@@ -27,7 +27,7 @@ _at = record_at(LOSS)
 
 
 @task_kernel
-def softmax_cross_entropy(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def softmax_cross_entropy(operation, first, last, part, worker):
     """Loss and gradient of all images; LABEL_OUT_OF_RANGE where a label is no class."""
     o = _at(operation)
     images, classes = words(o.batch, 1)[0], o.classes

@@ -11,10 +11,10 @@ _I64 = ir.IntType(64)
 
 
 def _caster(element: Any, name: str) -> Any:
-    def typed(typing, address):  # type: ignore[no-untyped-def]
+    def typed(typing, address):
         pointer = types.CPointer(element)
 
-        def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, args):
             return builder.inttoptr(args[0], context.get_value_type(pointer))
 
         return pointer(types.int64), generate
@@ -30,25 +30,25 @@ _as_uint8 = _caster(uint8, "as_uint8")
 
 
 @njit(inline="always")
-def floats(address, count):  # type: ignore[no-untyped-def]
+def floats(address, count):
     """View `count` float32 numbers at `address`."""
     return carray(_as_float32(address), (count,))
 
 
 @njit(inline="always")
-def words(address, count):  # type: ignore[no-untyped-def]
+def words(address, count):
     """View `count` int64 numbers at `address`."""
     return carray(_as_int64(address), (count,))
 
 
 @njit(inline="always")
-def integers(address, count):  # type: ignore[no-untyped-def]
+def integers(address, count):
     """View `count` int32 numbers at `address`."""
     return carray(_as_int32(address), (count,))
 
 
 @njit(inline="always")
-def octets(address, count):  # type: ignore[no-untyped-def]
+def octets(address, count):
     """View `count` uint8 numbers at `address`."""
     return carray(_as_uint8(address), (count,))
 
@@ -58,17 +58,17 @@ def record_at(dtype: np.dtype[Any]) -> Any:
     cast = _caster(from_dtype(dtype), "as_record")
 
     @njit(inline="always")
-    def record(address):  # type: ignore[no-untyped-def]
+    def record(address):
         return carray(cast(address), (1,))[0]
 
     return record
 
 
 @intrinsic
-def call_kernel(typing, kernel, operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def call_kernel(typing, kernel, operation, first, last, part, worker):
     """Call the task kernel at the address `kernel` and return its status."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         function = ir.FunctionType(_I64, [_I64] * 5)
         return builder.call(builder.inttoptr(args[0], function.as_pointer()), args[1:])
 

@@ -50,12 +50,12 @@ _at = record_at(POOLING)
 
 
 @intrinsic
-def _choose_row(  # type: ignore[no-untyped-def]
+def _choose_row(
     typing, source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified
 ):
     """Pool one row of windows that begin `step` elements apart; `choice` may be 0."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified = args
         emit = VectorEmitter(builder, UNIT)
         best, index = cgutils.alloca_once(builder, emit.vector), cgutils.alloca_once(builder, emit.integers)
@@ -93,12 +93,12 @@ def _choose_row(  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _spread_row(  # type: ignore[no-untyped-def]
+def _spread_row(
     typing, gradient, choice, channels, window_rows, window_columns, step, columns, target, target_row, sums, add
 ):
     """Send one row of gradients to the elements that were chosen; `add` them to what is there; `sums` may be 0."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         gradient, choice, channels, window_rows, window_columns, step, columns, target, target_row, sums, add = args
         emit = VectorEmitter(builder, UNIT)
 
@@ -129,7 +129,7 @@ def _spread_row(  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def pool_image(  # type: ignore[no-untyped-def]
+def pool_image(
     source, source_row, channels, window_rows, window_columns, stride_rows, stride_columns, out_rows, out_columns,
     target, target_row, choice, rectified,
 ):  # fmt: skip
@@ -148,7 +148,7 @@ def pool_image(  # type: ignore[no-untyped-def]
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def unpool_image(  # type: ignore[no-untyped-def]
+def unpool_image(
     gradient, choice, channels, window_rows, window_columns, stride_rows, stride_columns, pooled_rows, pooled_columns,
     target, target_row, rows, columns, sums,
 ):  # fmt: skip
@@ -177,7 +177,7 @@ def unpool_image(  # type: ignore[no-untyped-def]
 
 
 @task_kernel
-def pool(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def pool(operation, first, last, part, worker):
     """Max pooling of images [first, last)."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
@@ -202,7 +202,7 @@ def pool(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
 
 
 @task_kernel
-def pool_backward(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def pool_backward(operation, first, last, part, worker):
     """Gradient of max pooling by its input, images [first, last)."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])

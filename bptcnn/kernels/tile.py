@@ -129,10 +129,12 @@ class _TileEmitter(VectorEmitter):
 
 
 @intrinsic
-def _emit_tiles(typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]  # noqa: E501
+def _emit_tiles(
+    typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail
+):
     """Every tile of this CPU's unit behind one switch over (vectors, rows)."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         end = builder.append_basic_block("tile_end")
         index = builder.add(builder.mul(args[1], word(UNIT.rows + 1)), args[0])
         switch = builder.switch(index, end)
@@ -150,9 +152,10 @@ def _emit_tiles(typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, 
 
 
 @compiled(TILE_SIGNATURE)
-def tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):  # type: ignore[no-untyped-def]
+def tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
     """Run the tile of 1 to UNIT.rows rows and 1 to UNIT.vectors vectors; see the module for the sum it computes.
 
-    a, b, init, c are addresses, `offsets` that of `rows` int64; offsets and strides count float32 elements; depth and repeats are at least 1.
+    a, b, init, c are addresses, `offsets` that of `rows` int64; offsets and strides count float32 elements; depth and
+    repeats are at least 1.
     """
     _emit_tiles(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)

@@ -35,7 +35,7 @@ _update_at = record_at(UPDATE)
 
 
 @task_kernel
-def reduce_partials(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def reduce_partials(operation, first, last, part, worker):
     """Add up the elements [first, last) of all partial sums, in the order of the parts."""
     o = _reduction_at(operation)
     size = last - first
@@ -51,7 +51,7 @@ def reduce_partials(operation, first, last, part, worker):  # type: ignore[no-un
 
 
 @task_kernel
-def sgd(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+def sgd(operation, first, last, part, worker):
     """velocity = momentum * velocity + gradient + decay * weight; weight -= rate * velocity, for [first, last)."""
     o = _update_at(operation)
     settings = floats(o.settings, 3)

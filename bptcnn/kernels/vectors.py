@@ -1,4 +1,4 @@
-"""Emitting LLVM vector code for this CPU's unit: loads, masked stores, splats, multiply-adds, loops over rows of pixels."""
+"""Emitting LLVM vector code for this CPU's unit: loads, masked stores, splats, multiply-adds, loops over pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +86,8 @@ class VectorEmitter:
 
     def for_pixels(self, columns: Any, channels: Any, body: Callable[[Any, Any, Any], None]) -> None:
         """Loop over pixels and their channels, a vector at a time: body(pixel, channel, mask of the lanes in use)."""
-        with cgutils.for_range(self.builder, columns) as pixels, cgutils.for_range_slice(
-            self.builder, word(0), channels, word(self.lanes), inc=True
-        ) as (channel, _):
+        with (
+            cgutils.for_range(self.builder, columns) as pixels,
+            cgutils.for_range_slice(self.builder, word(0), channels, word(self.lanes), inc=True) as (channel, _),
+        ):
             body(pixels.index, channel, self.first_lanes(self.builder.sub(channels, channel)))

@@ -130,7 +130,7 @@ def _spare(base: int, writer: int) -> int:
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, float32)")
-def _build(base: int, segment: int, old: int, new: int, writer: int, sequence: int, scale: float) -> None:
+def _build(base: int, segment: int, old: int, new: int, writer: int, sequence: int, scale: np.float32) -> None:
     """Fill slot `new` with the segment's next value: old + scale * delta, and whose sequences it carries."""
     header = words(base, HEADER_WORDS)
     source, target = _slot(base, old), _slot(base, new)
@@ -259,7 +259,7 @@ def read_submission(memory: Words, writer: int, out: Words) -> int:
 
 
 @compiled("void(int64[::1], int64, float64)")
-def rescale(memory: Words, writer: int, scale: float) -> None:
+def rescale(memory: Words, writer: int, scale: np.float32) -> None:
     """Give the committed submission another scale; its merge must not have begun."""
     control = _control(_base(memory), writer)
     words(_record(control, load_acquire(control + 8 * COMMITTED)), RECORD_WORDS).view(np.float64)[SCALE] = scale

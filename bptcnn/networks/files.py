@@ -51,5 +51,7 @@ def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) ->
     except Exception as error:  # the user's code may raise anything
         raise UserError(f"{path} failed: {type(error).__name__}: {error}") from None
     if not isinstance(network, Network):
-        raise UserError(f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one")
+        raise UserError(
+            f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one"
+        )
     return network

@@ -1,4 +1,4 @@
-"""Layers: frozen descriptions with their output shape and their parameters' shapes. Shapes are (height, width, channels)."""
+"""Layers: frozen descriptions that know output and parameter shapes. Shapes are (height, width, channels)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -64,7 +64,9 @@ class Conv2D:
         object.__setattr__(self, "kernel_size", pair(self.kernel_size, "Conv2D: kernel_size"))
         object.__setattr__(self, "strides", pair(self.strides, "Conv2D: strides"))
         _check_activation(self.activation, "Conv2D")
-        if self.padding in ("same", "valid"):
+        if isinstance(self.padding, str):
+            if self.padding not in ("same", "valid"):
+                raise UserError(f"Conv2D: padding must be 'same', 'valid' or explicit, not {self.padding!r}")
             return
         try:
             (top, bottom), (left, right) = self.padding

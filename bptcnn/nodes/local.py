@@ -37,7 +37,7 @@ class LocalNode:
         with theirs, log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "bptcnn.nodes.agent"],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=output,
                 stderr=output,
                 pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd),
@@ -51,7 +51,7 @@ class LocalNode:
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return int(self._process.pid)
 
     def fileno(self) -> int:
         """Descriptor that is readable when an event has come or the process has ended."""

@@ -1,4 +1,4 @@
-"""The node's loop: receive samples, refresh weights, train local steps, submit, report; the same over every transport."""
+"""The node's loop: receive samples, refresh weights, train local steps, submit, report; over every transport."""
 
 import queue
 import time

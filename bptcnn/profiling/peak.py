@@ -22,10 +22,10 @@ _ROUND_NS = 4_000_000  # long enough to start threads together, short enough for
 _ROUNDS = 40
 
 
-def _typed_loop(typing, iterations, a, b):  # type: ignore[no-untyped-def]
+def _typed_loop(typing, iterations, a, b):
     """Run `iterations` of SUMS multiply-adds; return a number that depends on each."""
 
-    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, args):
         return _emit_loop(VectorEmitter(builder, UNIT), *args)
 
     return types.float32(types.int64, types.float32, types.float32), generate
@@ -68,7 +68,7 @@ def _emit_loop(emitter: VectorEmitter, count: Any, a: Any, b: Any) -> Any:
 @compiled("float32(int64, float32, float32)")
 def multiply_adds(iterations: int, a: float, b: float) -> float:
     """Run at least one iteration of FLOPS_PER_ITERATION operations."""
-    return _multiply_add_loop(iterations, a, b)  # type: ignore[no-any-return]
+    return _multiply_add_loop(iterations, a, b)
 
 
 def measure_peak(threads: int) -> float:

@@ -1,8 +1,8 @@
 """The driver: events to the coordinator, its actions to the nodes; clocks, processes and files live here.
 
-    sockets of the nodes ──events──> Coordinator.handle ──actions──> Send, Kill        to the nodes
-    clock ──Tick──────────────────────────┘                  ├─────> MergeRound        in shared memory
-                                                             └─────> EpochEnd          checkpoint, evaluation, metrics
+sockets of the nodes ──events──> Coordinator.handle ──actions──> Send, Kill        to the nodes
+clock ──Tick──────────────────────────┘                  ├─────> MergeRound        in shared memory
+                                                         └─────> EpochEnd          checkpoint, evaluation, metrics
 """
 
 import contextlib
@@ -138,9 +138,7 @@ class Driver:
 
     def _write_nodes(self) -> None:
         host = platform.node()
-        self._folder.write_nodes(
-            [{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()]
-        )
+        self._folder.write_nodes([{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()])
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 

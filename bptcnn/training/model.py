@@ -87,7 +87,7 @@ class Model:
         if most is not None and not 1 <= len(images) <= most:
             raise UserError(f"a batch holds 1 to {most} images, not {len(images)}")
         if images.dtype == np.uint8:
-            return np.ascontiguousarray(images)  # type: ignore[return-value]
+            return np.ascontiguousarray(images)
         return np.ascontiguousarray(images, np.float32)
 
     @staticmethod

@@ -19,7 +19,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A running epoch: samples trained of those it has, speed so far in images/s, and every node, lost ones included."""
+    """A running epoch: samples trained of all, speed so far in images/s, and every node, lost ones included."""
 
     epoch: int
     epochs: int
@@ -46,4 +46,3 @@ class Observer:
 
     def node_lost(self, name: str, reason: str) -> None:
         """A node is gone; the others train its samples."""
-

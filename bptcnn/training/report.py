@@ -9,11 +9,13 @@ from bptcnn.training.files import write_atomically
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.summary import Summary
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #ddd}"
-    "td:first-child,th:first-child{text-align:left}svg{max-width:100%;height:auto}h1{font-size:1.5rem}h2{font-size:1.15rem}"
-)
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem } svg { max-width: 100%; height: auto }
+table { border-collapse: collapse; margin: 1rem 0 }
+td, th { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+td:first-child, th:first-child { text-align: left }
+"""
 
 
 def write_report(path: Path, summary: Summary, rows: Sequence[EpochRow]) -> None:

@@ -13,8 +13,8 @@ from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Driver, Task
 from bptcnn.training.evaluation import Evaluator
-from bptcnn.training.report import write_report
 from bptcnn.training.progress import EpochRow, Observer
+from bptcnn.training.report import write_report
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.summary import NodeSummary, Summary
@@ -173,5 +173,3 @@ def _conclude(
     folder.write_summary(summary)
     write_report(folder.path / "report.html", summary, rows)
     return summary
-
-

@@ -1,0 +1,48 @@
+"""`bptcnn evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bptcnn_cli.output import console
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            show_default=False, help="The data set whose test images are classified. Default: the run's own."
+        ),
+    ] = None,
+    last: Annotated[
+        bool, typer.Option("--last", help="Take the weights after the last epoch, not those of the best one.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the test accuracy of a trained network.
+
+    Examples:
+
+    \b
+    bptcnn evaluate runs/a
+    bptcnn evaluate runs/a mnist/ --json
+    """
+    from bptcnn.data import load as load_data
+    from bptcnn.training import load
+    from bptcnn_cli.choices import choices_of_run
+
+    choices = choices_of_run(run)
+    dataset = load_data(choices.data if data is None else data)
+    with load(run, last=last) as model:
+        accuracy = model.evaluate(dataset)
+        network = model.network.name
+    images = len(dataset.test)
+    if json:
+        import json as encoder
+
+        values = {"run": str(run), "data": dataset.name, "network": network, "checkpoint": "last" if last else "best"}
+        typer.echo(encoder.dumps({**values, "test_accuracy": accuracy, "images": images}))
+        return
+    console().print(f"test accuracy {accuracy:.4f} on {images:,} images of {dataset.name}", soft_wrap=True)

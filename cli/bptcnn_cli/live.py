@@ -1,0 +1,153 @@
+"""The display on a terminal: finished epochs as lines, below them one picture that moves."""
+
+import time
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from bptcnn.outer import NodeStatus
+from bptcnn.training.progress import EpochRow, Snapshot
+from bptcnn_cli.plain import counted
+from bptcnn_cli.relay import Display
+
+_HEADING = "epoch  seconds  train loss  train accuracy  test accuracy  images/s"
+_ROWS_AROUND = 6  # lines of the picture that are no nodes, and one for the cursor
+_LEAST_NODE_ROWS = 3
+
+
+class LiveDisplay(Display):
+    """Draws a run: the step of the set-up, then a bar over all epochs and a table of the nodes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._spinner: Spinner | None = None
+        self._since = 0.0
+        self._snapshot: Snapshot | None = None
+
+    def setup(self, message: str) -> None:
+        """Show the step with a clock."""
+        self._spinner, self._since = Spinner("dots", style="cyan"), time.monotonic()
+        self._spinner.text = Text(message)
+        self._live.start()
+        self.tick()
+
+    def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
+        """Print what is trained by whom, and the heading of the epochs."""
+        self._spinner = None
+        self._live.start()
+        nodes = counted(len(names), "node")
+        self._console.print(f"Training on {nodes}: {samples:,} images an epoch, {counted(epochs, 'epoch')}")
+        self._console.print(_HEADING, style="dim", no_wrap=True)
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Show where the run is."""
+        self._snapshot = snapshot
+        self.tick()
+
+    def epoch_ended(self, row: EpochRow, best: bool) -> None:
+        """Print the epoch above the picture."""
+        line = Text(
+            f"{row.epoch:>5}  {row.seconds:>7.2f}  {row.train_loss:>10.4f}  {row.train_accuracy:>14.4f}  "
+            f"{row.test_accuracy:>13.4f}  {row.images_per_second:>8,.0f}",
+            no_wrap=True,
+        )
+        if best:
+            line.append("  best", style="green")
+        self._console.print(line)
+
+    def node_lost(self, name: str, reason: str) -> None:
+        """Print who is gone."""
+        line = Text.assemble((f"Lost {name}", "red"), f": {reason}; the others train its samples")
+        self._console.print(line)
+
+    def tick(self) -> None:
+        """Draw the next frame."""
+        if self._spinner is not None:
+            seconds = int(time.monotonic() - self._since)
+            shown: RenderableType = self._spinner
+            if seconds >= 1:
+                shown = Table.grid(padding=(0, 1))
+                shown.add_row(self._spinner, Text(f"{seconds} s", style="dim"))
+            self._live.update(shown, refresh=True)
+        elif self._snapshot is not None:
+            self._live.update(picture(self._snapshot, self._console.height), refresh=True)
+
+    def close(self) -> None:
+        """Take the picture away; the lines stay."""
+        self._live.stop()
+
+
+def picture(snapshot: Snapshot, height: int) -> RenderableType:
+    """Return the moving part of the display for a terminal of `height` lines."""
+    return Group(Text(), _progress(snapshot), Text(), *_nodes(snapshot.nodes, height - _ROWS_AROUND))
+
+
+def _progress(snapshot: Snapshot) -> RenderableType:
+    total = snapshot.epochs * snapshot.samples
+    done = (snapshot.epoch - 1) * snapshot.samples + snapshot.trained
+    speed = snapshot.images_per_second
+    left = duration((total - done) / speed) if speed > 0 else "-"
+    line = Table.grid(expand=True, padding=(0, 1))
+    line.add_column(no_wrap=True)
+    line.add_column(ratio=1)
+    for _ in range(3):
+        line.add_column(no_wrap=True, justify="right")
+    line.add_row(
+        f"epoch {snapshot.epoch}/{snapshot.epochs}",
+        ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="cyan"),
+        f"{done / total:4.0%}",
+        f"{speed:,.0f} images/s",
+        f"{left} left",
+    )
+    return line
+
+
+def _nodes(nodes: tuple[NodeStatus, ...], rows: int) -> list[RenderableType]:
+    rows = max(rows, _LEAST_NODE_ROWS)
+    shown = nodes if len(nodes) <= rows else nodes[: rows - 1]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("node", no_wrap=True, max_width=16)
+    for heading in ("images/s", "data", "images", "stale", "waiting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True, overflow="ellipsis")
+    for node in shown:
+        table.add_row(*_row(node), style=None if node.live else "dim")
+    hidden = nodes[len(shown) :]
+    if not hidden:
+        return [table]
+    lost = sum(not node.live for node in hidden)
+    return [table, Text(f"and {counted(len(hidden), 'more node')}{f', {lost} of them lost' if lost else ''}")]
+
+
+def _row(node: NodeStatus) -> tuple[str | Text, ...]:
+    totals = node.totals
+    seconds = totals.compute_seconds + totals.wait_seconds + totals.communication_seconds
+    return (
+        node.name,
+        f"{node.speed:,.0f}" if node.measured else "-",
+        f"{node.share:.0%}",
+        f"{totals.images:,}",
+        str(node.staleness),
+        f"{totals.wait_seconds / seconds:.0%}" if seconds > 0 else "-",
+        _state(node),
+    )
+
+
+def _state(node: NodeStatus) -> Text:
+    if not node.live:
+        return Text(f"lost: {node.reason_lost}" if node.reason_lost else "lost", style="red")
+    return Text("paused", style="yellow") if node.paused else Text("training", style="green")
+
+
+def duration(seconds: float) -> str:
+    """Return "12 s", "3:05" (minutes) or "1:02:03" (hours)."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,147 @@
+"""The options of `train`. `{name}` stands for a default, which `defaults` fills in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_NODES, _LEARNING, _RUN = "Nodes", "Learning", "Run"
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        show_default=False,
+        help="A folder of IDX or CIFAR-10 binary files, an .npz with x_train, y_train, x_test, y_test, or a known "
+        "name. Default: the embedded sample of Fashion-MNIST.",
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE", help="A network of the zoo, or a .toml or .py file with one. Default: {network}."
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Read settings from FILE: names as here with _ for -, network and data too. Options given here win.",
+    ),
+]
+
+Nodes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        rich_help_panel=_NODES,
+        help="Local nodes, a process each: a count (2), or speeds in (0, 1] as shares of full speed (1.0,0.5,0.25). "
+        "Default: {nodes}.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="T", rich_help_panel=_NODES, help="Threads of each node. Default: the usable cores, shared."),
+]
+Update = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE", rich_help_panel=_NODES, help="How nodes' weights are merged: {updates}. Default: {update}."
+    ),
+]
+Partition = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        rich_help_panel=_NODES,
+        help="How samples are shared out: {partitions}. idpa follows measured speed. Default: {partition}.",
+    ),
+]
+LocalSteps = Annotated[
+    int | None,
+    typer.Option(
+        metavar="S", rich_help_panel=_NODES, help="Batches a node trains between submissions. Default: {local_steps}."
+    ),
+]
+Staleness = Annotated[
+    int | None,
+    typer.Option(
+        metavar="S",
+        rich_help_panel=_NODES,
+        help="A node more than S updates behind submits early. Default: no bound.",
+    ),
+]
+
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        metavar="E", rich_help_panel=_LEARNING, help="Times each training image is used. Default: {epochs}."
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(metavar="B", rich_help_panel=_LEARNING, help="Images of a step. Default: {batch_size}."),
+]
+Lr = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPR",
+        rich_help_panel=_LEARNING,
+        help="Learning rate: a number, or an expression of epoch (1, 2, ...) and epochs, such as "
+        "'0.05 * 0.8**epoch'. Default: {lr}.",
+    ),
+]
+Momentum = Annotated[
+    float | None,
+    typer.Option(metavar="M", rich_help_panel=_LEARNING, help="Of SGD, in [0, 1). Default: {momentum}."),
+]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(metavar="D", rich_help_panel=_LEARNING, help="L2 penalty per step. Default: {weight_decay}."),
+]
+Validation = Annotated[
+    float | None,
+    typer.Option(
+        metavar="FRACTION",
+        rich_help_panel=_LEARNING,
+        help="Share of the training images held out to choose the best epoch. Default: the test images choose.",
+    ),
+]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(
+        metavar="A", rich_help_panel=_LEARNING, help="Stop after the epoch that reaches this share, in (0, 1]."
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="S", rich_help_panel=_LEARNING, help="Of initial weights and sample order. Default: {seed}."
+    ),
+]
+
+RunDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", rich_help_panel=_RUN, help="New folder for the results. Default: runs/<time>-<network>."
+    ),
+]
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        rich_help_panel=_RUN,
+        help="Continue the run in --run-dir from its last checkpoint, with its own settings.",
+    ),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", rich_help_panel=_RUN, help="Start from the best weights of the run in this folder."),
+]
+PrintConfig = Annotated[
+    bool,
+    typer.Option("--print-config", rich_help_panel=_RUN, help="Print the settings as TOML for --config; no training."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", rich_help_panel=_RUN, help="Print errors and one final line only."),
+]

@@ -1,0 +1,43 @@
+"""The display off a terminal: a line for each thing that happens."""
+
+from rich.console import Console
+
+from bptcnn.training.progress import EpochRow
+from bptcnn_cli.relay import Display
+
+
+class PlainDisplay(Display):
+    """Prints lines that read well in a log."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._epochs = 0
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def setup(self, message: str) -> None:
+        """Print the step."""
+        self._say(message)
+
+    def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
+        """Print what is trained by whom."""
+        self._epochs = epochs
+        self._say(f"training on {counted(len(names), 'node')}: {samples} images an epoch, {counted(epochs, 'epoch')}")
+
+    def epoch_ended(self, row: EpochRow, best: bool) -> None:
+        """Print the epoch."""
+        self._say(
+            f"epoch {row.epoch}/{self._epochs}: {row.seconds:.2f} s, train loss {row.train_loss:.4f}, "
+            f"train accuracy {row.train_accuracy:.4f}, test accuracy {row.test_accuracy:.4f}, "
+            f"{row.images_per_second:.0f} images/s{', best so far' if best else ''}"
+        )
+
+    def node_lost(self, name: str, reason: str) -> None:
+        """Print who is gone."""
+        self._say(f"lost {name}: {reason}; the others train its samples")
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 node", "2 nodes"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,92 @@
+"""Between a run and its display: a terminal that stands still (Ctrl-S, a sleeping connection) must not stop training.
+
+    train ──setup, started, progress, ...──> queue ──> display thread ──> terminal
+
+The display thread alone draws; it also moves what moves while nothing is told.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from bptcnn.training.progress import EpochRow, Observer, Snapshot
+
+_FRAME_SECONDS = 0.1
+_MOST_WAITING = 50  # snapshots pile up only while the terminal stands still: later ones are dropped
+_INTERRUPTED_SECONDS = 2.0  # who wants to stop does not wait for the terminal to go on
+
+
+class Display(Observer):
+    """An observer that draws. All methods are called from one thread."""
+
+    def tick(self) -> None:
+        """Some time has passed."""
+
+    def close(self) -> None:
+        """Nothing more will come: leave the terminal as it was."""
+
+
+class Relay(Observer):
+    """Hands everything on to `display`, in order, on a thread of its own; a context manager."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._draw, name="display", daemon=True)
+        self._error: Exception | None = None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the display still waits for its terminal."""
+        return self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._calls.put(None)
+        self._thread.join(_INTERRUPTED_SECONDS if kind is KeyboardInterrupt else None)
+        if kind is None and self._error is not None:
+            raise self._error
+
+    def _draw(self) -> None:
+        try:
+            while True:
+                try:
+                    call = self._calls.get(timeout=_FRAME_SECONDS)
+                except queue.Empty:
+                    call = self._display.tick
+                if call is None:
+                    return
+                call()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._display.close()
+
+    def setup(self, message: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.setup, message))
+
+    def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.started, names, samples, epochs))
+
+    def progress(self, snapshot: Snapshot) -> None:
+        """Hand on, unless too many wait."""
+        if self._calls.qsize() < _MOST_WAITING:
+            self._calls.put(partial(self._display.progress, snapshot))
+
+    def epoch_ended(self, row: EpochRow, best: bool) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.epoch_ended, row, best))
+
+    def node_lost(self, name: str, reason: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.node_lost, name, reason))

@@ -1,0 +1,70 @@
+"""What `train` says at its end."""
+
+import shlex
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bptcnn.training import Result
+from bptcnn.training.summary import NodeSummary, Summary
+from bptcnn_cli.live import duration
+
+
+def show_result(console: Console, result: Result, quiet: bool) -> None:
+    """Print the summary, or with `quiet` one line."""
+    summary = result.summary
+    accuracy = "not evaluated" if summary.test_accuracy is None else f"{summary.test_accuracy:.4f}"
+    speed = f"{summary.images_per_second:,.0f} images/s"
+    if quiet:
+        console.print(
+            f"test accuracy {accuracy}, {summary.train_seconds:.1f} s, {speed}, {result.run_dir}", soft_wrap=True
+        )
+        return
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("test accuracy", Text(accuracy, style="bold green"))
+    if summary.best_epoch is not None and summary.best_accuracy is not None:
+        facts.add_row("best epoch", f"{summary.best_epoch}, {summary.best_accuracy:.4f} on the {summary.chosen_by}")
+    facts.add_row("training", _training(summary, speed))
+    if summary.images_redone:
+        facts.add_row("redone", f"{summary.images_redone:,} images that lost nodes had not submitted")
+    if summary.outcome != "completed":
+        facts.add_row(summary.outcome, summary.reason)
+    console.print()
+    console.print(facts)
+    console.print()
+    console.print(_nodes(summary.nodes))
+    console.print()
+    run = shlex.quote(str(result.run_dir))
+    for name, text in (("run folder", run), ("next", f"bptcnn evaluate {run}")):
+        console.print(Text.assemble((f"{name:<15}", "dim"), text), soft_wrap=True)
+
+
+def _training(summary: Summary, speed: str) -> str:
+    seconds = summary.train_seconds
+    time = f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
+    return f"{time} at {speed}, set-up {summary.setup_seconds:.1f} s"
+
+
+def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
+    """Each node's share of the images beside its share of the speed: alike, if the work was well balanced."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("node", no_wrap=True, max_width=16)
+    for heading in ("speed", "of all", "images", "of all", "waiting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True, overflow="ellipsis")
+    speeds, images = sum(node.speed for node in nodes), sum(node.images for node in nodes)
+    for node in nodes:
+        seconds = node.compute_seconds + node.wait_seconds + node.communication_seconds
+        table.add_row(
+            node.name,
+            f"{node.speed:g}",
+            f"{node.speed / speeds:.0%}",
+            f"{node.images:,}",
+            f"{node.images / images:.0%}" if images else "-",
+            f"{node.wait_seconds / seconds:.0%}" if seconds > 0 else "-",
+            Text(f"lost: {node.lost}", style="red") if node.lost else "",
+        )
+    return table

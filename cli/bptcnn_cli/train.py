@@ -1,0 +1,138 @@
+"""`bptcnn train`."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bptcnn.errors import UserError
+from bptcnn_cli import options
+from bptcnn_cli.output import complain, console
+
+if TYPE_CHECKING:
+    from bptcnn.training import Result
+    from bptcnn_cli.choices import Choices
+    from bptcnn_cli.relay import Display
+
+
+def train(
+    data: options.Data = None,
+    network: options.Network = None,
+    config: options.Config = None,
+    nodes: options.Nodes = None,
+    threads: options.Threads = None,
+    update: options.Update = None,
+    partition: options.Partition = None,
+    local_steps: options.LocalSteps = None,
+    staleness: options.Staleness = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.Lr = None,
+    momentum: options.Momentum = None,
+    weight_decay: options.WeightDecay = None,
+    validation: options.Validation = None,
+    target_accuracy: options.TargetAccuracy = None,
+    seed: options.Seed = None,
+    run_dir: options.RunDir = None,
+    resume: options.Resume = False,
+    init: options.Init = None,
+    print_config: options.PrintConfig = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a network; leave a run folder with weights, metrics and a report.
+
+    Examples:
+
+    \b
+    bptcnn train                               the embedded sample, 2 nodes
+    bptcnn train --nodes 1.0,0.5,0.25          three nodes of different speeds
+    bptcnn train mnist/ --network lenet5       a folder of IDX files
+    bptcnn train --resume --run-dir runs/a     go on after Ctrl-C or a crash
+    """
+    given = {
+        "data": data,
+        "network": network,
+        "nodes": nodes,
+        "threads": threads,
+        "update": update,
+        "partition": partition,
+        "local_steps": local_steps,
+        "staleness": staleness,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "validation": validation,
+        "target_accuracy": target_accuracy,
+        "seed": seed,
+    }
+    choices = _choices(given, config, run_dir, resume, init)
+    if print_config:
+        typer.echo(choices.to_toml(), nl=False)
+        return
+    _run(choices, run_dir, resume, init, quiet)
+
+
+def _choices(
+    given: dict[str, Any], config: Path | None, run_dir: Path | None, resume: bool, init: Path | None
+) -> "Choices":
+    from bptcnn_cli.choices import choose, choose_resumed
+
+    if not resume:
+        return choose(given, config)
+    if run_dir is None:
+        raise UserError("--resume needs --run-dir: the folder of the run to continue")
+    for option, value in (("--config", config), ("--init", init)):
+        if value is not None:
+            raise UserError(f"{option} does not go with --resume: the run's own settings and weights are continued")
+    return choose_resumed(given, run_dir)
+
+
+def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | None, quiet: bool) -> None:
+    """Train, show it, and say how it ended."""
+    from bptcnn.training import default_run_dir
+    from bptcnn.training import train as train_network
+    from bptcnn_cli.relay import Relay
+    from bptcnn_cli.result import show_result
+
+    relay = Relay(_display(quiet))
+    try:
+        with relay:
+            dataset = choices.load_data()
+            network = choices.load_network(dataset)
+            run_dir = run_dir or default_run_dir(network.name)
+            result: Result = train_network(
+                network, dataset, choices.settings, run_dir=run_dir, resume=resume, init=init, observer=relay
+            )
+    except KeyboardInterrupt:
+        if relay.stuck:
+            os._exit(130)  # everything is saved, and its thread would hold up the interpreter's end
+        complain(_kept(run_dir))
+        raise typer.Exit(130) from None
+    except BrokenPipeError as error:  # typer would take it for a reader of our output that went away
+        raise RuntimeError("a pipe broke") from error
+    show_result(console(), result, quiet)
+
+
+def _display(quiet: bool) -> "Display":
+    from bptcnn_cli.relay import Display
+
+    if quiet:
+        return Display()
+    terminal = console()
+    if terminal.is_terminal and not terminal.is_dumb_terminal:
+        from bptcnn_cli.live import LiveDisplay
+
+        return LiveDisplay(terminal)
+    from bptcnn_cli.plain import PlainDisplay
+
+    return PlainDisplay(terminal)
+
+
+def _kept(run_dir: Path | None) -> str:
+    """What an interrupted run leaves."""
+    if run_dir is None or not (run_dir / "last.safetensors").is_file():
+        return "interrupted before the first epoch ended: there is no checkpoint"
+    return f"interrupted: {run_dir} keeps the last checkpoint; go on with bptcnn train --resume --run-dir {run_dir}"
