@@ -9,7 +9,8 @@ Guarantees:
 - while a live node owes something, an event will come from it, or it is killed for silence or lack of progress; while
   none does, the state moves on by itself: so the run ends as long as the driver executes actions and ticks;
 - EpochEnd is given once per epoch, with all live nodes paused and everything committed merged;
-- a node is at most one epoch ahead (under SGWU: none).
+- a node is at most one epoch ahead (under SGWU, or alone: none);
+- a run on one node does not depend on time: it repeats bit for bit.
 """
 
 from collections.abc import Iterable
@@ -334,6 +335,9 @@ class Coordinator:
     def _feed(self, record: NodeRecord) -> None:
         """Send the node its next samples if it has few in hand: of this epoch, and behind them of the next."""
         node, ledger = record.node, self._ledger
+        if len(self._records) == 1:  # nobody to move samples to: given whole, an epoch repeats bit for bit
+            self._send_work(record, self._epoch, self._settings.samples)
+            return
         local = self._planner.local_samples(node)
         if ledger.outstanding(node) > LOW_ITERATIONS * local:
             return
@@ -363,7 +367,8 @@ class Coordinator:
 
     def _may_start_next(self) -> bool:
         """Whether nodes without samples of this epoch may go on to the next one."""
-        return self._barrier is None and self._epoch < self._settings.epochs and not self._ledger.unallocated
+        asynchronous = self._barrier is None and len(self._records) > 1
+        return asynchronous and self._epoch < self._settings.epochs and not self._ledger.unallocated
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
 

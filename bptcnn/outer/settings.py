@@ -68,7 +68,7 @@ class RunSettings:
 
     def allocation_rounds(self) -> int:
         """The number of rounds A in which the first epoch is given out."""
-        if self.partition != "idpa":
+        if self.partition != "idpa" or len(self.nodes) == 1:
             return 1
         default = default_rounds(self.samples, len(self.nodes), self.batch_size, self.local_steps)
         return min(self.samples, self.rounds or default)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bptcnn.data import Dataset
     from bptcnn.networks import Network
     from bptcnn.training.model import Model, load
-    from bptcnn.training.train import Result
+    from bptcnn.training.run import Result
 
 __all__ = [
     "EpochRow",
@@ -35,7 +35,7 @@ __all__ = [
     "settings_from",
     "train",
 ]
-_HOMES = {"Model": "model", "load": "model", "Result": "train"}
+_HOMES = {"Model": "model", "load": "model", "Result": "run"}
 
 
 def __getattr__(name: str) -> Any:
@@ -51,7 +51,7 @@ def prepare_kernels(observer: Observer) -> None:
     if is_warm():
         return
     observer.setup("compiling kernels for this CPU (once, about 20 s)")
-    import_module("bptcnn.training.train")
+    import_module("bptcnn.training.run")
     import_module("bptcnn.nodes.agent")
     mark_warm()
 
@@ -83,7 +83,7 @@ def train(
         base = settings_from({**base.to_dict(), **changes})
     observer = observer or Observer()
     prepare_kernels(observer)
-    from bptcnn.training.train import train_run
+    from bptcnn.training.run import train_run
 
     folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
     start = Path(init) if init is not None else None

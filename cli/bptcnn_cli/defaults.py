@@ -1,4 +1,4 @@
-"""Defaults in help texts, filled in when the help is asked for: they are those of `TrainSettings`, which loads numpy."""
+"""Defaults in help texts, those of `TrainSettings`: filled in when the help is asked for, as they load numpy."""
 
 import dataclasses
 from typing import Any, get_args

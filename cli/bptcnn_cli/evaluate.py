@@ -5,15 +5,17 @@ from typing import Annotated
 
 import typer
 
-from bptcnn_cli.output import console
+from bptcnn_cli.output import console, say
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="The run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)],
     data: Annotated[
         str | None,
         typer.Argument(
-            show_default=False, help="The data set whose test images are classified. Default: the run's own."
+            metavar="DATA",
+            show_default=False,
+            help="The data set whose test images are classified. Default: the run's own.",
         ),
     ] = None,
     last: Annotated[
@@ -23,18 +25,21 @@ def evaluate(
 ) -> None:
     """Measure the test accuracy of a trained network.
 
-    Examples:
-
     \b
-    bptcnn evaluate runs/a
-    bptcnn evaluate runs/a mnist/ --json
+    Examples:
+      bptcnn evaluate runs/a
+      bptcnn evaluate runs/a mnist/ --json
     """
     from bptcnn.data import load as load_data
-    from bptcnn.training import load
+    from bptcnn.training import load, prepare_kernels
     from bptcnn_cli.choices import choices_of_run
+    from bptcnn_cli.displays import fitting_display
+    from bptcnn_cli.relay import Relay
 
     choices = choices_of_run(run)
     dataset = load_data(choices.data if data is None else data)
+    with Relay(fitting_display(quiet=json)) as relay:
+        prepare_kernels(relay)
     with load(run, last=last) as model:
         accuracy = model.evaluate(dataset)
         network = model.network.name
@@ -43,6 +48,6 @@ def evaluate(
         import json as encoder
 
         values = {"run": str(run), "data": dataset.name, "network": network, "checkpoint": "last" if last else "best"}
-        typer.echo(encoder.dumps({**values, "test_accuracy": accuracy, "images": images}))
+        say(encoder.dumps({**values, "test_accuracy": accuracy, "images": images}))
         return
     console().print(f"test accuracy {accuracy:.4f} on {images:,} images of {dataset.name}", soft_wrap=True)

@@ -14,7 +14,7 @@ from bptcnn.training.progress import EpochRow, Snapshot
 from bptcnn_cli.plain import counted
 from bptcnn_cli.relay import Display
 
-_HEADING = "epoch  seconds  train loss  train accuracy  test accuracy  images/s"
+_HEADING = "epoch  seconds  train loss  train accuracy"
 _ROWS_AROUND = 6  # lines of the picture that are no nodes, and one for the cursor
 _LEAST_NODE_ROWS = 3
 
@@ -22,8 +22,9 @@ _LEAST_NODE_ROWS = 3
 class LiveDisplay(Display):
     """Draws a run: the step of the set-up, then a bar over all epochs and a table of the nodes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, measured: str) -> None:
         self._console = console
+        self._measured = f"{measured} accuracy"
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._spinner: Spinner | None = None
         self._since = 0.0
@@ -42,7 +43,7 @@ class LiveDisplay(Display):
         self._live.start()
         nodes = counted(len(names), "node")
         self._console.print(f"Training on {nodes}: {samples:,} images an epoch, {counted(epochs, 'epoch')}")
-        self._console.print(_HEADING, style="dim", no_wrap=True)
+        self._console.print(f"{_HEADING}  {self._measured}  images/s", style="dim", no_wrap=True)
 
     def progress(self, snapshot: Snapshot) -> None:
         """Show where the run is."""
@@ -53,7 +54,7 @@ class LiveDisplay(Display):
         """Print the epoch above the picture."""
         line = Text(
             f"{row.epoch:>5}  {row.seconds:>7.2f}  {row.train_loss:>10.4f}  {row.train_accuracy:>14.4f}  "
-            f"{row.test_accuracy:>13.4f}  {row.images_per_second:>8,.0f}",
+            f"{row.test_accuracy:>{len(self._measured)}.4f}  {row.images_per_second:>8,.0f}",
             no_wrap=True,
         )
         if best:

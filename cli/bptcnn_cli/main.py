@@ -13,7 +13,7 @@ from bptcnn.errors import UserError
 from bptcnn_cli.checks import checks
 from bptcnn_cli.defaults import CommandWithDefaults
 from bptcnn_cli.evaluate import evaluate
-from bptcnn_cli.output import STDOUT, complain, one_line
+from bptcnn_cli.output import STDOUT, complain, fill_closed_descriptors, one_line, say
 from bptcnn_cli.profile import profile
 from bptcnn_cli.signals import stop_on_signals
 from bptcnn_cli.train import train
@@ -36,7 +36,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from bptcnn_cli.versions import own_version
 
-        typer.echo(f"bptcnn {own_version()}")
+        say(f"bptcnn {own_version()}")
         raise typer.Exit
 
 
@@ -54,6 +54,7 @@ def _bptcnn(
 
 def main() -> None:
     """Run the program and exit."""
+    fill_closed_descriptors()
     stop_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None: closed by whoever started us

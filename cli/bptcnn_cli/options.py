@@ -10,6 +10,7 @@ _NODES, _LEARNING, _RUN = "Nodes", "Learning", "Run"
 Data = Annotated[
     str | None,
     typer.Argument(
+        metavar="DATA",
         show_default=False,
         help="A folder of IDX or CIFAR-10 binary files, an .npz with x_train, y_train, x_test, y_test, or a known "
         "name. Default: the embedded sample of Fashion-MNIST.",
@@ -73,9 +74,7 @@ Staleness = Annotated[
 
 Epochs = Annotated[
     int | None,
-    typer.Option(
-        metavar="E", rich_help_panel=_LEARNING, help="Times each training image is used. Default: {epochs}."
-    ),
+    typer.Option(metavar="E", rich_help_panel=_LEARNING, help="Times each training image is used. Default: {epochs}."),
 ]
 BatchSize = Annotated[
     int | None,
@@ -114,9 +113,7 @@ TargetAccuracy = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        metavar="S", rich_help_panel=_LEARNING, help="Of initial weights and sample order. Default: {seed}."
-    ),
+    typer.Option(metavar="S", rich_help_panel=_LEARNING, help="Of initial weights and sample order. Default: {seed}."),
 ]
 
 RunDir = Annotated[

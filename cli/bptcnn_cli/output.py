@@ -15,22 +15,27 @@ _PLAIN_WIDTH = 120  # columns of tables in files and pipes
 
 
 class _Stdout:
-    """Standard output that never raises OSError; `error` says what was lost, except to a reader that went away."""
+    """Standard output that never raises OSError; `error` says what was lost, except to a reader that went away.
 
-    error = ""
+    The process's own, not `sys.stdout`: rich's Live puts something in there that prints to us.
+    """
+
+    def __init__(self) -> None:
+        self._stream = sys.__stdout__  # None: closed by whoever started us
+        self.error = ""
 
     def write(self, text: str) -> int:
-        if sys.stdout is not None:
+        if self._stream is not None:
             try:
-                sys.stdout.write(text)
+                self._stream.write(text)
             except OSError as error:
                 self._drop(error)
         return len(text)
 
     def flush(self) -> None:
-        if sys.stdout is not None:
+        if self._stream is not None:
             try:
-                sys.stdout.flush()
+                self._stream.flush()
             except OSError as error:
                 self._drop(error)
 
@@ -38,18 +43,18 @@ class _Stdout:
         if not isinstance(error, BrokenPipeError):
             self.error = error.strerror or str(error)
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())  # what Python still holds would fail again at its exit
+        os.dup2(nowhere, self.fileno())  # what Python still holds would fail again at its exit
         os.close(nowhere)
 
     def isatty(self) -> bool:
-        return sys.stdout is not None and sys.stdout.isatty()
+        return self._stream is not None and self._stream.isatty()
 
     def fileno(self) -> int:
-        return sys.stdout.fileno()
+        return 1 if self._stream is None else self._stream.fileno()
 
     @property
     def encoding(self) -> str:
-        return sys.stdout.encoding if sys.stdout is not None else "utf-8"
+        return "utf-8" if self._stream is None else self._stream.encoding
 
 
 STDOUT = _Stdout()
@@ -64,6 +69,21 @@ def console() -> "Console":
     return Console(
         file=cast(IO[str], STDOUT), force_terminal=terminal, width=width, highlight=False, markup=False, emoji=False
     )
+
+
+def say(text: str) -> None:
+    """Print text for other programs: no colour, no wrapping."""
+    STDOUT.write(f"{text}\n")
+    STDOUT.flush()
+
+
+def fill_closed_descriptors() -> None:
+    """Open /dev/null where standard input, output or error are closed: other files would get their numbers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def complain(message: str) -> None:

@@ -9,8 +9,8 @@ from bptcnn_cli.relay import Display
 class PlainDisplay(Display):
     """Prints lines that read well in a log."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, measured: str) -> None:
+        self._console, self._measured = console, measured
         self._epochs = 0
 
     def _say(self, text: str) -> None:
@@ -29,7 +29,7 @@ class PlainDisplay(Display):
         """Print the epoch."""
         self._say(
             f"epoch {row.epoch}/{self._epochs}: {row.seconds:.2f} s, train loss {row.train_loss:.4f}, "
-            f"train accuracy {row.train_accuracy:.4f}, test accuracy {row.test_accuracy:.4f}, "
+            f"train accuracy {row.train_accuracy:.4f}, {self._measured} accuracy {row.test_accuracy:.4f}, "
             f"{row.images_per_second:.0f} images/s{', best so far' if best else ''}"
         )
 

@@ -8,12 +8,11 @@ import typer
 
 from bptcnn.errors import UserError
 from bptcnn_cli import options
-from bptcnn_cli.output import complain, console
+from bptcnn_cli.output import complain, console, say
 
 if TYPE_CHECKING:
     from bptcnn.training import Result
     from bptcnn_cli.choices import Choices
-    from bptcnn_cli.relay import Display
 
 
 def train(
@@ -42,13 +41,12 @@ def train(
 ) -> None:
     """Train a network; leave a run folder with weights, metrics and a report.
 
-    Examples:
-
     \b
-    bptcnn train                               the embedded sample, 2 nodes
-    bptcnn train --nodes 1.0,0.5,0.25          three nodes of different speeds
-    bptcnn train mnist/ --network lenet5       a folder of IDX files
-    bptcnn train --resume --run-dir runs/a     go on after Ctrl-C or a crash
+    Examples:
+      bptcnn train                               the embedded sample, 2 nodes
+      bptcnn train --nodes 1.0,0.5,0.25          three nodes of different speeds
+      bptcnn train mnist/ --network lenet5       a folder of IDX files
+      bptcnn train --resume --run-dir runs/a     go on after Ctrl-C or a crash
     """
     given = {
         "data": data,
@@ -70,7 +68,7 @@ def train(
     }
     choices = _choices(given, config, run_dir, resume, init)
     if print_config:
-        typer.echo(choices.to_toml(), nl=False)
+        say(choices.to_toml().rstrip())
         return
     _run(choices, run_dir, resume, init, quiet)
 
@@ -94,10 +92,12 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
     """Train, show it, and say how it ended."""
     from bptcnn.training import default_run_dir
     from bptcnn.training import train as train_network
+    from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
     from bptcnn_cli.result import show_result
 
-    relay = Relay(_display(quiet))
+    measured = "test" if choices.settings.validation is None else "validation"
+    relay = Relay(fitting_display(quiet, measured))
     try:
         with relay:
             dataset = choices.load_data()
@@ -114,21 +114,6 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
     except BrokenPipeError as error:  # typer would take it for a reader of our output that went away
         raise RuntimeError("a pipe broke") from error
     show_result(console(), result, quiet)
-
-
-def _display(quiet: bool) -> "Display":
-    from bptcnn_cli.relay import Display
-
-    if quiet:
-        return Display()
-    terminal = console()
-    if terminal.is_terminal and not terminal.is_dumb_terminal:
-        from bptcnn_cli.live import LiveDisplay
-
-        return LiveDisplay(terminal)
-    from bptcnn_cli.plain import PlainDisplay
-
-    return PlainDisplay(terminal)
 
 
 def _kept(run_dir: Path | None) -> str:

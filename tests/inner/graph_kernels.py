@@ -98,6 +98,30 @@ def rest(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
     return 0
 
 
+@task_kernel
+def begin_and_rest(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+    """Tell the others to go on, sleep for `last` nanoseconds, and only then count the run of task `first`."""
+    o = _at(operation)
+    end = monotonic_ns() + last
+    now = fetch_add(o.clock, 1) + 1
+    futex_wake(o.clock, 1 << 30)
+    while monotonic_ns() < end:
+        futex_wait(o.clock, now, end - monotonic_ns())
+    fetch_add(o.runs + 8 * first, 1)
+    return 0
+
+
+@task_kernel
+def fail_once_begun(operation, first, last, part, worker):  # type: ignore[no-untyped-def]
+    """Wait until another task has begun, then return `status`."""
+    o = _at(operation)
+    while load_acquire(o.clock) == 0:
+        futex_wait(o.clock, 0, 100_000_000)
+        if monotonic_ns() > words(o.deadline, 1)[0]:
+            return TIMED_OUT
+    return words(o.status, 1)[0]
+
+
 @dataclass(frozen=True)
 class Journal:
     """Counters per task; `record` is the address that tasks carry as their operation."""

@@ -79,6 +79,17 @@ def test_very_short_steps_many_times(executor: Executor) -> None:
     check_run(journal, 3000)
 
 
+def test_more_workers_than_cores_and_long_resets() -> None:
+    """Workers are preempted at any point: none that wakes up late may touch the next step while it is laid out."""
+    journal = Journal.create([[]] * 1500)
+    executor = Executor(8)
+    prepared = executor.prepare(journal.graph([0] * 1500, [1.0] * 1500))
+    for _ in range(200):
+        executor.run(prepared)
+    executor.close()
+    check_run(journal, 200)
+
+
 def test_alternating_graphs(executor: Executor) -> None:
     drawn = [random_journal(seed, count) for seed, count in enumerate((5, 300, 64, 1))]
     prepared = [executor.prepare(graph) for _, graph in drawn]

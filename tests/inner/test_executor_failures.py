@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from graph_kernels import random_journal
+from graph_kernels import Journal, begin_and_rest, fail_once_begun, random_journal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptcnn.inner.executor import Executor, KernelError
+from bptcnn.inner.executor import Executor, KernelError, end_of_step
+from bptcnn.inner.graph import GraphBuilder, Task
 
 
 @pytest.fixture(scope="module", params=(1, 2, 4), ids=lambda threads: f"{threads} threads")
@@ -68,3 +69,33 @@ def test_a_failure_in_the_only_task_and_in_every_task_at_once(executor: Executor
     for _ in range(200):
         with pytest.raises(KernelError, match="9"):
             executor.run(prepared)
+
+
+def test_nothing_that_waits_for_a_failed_task_slips_through(executor: Executor) -> None:
+    """The others look for tasks all the while that the first one fails."""
+    journal = Journal.create([[], *[[0]] * 60])
+    prepared = executor.prepare(journal.graph([200] + [0] * 60, [1.0] * 61))
+    for _ in range(500):
+        journal.reset()
+        journal.failing[0], journal.status[0] = 0, 4
+        with pytest.raises(KernelError, match="task 0 failed with status 4"):
+            executor.run(prepared)
+        assert journal.clock[0] == 1
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_running_tasks_finish_before_the_failure_is_raised(threads: int) -> None:
+    """One task fails once another is running; what follows would otherwise meet it in the next step."""
+    journal = Journal.create([[], []])
+    builder = GraphBuilder()
+    builder.add(Task("fail", fail_once_begun, journal.record, 0, 0, 0, 2.0), ())
+    builder.add(Task("rest", begin_and_rest, journal.record, 1, 20_000_000, 0, 1.0), ())
+    executor = Executor(threads)
+    prepared = executor.prepare(builder.build(end_of_step))
+    for _ in range(5):
+        journal.reset()
+        journal.status[0] = 6
+        with pytest.raises(KernelError, match="task fail failed with status 6"):
+            executor.run(prepared)
+        assert journal.runs[1] == 1
+    executor.close()

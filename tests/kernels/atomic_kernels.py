@@ -1,7 +1,10 @@
 """Compiled loops for the tests of atomics: they hold no GIL, so Python threads run them at the same time.
 
-Every wait has a deadline (nanoseconds of the monotonic clock) and returns less than was asked for when it passes.
+Loops that could wait for ever if an atomic were wrong have a deadline (nanoseconds of the monotonic clock), and return
+less than was asked for when it passes.
 """
+
+from numba import njit
 
 from bptcnn.kernels.atomics import (
     compare_and_swap,
@@ -72,29 +75,28 @@ def wake(address, count):  # type: ignore[no-untyped-def]
     futex_wake(address, count)
 
 
-@compiled("int64(int64, int64, int64)")
-def meet(address, parties, deadline):  # type: ignore[no-untyped-def]
-    """Wait until `parties` threads have come; return 1, or 0 past the deadline."""
-    fetch_add(address, 1)
-    while load_acquire(address) < parties:
-        if monotonic_ns() > deadline:
-            return 0
+@njit(inline="always")
+def _gather(gate, parties):  # type: ignore[no-untyped-def]
+    """Start together: wait until `parties` threads are in here. Without the GIL, or short loops would not overlap."""
+    fetch_add(gate, 1)
+    while load_acquire(gate) < parties:
         spin_pause()
-    return 1
 
 
-@compiled("int64(int64, int64)")
-def add_many(address, count):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64)")
+def add_many(address, count, gate, parties):  # type: ignore[no-untyped-def]
     """Add 1 `count` times; return the sum of what was there before."""
+    _gather(gate, parties)
     total = 0
     for _ in range(count):
         total += fetch_add(address, 1)
     return total
 
 
-@compiled("int64(int64, int64)")
-def swap_many(address, count):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64)")
+def swap_many(address, count, gate, parties):  # type: ignore[no-untyped-def]
     """Add 1 `count` times by compare-and-swap; return the number of swaps that failed."""
+    _gather(gate, parties)
     failed = 0
     for _ in range(count):
         while True:
@@ -105,9 +107,10 @@ def swap_many(address, count):  # type: ignore[no-untyped-def]
     return failed
 
 
-@compiled("int64(int64, int64, int64)")
-def flip_many(address, bit, count):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64)")
+def flip_many(address, bit, count, gate, parties):  # type: ignore[no-untyped-def]
     """Set and clear one's own bit `count` times; return how often it was not as one had left it."""
+    _gather(gate, parties)
     wrong = 0
     mask = 1 << bit
     for _ in range(count):
@@ -116,9 +119,10 @@ def flip_many(address, bit, count):  # type: ignore[no-untyped-def]
     return wrong
 
 
-@compiled("int64(int64, int64, int64)")
-def lock_many(lock, numbers, count):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64)")
+def lock_many(lock, numbers, count, gate, parties):  # type: ignore[no-untyped-def]
     """Count two plain numbers up together under a spin lock; return how often they differed."""
+    _gather(gate, parties)
     wrong = 0
     pair = words(numbers, 16)
     for _ in range(count):
@@ -131,9 +135,10 @@ def lock_many(lock, numbers, count):  # type: ignore[no-untyped-def]
     return wrong
 
 
-@compiled("int64(int64, int64, int64)")
-def publish(address, count, deadline):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64)")
+def publish(address, count, deadline, gate, parties):  # type: ignore[no-untyped-def]
     """Write words 8 and 16, then release the round's number in word 0; wait for word 24 to follow. Return rounds."""
+    _gather(gate, parties)
     data = words(address, 32)
     for turn in range(1, count + 1):
         data[8] = turn * 3
@@ -146,9 +151,10 @@ def publish(address, count, deadline):  # type: ignore[no-untyped-def]
     return count
 
 
-@compiled("int64(int64, int64, int64)")
-def subscribe(address, count, deadline):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64)")
+def subscribe(address, count, deadline, gate, parties):  # type: ignore[no-untyped-def]
     """The other side of `publish`; return how many rounds were seen whole."""
+    _gather(gate, parties)
     data = words(address, 32)
     whole = 0
     for turn in range(1, count + 1):
@@ -161,9 +167,10 @@ def subscribe(address, count, deadline):  # type: ignore[no-untyped-def]
     return whole
 
 
-@compiled("void(int64, int64)")
-def seqlock_write(address, count):  # type: ignore[no-untyped-def]
+@compiled("void(int64, int64, int64, int64)")
+def seqlock_write(address, count, gate, parties):  # type: ignore[no-untyped-def]
     """Write words 8 to 15 `count` times; word 0 is odd meanwhile."""
+    _gather(gate, parties)
     data = words(address, 16)
     for turn in range(1, count + 1):
         store_release(address, 2 * turn - 1)
@@ -173,9 +180,10 @@ def seqlock_write(address, count):  # type: ignore[no-untyped-def]
         store_release(address, 2 * turn)
 
 
-@compiled("int64(int64, int64, int64)")
-def seqlock_read(address, last, deadline):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64)")
+def seqlock_read(address, last, deadline, gate, parties):  # type: ignore[no-untyped-def]
     """Read until version `last`; return how many reads that looked whole were torn, or -1 past the deadline."""
+    _gather(gate, parties)
     data = words(address, 16)
     torn = 0
     while True:
@@ -194,9 +202,10 @@ def seqlock_read(address, last, deadline):  # type: ignore[no-untyped-def]
         spin_pause()
 
 
-@compiled("int64(int64, int64, int64, int64)")
-def rally(address, side, count, deadline):  # type: ignore[no-untyped-def]
+@compiled("int64(int64, int64, int64, int64, int64, int64)")
+def rally(address, side, count, deadline, gate, parties):  # type: ignore[no-untyped-def]
     """Two sides take turns `count` times, asleep while it is not theirs; return the turns taken in time."""
+    _gather(gate, parties)
     for turn in range(count):
         while load_acquire(address) != 2 * turn + side:
             now = load_acquire(address)

@@ -18,15 +18,13 @@ def deadline() -> int:
     return time.monotonic_ns() + 60 * SECOND
 
 
-def together(functions: list[Callable[[], int | None]]) -> list[int | None]:
-    """Run the functions in threads of their own that start at the same time; return their results."""
+def together(functions: list[Callable[[int, int], int | None]]) -> list[int | None]:
+    """Call each function with (gate, parties) in a thread of its own; return their results."""
     results: list[int | None] = [None] * len(functions)
-    gathering = np.zeros(1, np.int64)
-    until = deadline()
+    gate = np.zeros(1, np.int64)
 
     def run(index: int) -> None:
-        assert kernels.meet(gathering.ctypes.data, len(functions), until) == 1
-        results[index] = functions[index]()
+        results[index] = functions[index](gate.ctypes.data, len(functions))
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(functions))]
     for thread in threads:
@@ -58,20 +56,20 @@ def test_each_operation_alone(memory: npt.NDArray[np.int64]) -> None:
 
 def test_additions_are_not_lost(memory: npt.NDArray[np.int64]) -> None:
     count = 50_000
-    totals = together([lambda: kernels.add_many(memory.ctypes.data, count)] * THREADS)
+    totals = together([lambda *start: kernels.add_many(memory.ctypes.data, count, *start)] * THREADS)
     assert memory[0] == THREADS * count
     assert sum(total or 0 for total in totals) == memory[0] * (memory[0] - 1) // 2, "each number was seen once"
 
 
 def test_swaps_are_not_lost(memory: npt.NDArray[np.int64]) -> None:
     count = 20_000
-    together([lambda: kernels.swap_many(memory.ctypes.data, count)] * THREADS)
+    together([lambda *start: kernels.swap_many(memory.ctypes.data, count, *start)] * THREADS)
     assert memory[0] == THREADS * count
 
 
 def test_bits_of_one_word_belong_to_their_threads(memory: npt.NDArray[np.int64]) -> None:
-    def flip(bit: int) -> Callable[[], int]:
-        return lambda: int(kernels.flip_many(memory.ctypes.data, bit, 20_000))
+    def flip(bit: int) -> Callable[[int, int], int]:
+        return lambda *start: int(kernels.flip_many(memory.ctypes.data, bit, 20_000, *start))
 
     assert together([flip(bit) for bit in (0, 1, 31, 63)]) == [0] * 4
     assert memory[0] == 0
@@ -79,27 +77,38 @@ def test_bits_of_one_word_belong_to_their_threads(memory: npt.NDArray[np.int64])
 
 def test_a_lock_of_swap_and_release_excludes(memory: npt.NDArray[np.int64]) -> None:
     numbers = memory[16:].ctypes.data
-    assert together([lambda: kernels.lock_many(memory.ctypes.data, numbers, 5_000)] * 3) == [0] * 3
+    assert together([lambda *start: kernels.lock_many(memory.ctypes.data, numbers, 5_000, *start)] * 3) == [0] * 3
     assert memory[16] == memory[24] == 15_000
 
 
 def test_what_is_written_before_a_release_is_seen_after_its_acquire(memory: npt.NDArray[np.int64]) -> None:
     here, count, until = memory.ctypes.data, 500, deadline()
-    rounds = together([lambda: kernels.publish(here, count, until), lambda: kernels.subscribe(here, count, until)])
+    rounds = together(
+        [
+            lambda *start: kernels.publish(here, count, until, *start),
+            lambda *start: kernels.subscribe(here, count, until, *start),
+        ]
+    )
     assert rounds == [count, count]
 
 
 def test_fences_make_a_seqlock(memory: npt.NDArray[np.int64]) -> None:
     here, count, until = memory.ctypes.data, 100_000, deadline()
     torn = together(
-        [lambda: kernels.seqlock_write(here, count)] + [lambda: kernels.seqlock_read(here, count, until)] * 2
+        [lambda *start: kernels.seqlock_write(here, count, *start)]
+        + [lambda *start: kernels.seqlock_read(here, count, until, *start)] * 2
     )
     assert torn[1:] == [0, 0]
 
 
 def test_two_threads_wake_each_other(memory: npt.NDArray[np.int64]) -> None:
     here, count, until = memory.ctypes.data, 1_000, deadline()
-    turns = together([lambda: kernels.rally(here, 0, count, until), lambda: kernels.rally(here, 1, count, until)])
+    turns = together(
+        [
+            lambda *start: kernels.rally(here, 0, count, until, *start),
+            lambda *start: kernels.rally(here, 1, count, until, *start),
+        ]
+    )
     assert turns == [count, count]
     assert memory[0] == 2 * count
 

@@ -33,10 +33,15 @@ def test_linear_layers(
     check_step(Case.draw(Network((1, 1, inputs), layers), images, seed), executor, images + spare)
 
 
-@given(hidden=st.lists(st.integers(1, 50), min_size=1, max_size=3), images=st.integers(1, 20), seed=SEEDS)
-def test_rectifiers(executor: Executor, hidden: list[int], images: int, seed: int) -> None:
+@given(
+    shape=st.sampled_from([(2, 3, 4), (3, 20, 18), (1, 1, 513), (1, 1, 1)]),
+    hidden=st.lists(st.integers(1, 50), min_size=1, max_size=3),
+    images=st.integers(1, 20),
+    seed=SEEDS,
+)
+def test_rectifiers(executor: Executor, shape: tuple[int, int, int], hidden: list[int], images: int, seed: int) -> None:
     layers: list[Layer] = [Flatten(), *[Dense(units, "relu") for units in hidden], Dense(5)]
-    case = Case.draw(Network((2, 3, 4), layers), images, seed)
+    case = Case.draw(Network(shape, layers), images, seed)
     assume(case.decides_clearly())
     check_step(case, executor, images)
 

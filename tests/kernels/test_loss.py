@@ -86,3 +86,12 @@ def test_wrong_labels_outside_the_batch_do_not_matter(executor: Executor) -> Non
 
 def test_more_classes_than_a_tile_has_columns(executor: Executor) -> None:
     check_step(Case.draw(Network((2, 2, 3), [Flatten(), Dense(1000)]), 9, 1), executor, 9)
+
+
+@pytest.mark.parametrize("margin", [5.0, 10.0, 20.0])
+def test_a_confident_prediction_keeps_the_digits_of_its_small_gradient(executor: Executor, margin: float) -> None:
+    """p - 1 cancels where p is near 1: it has to be subtracted before it is rounded to float32."""
+    subnetwork = identity(3, 1, executor)
+    subnetwork.step(np.array([margin, 0, 0], np.float32).reshape(1, 1, 1, 3), np.array([0], np.int32))
+    rest = np.exp(-margin) / (1 + 2 * np.exp(-margin))
+    np.testing.assert_allclose(subnetwork.gradient[9:], [-2 * rest, rest, rest], rtol=1e-5)

@@ -1,0 +1,122 @@
+"""`bptcnn profile`."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bptcnn.errors import UserError
+from bptcnn_cli.defaults import NETWORK
+from bptcnn_cli.output import console
+
+if TYPE_CHECKING:
+    from bptcnn.networks import Network
+    from bptcnn.profiling import Profile
+
+_CLASSES = 10
+_FEWEST_CLASSES = 2  # of a data set: no file's network has too few logits for them
+
+
+def profile(
+    network: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="The network to measure: of the zoo, or a .toml or .py file.")
+    ] = NETWORK,
+    input_shape: Annotated[
+        str, typer.Option(metavar="HxWxC", help="Height, width and channels of its images.")
+    ] = "28x28x1",
+    batch_size: Annotated[int, typer.Option(metavar="B", min=1, help="Images of a step.")] = 64,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="T", min=1, show_default=False, help="Threads of a step. Default: the usable cores."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            show_default=False,
+            help="Where to write what was measured. Default: this user's profile of this host, which training reads.",
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.json",
+            show_default=False,
+            help="Write the timeline of one step, which chrome://tracing and ui.perfetto.dev show.",
+        ),
+    ] = None,
+) -> None:
+    """Measure this host and a network on it; best when nothing else runs.
+
+    Training shares out its first samples by what was measured.
+
+    \b
+    Examples:
+      bptcnn profile
+      bptcnn profile --network lenet5 --threads 1 --trace step.json
+    """
+    from bptcnn.networks import ZOO, load_network
+    from bptcnn.profiling import user_profile_path, write_profile
+    from bptcnn_cli.profile_tables import show_profile
+
+    shape = _shape(input_shape)
+    measured = load_network(network, shape, _CLASSES if network in ZOO else _FEWEST_CLASSES)
+    found = _measure(measured, batch_size, threads, trace)
+    terminal = console()
+    show_profile(terminal, found)
+    path = output or user_profile_path()
+    write_profile(path, found if output else _with_earlier(found, path))
+    terminal.print(f"written to {path}" + (f", timeline to {trace}" if trace else ""), soft_wrap=True)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if match is None:
+        raise UserError(f"input shape {text!r}: give height, width and channels, such as 32x32x3")
+    height, width, channels = match.groups()
+    return int(height), int(width), int(channels)
+
+
+def _measure(network: "Network", batch_size: int, threads: int | None, trace: Path | None) -> "Profile":
+    from bptcnn.training import prepare_kernels
+    from bptcnn_cli.displays import fitting_display
+    from bptcnn_cli.relay import Relay
+
+    with Relay(fitting_display(quiet=False)) as relay:
+        prepare_kernels(relay)
+        from bptcnn.profiling import Profile, measure_host, profile_network, trace_step, write_trace
+
+        relay.setup("measuring this host")
+        host = measure_host()
+        count = threads or host.cores
+        relay.setup(f"measuring {network.name}")
+        found = profile_network(network, batch_size, count, host.peak(count))
+        if trace is not None:
+            step = trace_step(network, batch_size, count)
+            write_trace(trace, step.graph, step.trace)
+    return Profile(host, (found,))
+
+
+def _with_earlier(found: "Profile", path: Path) -> "Profile":
+    """Keep what the file says of other networks, as long as it was measured on this very CPU."""
+    from bptcnn.profiling import Profile, read_profile
+
+    try:
+        earlier = read_profile(path)
+    except UserError:  # none yet, or damaged: it is about to be replaced
+        return found
+    host, before = found.host, earlier.host
+    if (host.cpu, host.microarchitecture, host.vector_unit) != (
+        before.cpu,
+        before.microarchitecture,
+        before.vector_unit,
+    ):
+        return found
+    new = {(entry.name, entry.input_shape, entry.batch_size, entry.threads) for entry in found.network}
+    kept = tuple(
+        entry
+        for entry in earlier.network
+        if (entry.name, entry.input_shape, entry.batch_size, entry.threads) not in new
+    )
+    return Profile(host, (*kept, *found.network))

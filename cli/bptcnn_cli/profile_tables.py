@@ -1,0 +1,77 @@
+"""A profile as tables."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bptcnn.profiling import Host, NetworkProfile, Profile
+from bptcnn_cli.plain import counted
+
+
+def show_profile(console: Console, profile: Profile) -> None:
+    """Print the host and each network."""
+    console.print(_host(profile.host))
+    for network in profile.network:
+        console.print()
+        console.print(_heading(network))
+        console.print(_layers(network))
+    console.print()
+
+
+def _host(host: Host) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("host", f"{host.name}, {host.architecture}")
+    clock = f", {host.frequency_ghz:.2f} GHz" if host.frequency_ghz else ""
+    table.add_row("CPU", f"{host.cpu} ({host.microarchitecture}){clock}")
+    table.add_row("vector unit", host.vector_unit)
+    table.add_row("usable cores", f"{host.cores}: {_cores(host)}")
+    caches = ((f"L{level}", size) for level, size in enumerate((host.l1_kb, host.l2_kb, host.l3_kb), 1))
+    table.add_row("caches", ", ".join(f"{name} {_size(size)}" for name, size in caches if size) or "unknown")
+    table.add_row("memory", f"{host.memory_gb:.1f} GB, {host.memory_available_gb:.1f} GB available")
+    peak = f"{host.peak_gflops_per_core:,.0f} GFLOP/s a core, {host.peak_gflops:,.0f} in all"
+    table.add_row("peak", peak)
+    table.add_row("bandwidth", f"{host.bandwidth_gbs_per_core:.1f} GB/s a core, {host.bandwidth_gbs:.1f} in all")
+    return table
+
+
+def _cores(host: Host) -> str:
+    quota = f"a quota of {host.quota_cores:g}" if host.quota_cores else "no quota"
+    return f"affinity allows {host.affinity_cores} of {host.logical_cores}, {quota}"
+
+
+def _size(kilobytes: float) -> str:
+    return f"{kilobytes / 1024:g} MB" if kilobytes >= 1024 else f"{kilobytes:g} KB"
+
+
+def _heading(network: NetworkProfile) -> Text:
+    shape = "x".join(map(str, network.input_shape))
+    return Text.assemble(
+        (network.name, "bold"),
+        f" on {shape} images, batches of {network.batch_size}, {counted(network.threads, 'thread')}: ",
+        (f"{network.images_per_second:,.0f} images/s", "bold green"),
+        f", {network.peak_share:.0%} of the peak, {network.idle_share:.0%} of the threads' time idle",
+    )
+
+
+def _layers(network: NetworkProfile) -> Table:
+    """A row a layer; thread time, so that it adds up to threads times the step."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    for heading in ("forward\nms", "\nGFLOP/s", "\nof peak", "backward\nms", "\nGFLOP/s", "\nof peak"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer in network.layer:
+        table.add_row(
+            layer.name,
+            *_speed(layer.forward_ms, layer.forward_gflops, layer.forward_peak_share),
+            *_speed(layer.backward_ms, layer.backward_gflops, layer.backward_peak_share),
+        )
+    table.add_row("other", f"{network.other_ms:.3f}", style="dim")
+    return table
+
+
+def _speed(milliseconds: float, gflops: float, share: float) -> tuple[str, str, str]:
+    if not gflops:
+        return f"{milliseconds:.3f}", "-", "-"
+    return f"{milliseconds:.3f}", f"{gflops:,.0f}", f"{share:.0%}"
