@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.errors import UserError
-from bptcnn.inner import plan as planning
 from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
-from bptcnn.inner.plan import Plan
+from bptcnn.inner.records import Records
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, StepSettings
+from bptcnn.inner.storage import Storage
+from bptcnn.inner.tasks import StepBuilder
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
 from bptcnn.networks import Network
 
@@ -39,16 +41,19 @@ class Subnetwork:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
-        self._plan = Plan(network, batch_size, executor.threads, training)
+        self._storage = Storage(network, batch_size, executor.threads, training)
+        self._settings = StepSettings.create()
+        self._records = Records(self._storage, self._settings)
+        self._graph = StepBuilder(self._storage, self._records).build()
         self.weights = self._vector("weights")
         self.gradient = self._vector("gradient") if training else np.zeros(0, np.float32)
         self.velocity = self._vector("velocity") if training else np.zeros(0, np.float32)
         self._labels = np.zeros(batch_size, np.int32)
-        self._prepared = executor.prepare(self._plan.graph)
+        self._prepared = executor.prepare(self._graph)
         self._measure_costs()
 
     def _vector(self, name: str) -> FloatArray:
-        return self._plan.arena.view(self._plan.address(name, 0), self.network.size).view(np.float32)
+        return self._storage.arena.view(self._storage.address(name, 0), self.network.size).view(np.float32)
 
     @property
     def graph(self) -> TaskGraph:
@@ -60,19 +65,19 @@ class Subnetwork:
         samples = np.zeros((self.batch_size, *self.network.input_shape), np.uint8)
         traces = [self.traced(samples, self._labels) for _ in range(_MEASURED_STEPS)]
         costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
-        self._prepared = self._executor.prepare(self._plan.graph.with_costs([float(cost) for cost in costs]))
-        self._plan.settings.words[:] = 0
+        self._prepared = self._executor.prepare(self._graph.with_costs([float(cost) for cost in costs]))
+        self._settings.words[:] = 0
 
     def traced(self, samples: ImageArray, labels: IndexArray) -> Trace:
         """Run one step without update on the first batch of `samples`, recording every task; see `trace_graph`."""
-        prepared = self._executor.prepare(self._plan.graph, traced=True)
+        prepared = self._executor.prepare(self._graph, traced=True)
         self._run(prepared, samples, labels, None, len(samples[: self.batch_size]), np.nan, 0.0, 0.0)
         return prepared.trace()
 
     @property
     def trace_graph(self) -> TaskGraph:
         """The graph whose order `traced` reports in."""
-        return self._plan.graph
+        return self._graph
 
     def step(
         self,
@@ -93,14 +98,14 @@ class Subnetwork:
         if not 1 <= images <= self.batch_size:
             raise ValueError(f"a step takes 1 to {self.batch_size} images, not {images}")
         self._run(self._prepared, samples, labels, order, images, rate, momentum, decay)
-        settings = self._plan.settings
-        loss, correct = float(settings.numbers[planning.LOSS]), int(settings.words[planning.CORRECT])
+        settings = self._settings
+        loss, correct = float(settings.numbers[LOSS]), int(settings.words[CORRECT])
         return StepResult(loss, correct, images)
 
     def forward(self, samples: ImageArray) -> FloatArray:
         """Return logits (N, classes), a copy, for at most batch_size images."""
         self._run(self._prepared, samples, self._labels, None, len(samples), np.nan, 0.0, 0.0)
-        return self._plan.logits[: len(samples)].copy()
+        return self._storage.logits[: len(samples)].copy()
 
     def _run(
         self,
@@ -113,13 +118,13 @@ class Subnetwork:
         momentum: float,
         decay: float,
     ) -> None:
-        settings = self._plan.settings
-        settings.words[planning.IMAGES] = images
-        settings.words[planning.SAMPLES] = samples.ctypes.data
-        settings.words[planning.BYTES] = samples.dtype == np.uint8
-        settings.words[planning.ORDER] = 0 if order is None else order.ctypes.data
-        settings.words[planning.LABELS] = labels.ctypes.data
-        settings.numbers[: planning.LOSS] = rate, momentum, decay
+        settings = self._settings
+        settings.words[IMAGES] = images
+        settings.words[SAMPLES] = samples.ctypes.data
+        settings.words[BYTES] = samples.dtype == np.uint8
+        settings.words[ORDER] = 0 if order is None else order.ctypes.data
+        settings.words[LABELS] = labels.ctypes.data
+        settings.numbers[:LOSS] = rate, momentum, decay
         try:
             self._executor.run(prepared)
         except KernelError as error:

@@ -259,7 +259,7 @@ def read_submission(memory: Words, writer: int, out: Words) -> int:
 
 
 @compiled("void(int64[::1], int64, float64)")
-def rescale(memory: Words, writer: int, scale: np.float32) -> None:
+def rescale(memory: Words, writer: int, scale: float) -> None:
     """Give the committed submission another scale; its merge must not have begun."""
     control = _control(_base(memory), writer)
     words(_record(control, load_acquire(control + 8 * COMMITTED)), RECORD_WORDS).view(np.float64)[SCALE] = scale

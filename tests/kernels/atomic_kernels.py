@@ -90,6 +90,7 @@ def add_many(address, count, gate, parties):  # type: ignore[no-untyped-def]
     total = 0
     for _ in range(count):
         total += fetch_add(address, 1)
+        spin_pause()  # the optimiser cannot look into it: were the addition not atomic, it would fold the loop
     return total
 
 
@@ -115,7 +116,9 @@ def flip_many(address, bit, count, gate, parties):  # type: ignore[no-untyped-de
     mask = 1 << bit
     for _ in range(count):
         wrong += fetch_or(address, mask) & mask != 0
+        spin_pause()
         wrong += fetch_and(address, ~mask) & mask == 0
+        spin_pause()
     return wrong
 
 

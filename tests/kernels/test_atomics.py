@@ -55,21 +55,21 @@ def test_each_operation_alone(memory: npt.NDArray[np.int64]) -> None:
 
 
 def test_additions_are_not_lost(memory: npt.NDArray[np.int64]) -> None:
-    count = 50_000
+    count = 400_000
     totals = together([lambda *start: kernels.add_many(memory.ctypes.data, count, *start)] * THREADS)
     assert memory[0] == THREADS * count
     assert sum(total or 0 for total in totals) == memory[0] * (memory[0] - 1) // 2, "each number was seen once"
 
 
 def test_swaps_are_not_lost(memory: npt.NDArray[np.int64]) -> None:
-    count = 20_000
+    count = 400_000
     together([lambda *start: kernels.swap_many(memory.ctypes.data, count, *start)] * THREADS)
     assert memory[0] == THREADS * count
 
 
 def test_bits_of_one_word_belong_to_their_threads(memory: npt.NDArray[np.int64]) -> None:
     def flip(bit: int) -> Callable[[int, int], int]:
-        return lambda *start: int(kernels.flip_many(memory.ctypes.data, bit, 20_000, *start))
+        return lambda *start: int(kernels.flip_many(memory.ctypes.data, bit, 200_000, *start))
 
     assert together([flip(bit) for bit in (0, 1, 31, 63)]) == [0] * 4
     assert memory[0] == 0
@@ -77,8 +77,8 @@ def test_bits_of_one_word_belong_to_their_threads(memory: npt.NDArray[np.int64])
 
 def test_a_lock_of_swap_and_release_excludes(memory: npt.NDArray[np.int64]) -> None:
     numbers = memory[16:].ctypes.data
-    assert together([lambda *start: kernels.lock_many(memory.ctypes.data, numbers, 5_000, *start)] * 3) == [0] * 3
-    assert memory[16] == memory[24] == 15_000
+    assert together([lambda *start: kernels.lock_many(memory.ctypes.data, numbers, 20_000, *start)] * 3) == [0] * 3
+    assert memory[16] == memory[24] == 60_000
 
 
 def test_what_is_written_before_a_release_is_seen_after_its_acquire(memory: npt.NDArray[np.int64]) -> None:

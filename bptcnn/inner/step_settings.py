@@ -1,0 +1,33 @@
+"""What changes from step to step: words and numbers that kernels read through their addresses."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IMAGES, SAMPLES, BYTES, ORDER, LABELS, CORRECT = range(6)  # words
+RATE, MOMENTUM, DECAY, LOSS = range(4)  # numbers
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """`words`: images, samples address, samples are bytes, order address, labels address, correct predictions.
+
+    `numbers`: learning rate (NaN: no update), momentum, weight decay, mean loss.
+    """
+
+    words: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.float32]
+
+    @classmethod
+    def create(cls) -> "StepSettings":
+        """Return settings of a step that does nothing yet."""
+        return cls(np.zeros(6, np.int64), np.full(4, np.nan, np.float32))
+
+    def word(self, index: int) -> int:
+        """Address of a word."""
+        return int(self.words.ctypes.data) + 8 * index
+
+    def number(self, index: int) -> int:
+        """Address of a number."""
+        return int(self.numbers.ctypes.data) + 4 * index

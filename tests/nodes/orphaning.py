@@ -1,0 +1,22 @@
+"""A coordinator to be killed: starts an agent, prints its pid once it is ready or trains, and waits for its end.
+
+    python orphaning.py FOLDER idle|busy
+"""
+
+import signal
+import sys
+from pathlib import Path
+
+from agents import agent, kind, ready, wait_for
+
+from bptcnn.networks import lenet5
+from bptcnn.outer import Submitted
+
+with agent(Path(sys.argv[1]), network=lenet5(), samples=256, batch_size=64) as bench:
+    ready(bench.node)
+    if sys.argv[2] == "busy":
+        bench.node.send(bench.work(count=40_000, steps=2))
+        wait_for(bench.node, kind(Submitted))
+    print(bench.node.pid, flush=True)
+    while True:
+        signal.pause()

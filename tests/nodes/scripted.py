@@ -1,0 +1,158 @@
+"""A node's surroundings as a script: the loop runs in the test's thread, and waits only where the script has more."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from bptcnn.inner.subnetwork import StepResult
+from bptcnn.nodes import loop as loop_module
+from bptcnn.nodes.exchange import Receipt
+from bptcnn.nodes.loop import Loop
+from bptcnn.outer import Message, NodeEvent, Paused, Release, Resume, Stop, Submitted, Update, Work
+
+STEP, IDLE, REFRESH, SUBMIT = 1.0, 16.0, 0.25, 0.5  # seconds on the script's clock
+LOSS = 0.5
+
+
+def work(epoch: int, indices: Sequence[int], steps: int = 2, rate: float | None = None) -> Work:
+    return Work(epoch, np.array(indices, np.int32), 0.1 * epoch if rate is None else rate, steps)
+
+
+class OverrunError(AssertionError):
+    """The loop waits for a message but the script is over."""
+
+
+@dataclass
+class Surroundings:
+    """What a loop is given, and what it did: `idle` is delivered, one list at a time, whenever it waits.
+
+    `during` maps a step's number, from 0, to the messages that arrive while it computes; `others` likewise to the
+    updates that other nodes make meanwhile.
+    """
+
+    idle: list[list[Message]]
+    batch_size: int = 4
+    update: Update = "agwu"
+    staleness: int | None = None
+    during: dict[int, list[Message]] = field(default_factory=dict)
+    others: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, float] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+    steps: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    events: list[NodeEvent] = field(default_factory=list)
+    now: float = 1000.0
+    weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(3, np.float32))
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        self.network = SimpleNamespace(size=3)
+        self._queue: deque[Message] = deque()
+        self._committed = self._base_version = self._sequence = 0
+        self.loop: Loop | None = None
+
+    # ---- the inbox ---------------------------------------------------------------------------------------------------
+
+    def empty(self) -> bool:
+        return not self._queue
+
+    def get(self) -> Message:
+        if not self._queue:
+            self.log.append("idle")
+            self.now += IDLE
+            if not self.idle:
+                raise OverrunError("the loop waits for a message that will not come")
+            self._queue.extend(self.idle.pop(0))
+        return self._queue.popleft()
+
+    # ---- the subnetwork ----------------------------------------------------------------------------------------------
+
+    def step(
+        self, images: Any, labels: Any, order: npt.NDArray[np.int32], rate: float, momentum: float, decay: float
+    ) -> StepResult:
+        number = len(self.steps)
+        assert order.dtype == np.int32
+        assert order.flags.c_contiguous
+        assert (momentum, decay) == (0.75, 0.125)
+        self.steps.append(order.copy())
+        self.rates.append(rate)
+        self.log.append(f"step {len(order)}")
+        self.weights += 1.0
+        self._queue.extend(self.during.get(number, ()))
+        self.version += self.others.get(number, 0)
+        self.now += STEP
+        return StepResult(self.losses.get(number, LOSS), len(order) // 2, len(order))
+
+    # ---- the exchange ------------------------------------------------------------------------------------------------
+
+    def refresh(self, out: npt.NDArray[np.float32]) -> int:
+        self.log.append("refresh")
+        self.now += REFRESH
+        out[:] = 100.0 * self.version
+        self._base_version = self.version
+        return self.version
+
+    def updates(self) -> int:
+        return self.version
+
+    def submit(
+        self, base: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], samples: int, correct: int
+    ) -> Receipt:
+        self.log.append(f"submit {samples}")
+        self.now += SUBMIT
+        assert np.all(base == 100.0 * self._base_version), "the base is not the copy that was trained from"
+        staleness = self.version - self._base_version
+        self._committed += samples
+        self._sequence += 1
+        self.version += self.update != "sgwu"
+        return Receipt(self._sequence, self._committed, staleness)
+
+    # ---- running -----------------------------------------------------------------------------------------------------
+
+    def report(self, event: NodeEvent) -> None:
+        self.log.append(type(event).__name__)
+        self.events.append(event)
+
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> "Surroundings":
+        """Run the loop until the script's Stop."""
+        clock = SimpleNamespace(monotonic=lambda: self.now, process_time=lambda: 0.0, sleep=_no_sleep)
+        monkeypatch.setattr(loop_module, "time", clock)
+        configuration: Any = SimpleNamespace(
+            node=5,
+            speed=1.0,
+            threads=1,
+            batch_size=self.batch_size,
+            momentum=0.75,
+            weight_decay=0.125,
+            update=self.update,
+            staleness=self.staleness,
+        )
+        build: Callable[..., Loop] = Loop
+        self.loop = build(configuration, self, None, None, self, self, self.report)
+        self.loop.run()
+        return self
+
+    @property
+    def submissions(self) -> list[Submitted]:
+        return [event for event in self.events if isinstance(event, Submitted)]
+
+    @property
+    def pauses(self) -> int:
+        return sum(isinstance(event, Paused) for event in self.events)
+
+    def trained(self) -> list[int]:
+        """All indices in the order of training."""
+        return [int(index) for step in self.steps for index in step]
+
+
+def _no_sleep(seconds: float) -> None:
+    raise AssertionError(f"a node that used no CPU time sleeps {seconds} s")
+
+
+STOP, RELEASE, RESUME = Stop(), Release(), Resume()

@@ -1,0 +1,189 @@
+"""Real agent processes: what they answer, and that none outlives what it works for."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nodes.agents import (
+    CLASSES,
+    agent,
+    await_end,
+    descriptors,
+    gone,
+    has_ended,
+    kind,
+    ready,
+    submissions,
+    wait_for,
+)
+
+from bptcnn.nodes import NodeGone
+from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Release, Resume, Stop
+
+
+def snapshot(size: int) -> np.ndarray:
+    return np.empty(size, np.float32)
+
+
+def test_a_node_from_ready_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the package is found wherever the run is started
+    with agent(tmp_path) as bench:
+        node = bench.node
+        ready(node)
+        before, after = snapshot(bench.buffer.layout.parameters), snapshot(bench.buffer.layout.parameters)
+        bench.buffer.snapshot(before)
+        node.send(bench.work(count=60))
+        node.send(bench.work(epoch=2, count=8))
+        reports = submissions(node, 68)
+        assert [(s.epoch, s.samples) for s in reports] == [(1, 16), (1, 16), (1, 16), (1, 12), (2, 8)]
+        bench.buffer.snapshot(after)
+        assert np.isfinite(after).all()
+        assert (after != before).any()
+        record = bench.buffer.submission(0)
+        assert (record.sequence, record.samples, record.merged) == (5, 68, True)
+        node.send(Pause())
+        wait_for(node, kind(Paused))
+        node.send(bench.work(epoch=2, count=8))
+        node.send(Resume())
+        assert [s.samples_committed for s in submissions(node, 76)] == [76]
+        beat, _ = wait_for(node, lambda e: isinstance(e, Heartbeat) and e.samples_trained == 76)
+        assert beat.node == 0
+        node.send(Stop())
+        assert gone(node) == "its process ended with code 0"
+        node.end()
+        assert has_ended(node.pid)
+        assert bench.log.read_text() == ""
+
+
+def test_learning_lowers_the_loss(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        bench.node.send(bench.work(count=64 * 30, rate=0.02))
+        losses = [s.loss_sum / s.samples for s in submissions(bench.node, 64 * 30)]
+        assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+
+
+def test_sgwu_commits_and_waits(tmp_path: Path) -> None:
+    with agent(tmp_path, update="sgwu") as bench:
+        bench.node.send(bench.work(count=32))
+        submissions(bench.node, 16)
+        assert bench.buffer.pending(0)
+        assert bench.buffer.merge_for(0, 1.0)
+        bench.node.send(Release())
+        submissions(bench.node, 32)
+
+
+def test_a_killed_node_is_gone_by_its_signal(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        ready(bench.node)
+        os.kill(bench.node.pid, signal.SIGKILL)
+        assert gone(bench.node) == "its process was killed by signal 9"
+        bench.node.kill()
+        bench.node.kill()
+        assert has_ended(bench.node.pid)
+
+
+def test_sending_to_a_killed_node_names_the_signal(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        ready(bench.node)
+        os.kill(bench.node.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, bench.node.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(NodeGone, match="signal 9"):
+            bench.node.send(Pause())
+
+
+def test_events_that_came_before_the_end_are_not_lost(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        bench.node.send(bench.work(count=16))
+        bench.node.send(Stop())
+        os.waitid(os.P_PID, bench.node.pid, os.WEXITED | os.WNOWAIT)
+        assert [s.samples for s in submissions(bench.node, 16)] == [16]
+        assert gone(bench.node) == "its process ended with code 0"
+
+
+def test_a_stopped_process_does_not_block_the_sender(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        ready(bench.node)
+        os.kill(bench.node.pid, signal.SIGSTOP)
+        message = bench.work(count=20_000)
+        with pytest.raises(NodeGone):
+            for _ in range(1000):  # 80 kB each: no socket holds that much
+                bench.node.send(message)
+        bench.node.kill()
+        assert has_ended(bench.node.pid)
+
+
+def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        ready(bench.node)
+        os.kill(bench.node.pid, signal.SIGSTOP)
+        bench.node.send(Stop())
+        bench.node.end()
+        assert has_ended(bench.node.pid)
+
+
+def failure(bench_events: list[object]) -> Failed:
+    found = [event for event in bench_events if isinstance(event, Failed)]
+    assert len(found) == 1
+    assert "\n" not in found[0].reason
+    return found[0]
+
+
+def test_a_label_that_is_no_class_fails_the_node(tmp_path: Path) -> None:
+    labels = np.zeros(64, np.int32)
+    labels[20] = CLASSES
+    with agent(tmp_path, labels=labels) as bench:
+        bench.node.send(bench.work())
+        _, seen = wait_for(bench.node, kind(Failed))
+        assert f"outside 0 to {CLASSES - 1}" in failure(list(seen)).reason
+        assert gone(bench.node) == "its process ended with code 1"
+        assert bench.buffer.submission(0).samples == 16, "only what was right is committed"
+
+
+def test_a_node_that_diverges_says_so(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        bench.node.send(bench.work(count=6400, rate=1e30))
+        _, seen = wait_for(bench.node, kind(Failed))
+        assert "smaller learning rate" in failure(list(seen)).reason
+        assert gone(bench.node) == "its process ended with code 1"
+        assert bench.log.read_text() == "", "no traceback for what the user can mend"
+
+
+def test_the_end_of_the_connection_ends_the_node(tmp_path: Path) -> None:
+    with agent(tmp_path) as bench:
+        ready(bench.node)
+        bench.node.send(bench.work(count=6400))
+        with socket.socket(fileno=os.dup(bench.node.fileno())) as ours:
+            ours.shutdown(socket.SHUT_RDWR)
+        assert not await_end([bench.node.pid])
+
+
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_a_node_does_not_outlive_a_killed_coordinator(tmp_path: Path, state: str) -> None:
+    script = Path(__file__).with_name("orphaning.py")
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), state], stdout=subprocess.PIPE, text=True
+    ) as coordinator:
+        assert coordinator.stdout is not None
+        pid = int(coordinator.stdout.readline())
+        assert not has_ended(pid)
+        coordinator.kill()
+        coordinator.wait()
+    assert not await_end([pid])
+
+
+def test_a_node_holds_no_other_nodes_connection(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with agent(tmp_path / "a") as first, agent(tmp_path / "b") as second:
+        ready(first.node)
+        ready(second.node)
+        sockets = [{d for d in descriptors(bench.node.pid) if d.startswith("socket:")} for bench in (first, second)]
+        ours = {os.readlink(f"/proc/self/fd/{bench.node.fileno()}") for bench in (first, second)}
+        assert [len(found) for found in sockets] == [1, 1], "its own end, and no more"
+        assert not sockets[0] & sockets[1]
+        assert not (sockets[0] | sockets[1]) & ours

@@ -1,0 +1,215 @@
+"""The node's loop, message by message: what it trains when, and where its local iterations end."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nodes.scripted import IDLE, LOSS, REFRESH, RELEASE, RESUME, STEP, STOP, SUBMIT, OverrunError, Surroundings, work
+
+from bptcnn.nodes.loop import Diverged
+from bptcnn.outer import Message, Pause, Work
+
+
+@st.composite
+def shipments(draw: st.DrawFn) -> list[Work]:
+    """Work of non-decreasing epochs, every sample's index different."""
+    sizes = draw(st.lists(st.integers(1, 23), min_size=1, max_size=8))
+    steps, epoch, first = draw(st.integers(1, 4)), 1, 0
+    messages = []
+    for size in sizes:
+        epoch += draw(st.integers(0, 1))
+        messages.append(work(epoch, range(first, first + size), steps))
+        first += size
+    return messages
+
+
+def expected_steps(messages: list[Work], batch: int) -> list[list[tuple[int, int]]]:
+    """Per local iteration its (epoch, samples) steps, where everything arrives at once."""
+    totals: dict[int, int] = {}
+    for message in messages:
+        totals[message.epoch] = totals.get(message.epoch, 0) + len(message.indices)
+    iterations: list[list[tuple[int, int]]] = []
+    for epoch, total in totals.items():
+        sizes = [min(batch, total - done) for done in range(0, total, batch)]
+        local = messages[0].local_steps
+        iterations += [[(epoch, size) for size in sizes[i : i + local]] for i in range(0, len(sizes), local)]
+    return iterations
+
+
+@given(messages=shipments(), batch=st.integers(1, 9))
+def test_samples_are_trained_in_the_order_sent(messages: list[Work], batch: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        seen = Surroundings([[*messages], [STOP]], batch_size=batch).run(patch)
+    assert seen.trained() == [int(index) for message in messages for index in message.indices]
+    iterations = expected_steps(messages, batch)
+    assert [len(step) for step in seen.steps] == [size for steps in iterations for _, size in steps]
+    assert [(s.epoch, s.samples) for s in seen.submissions] == [
+        (steps[0][0], sum(size for _, size in steps)) for steps in iterations
+    ]
+    rates = {message.epoch: message.learning_rate for message in messages}
+    assert seen.rates == [rates[epoch] for steps in iterations for epoch, _ in steps]
+    assert [s.sequence for s in seen.submissions] == list(range(1, len(iterations) + 1))
+    assert [s.samples_committed for s in seen.submissions] == np.cumsum([s.samples for s in seen.submissions]).tolist()
+
+
+@given(messages=shipments(), batch=st.integers(1, 9))
+def test_the_order_holds_whenever_messages_arrive(messages: list[Work], batch: int) -> None:
+    """One message waits for the node, all others arrive one by one while it computes or idles."""
+    during: dict[int, list[Message]] = {step: [message] for step, message in enumerate(messages[1::2])}
+    early = {id(message) for arriving in during.values() for message in arriving}
+    order = [m for m in messages if id(m) in early]
+    rest = [m for m in messages if id(m) not in early]
+    # what comes during steps 0, 1, ... is sent first after the first message, the rest whenever the node idles
+    stream = [rest[0], *order]
+    steps = sum(len(m.indices) for m in stream) // batch
+    sent = [rest[0], *order] if len(order) <= steps else None
+    if sent is None or any(a.epoch > b.epoch for a, b in zip(stream, stream[1:], strict=False)):
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        seen = Surroundings([[rest[0]], *([] if order else []), [STOP]], batch_size=batch, during=during)
+        seen.run(patch)
+    assert seen.trained() == [int(index) for message in stream for index in message.indices][: len(seen.trained())]
+    assert all(len({s.epoch}) == 1 for s in seen.submissions)
+
+
+def test_an_iteration_refreshes_trains_submits_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(10), steps=2)], [STOP]]).run(monkeypatch)
+    iteration = ["refresh", "step 4", "step 4", "submit 8", "Submitted"]
+    assert seen.log == ["idle", *iteration, "refresh", "step 2", "submit 2", "Submitted", "idle"]
+    first, second = seen.submissions
+    assert (first.node, first.samples, first.correct, first.loss_sum) == (5, 8, 4, 8 * LOSS)
+    assert (second.samples, second.correct, second.loss_sum) == (2, 1, 2 * LOSS)
+    assert seen.loop is not None
+    assert seen.loop.samples_trained == 10
+
+
+def test_weights_start_from_the_refreshed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(16), steps=2)], [STOP]], others={1: 6}).run(monkeypatch)
+    assert seen.weights.tolist() == [702.0] * 3  # version 1 + 6, and two steps of 1
+    assert [s.staleness for s in seen.submissions] == [6, 0]
+
+
+def test_the_epoch_ends_an_iteration_and_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[Message] = [work(1, range(6), 8), work(2, range(6, 20), 8)]
+    seen = Surroundings([messages, [STOP]]).run(monkeypatch)
+    assert [step.tolist() for step in seen.steps[:2]] == [[0, 1, 2, 3], [4, 5]]
+    assert [(s.epoch, s.samples) for s in seen.submissions] == [(1, 6), (2, 14)]
+    assert seen.rates == [0.1] * 2 + [0.2] * 4
+
+
+def test_batches_are_filled_across_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[Message] = [work(1, [9], 4), work(1, [8, 7], 4), work(1, [6, 5, 4, 3, 2, 1], 4)]
+    seen = Surroundings([messages, [STOP]]).run(monkeypatch)
+    assert [step.tolist() for step in seen.steps] == [[9, 8, 7, 6], [5, 4, 3, 2], [1]]
+
+
+def test_samples_that_arrive_meanwhile_prolong_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(4), 3)], [STOP]], during={0: [work(1, range(4, 6), 3)]}).run(monkeypatch)
+    assert [s.samples for s in seen.submissions] == [6]
+
+
+def test_a_node_never_waits_for_more_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, [0], 8)], [work(1, [1], 8)], [STOP]]).run(monkeypatch)
+    assert seen.log == ["idle", *["refresh", "step 1", "submit 1", "Submitted", "idle"] * 2]
+
+
+def test_the_newest_local_steps_hold_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the message says and the simulator does: an iteration under way ends by the new number."""
+    shorter = Surroundings([[work(1, range(32), 8)], [STOP]], during={1: [work(1, range(32, 40), 3)]})
+    assert [s.samples for s in shorter.run(monkeypatch).submissions] == [12, 12, 12, 4]
+    longer = Surroundings([[work(1, range(32), 2)], [STOP]], during={0: [work(1, range(32, 40), 5)]})
+    assert [s.samples for s in longer.run(monkeypatch).submissions] == [20, 20]
+
+
+# ---- pause, resume, release, stop ------------------------------------------------------------------------------------
+
+
+def test_a_pause_takes_effect_after_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(16), 2)], [work(1, [99], 2)], [RESUME], [STOP]], during={0: [Pause()]})
+    seen.run(monkeypatch)
+    first = ["idle", "refresh", "step 4", "step 4", "submit 8", "Submitted", "Paused", "idle", "idle"]
+    assert seen.log[: len(first)] == first
+    assert seen.trained() == [*range(16), 99]
+    assert seen.pauses == 1
+
+
+def test_an_idle_node_pauses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[Pause()], [work(1, range(3)), RESUME], [STOP]]).run(monkeypatch)
+    assert seen.log == ["idle", "Paused", "idle", "refresh", "step 3", "submit 3", "Submitted", "idle"]
+
+
+def test_every_pause_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[Pause()], [RESUME], [Pause()], [RESUME], [STOP]]).run(monkeypatch)
+    assert seen.pauses == 2
+
+
+def test_sgwu_waits_for_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(12), 1)], [RELEASE], [RELEASE], [STOP]], update="sgwu").run(monkeypatch)
+    iteration = ["refresh", "step 4", "submit 4", "Submitted", "idle"]
+    assert seen.log == ["idle", *iteration * 3]
+    assert [s.staleness for s in seen.submissions] == [0, 0, 0]
+
+
+def test_sgwu_goes_on_only_when_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OverrunError):
+        Surroundings([[work(1, range(8), 1)], [work(1, [8], 1)]], update="sgwu").run(monkeypatch)
+
+
+def test_a_node_pauses_while_it_waits_for_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    idle: list[list[Message]] = [[work(1, range(8), 1)], [Pause()], [RELEASE], [RESUME], [RELEASE], [STOP]]
+    seen = Surroundings(idle, update="sgwu").run(monkeypatch)
+    iteration = ["refresh", "step 4", "submit 4", "Submitted"]
+    # released while paused: it goes on as soon as it is resumed
+    assert seen.log == ["idle", *iteration, "idle", "Paused", "idle", "idle", *iteration, "idle", "idle"]
+
+
+@pytest.mark.parametrize("idle", [[[STOP]], [[Pause()], [STOP]], [[Pause(), STOP]], [[STOP, work(1, [1])]]])
+def test_stop_ends_an_idle_or_paused_node(monkeypatch: pytest.MonkeyPatch, idle: list[list[Message]]) -> None:
+    seen = Surroundings([*map(list, idle)]).run(monkeypatch)
+    assert not seen.steps
+
+
+def test_stop_ends_a_node_that_waits_for_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(8), 1)], [STOP]], update="sgwu").run(monkeypatch)
+    assert len(seen.submissions) == 1
+
+
+def test_stop_leaves_no_iteration_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(40), 2)]], during={2: [STOP]}).run(monkeypatch)
+    assert sum(s.samples for s in seen.submissions) == len(seen.trained()) == 16
+
+
+# ---- staleness, timing, divergence -----------------------------------------------------------------------------------
+
+
+def test_the_staleness_bound_ends_an_iteration_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    def samples(bound: int | None) -> list[int]:
+        seen = Surroundings([[work(1, range(24), 6)], [STOP]], staleness=bound, others={0: 1, 1: 2})
+        return [s.samples for s in seen.run(monkeypatch).submissions]
+
+    assert samples(None) == [24]
+    assert samples(3) == [24]
+    assert samples(2) == [8, 16]
+    assert samples(0) == [4, 4, 16]
+
+
+def test_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first step of a run warms up; waiting and pausing is neither computing nor speed."""
+    idle: list[list[Message]] = [[work(1, range(8), 2)], [Pause()], [RESUME], [work(1, range(8, 12), 2)], [STOP]]
+    first, second = Surroundings(idle).run(monkeypatch).submissions
+    assert (first.compute_seconds, second.compute_seconds) == (2 * STEP, STEP)
+    assert (first.timed_samples, second.timed_samples) == (4, 4)
+    assert first.communication_seconds == second.communication_seconds == REFRESH + SUBMIT
+    assert first.timed_seconds == second.timed_seconds == STEP + REFRESH + SUBMIT
+    assert first.wait_seconds == IDLE
+    assert IDLE <= second.wait_seconds <= 2 * IDLE  # for the pause's message and for work, but not in the pause
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
+    seen = Surroundings([[work(1, range(40), 2)], [STOP]], losses={3: loss})
+    with pytest.raises(Diverged, match="smaller learning rate"):
+        seen.run(monkeypatch)
+    assert [s.samples for s in seen.submissions] == [8], "what diverged must not be submitted"
