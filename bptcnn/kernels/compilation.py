@@ -26,7 +26,7 @@ from bptcnn.kernels.unit import UNIT
 F = TypeVar("F", bound=Callable[..., Any])
 _COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")
 _FASTMATH = {"reassoc", "contract", "nsz"}  # NaN and infinity stay visible
-_STALE_SECONDS = 14 * 86400
+_STALE_SECONDS = 3 * 86400
 
 
 @cache
@@ -58,7 +58,7 @@ def cache_folder() -> Path:
 
 
 def _sweep(folder: Path) -> None:
-    """Delete caches of other versions that nobody has used for two weeks; mark this one as used."""
+    """Delete caches of other versions that nobody has used for three days; mark this one as used."""
     os.utime(folder)
     for other in folder.parent.iterdir():
         if other != folder and time.time() - other.stat().st_mtime > _STALE_SECONDS:

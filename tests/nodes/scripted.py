@@ -33,7 +33,8 @@ class Surroundings:
     """What a loop is given, and what it did: `idle` is delivered, one list at a time, whenever it waits.
 
     `during` maps a step's number, from 0, to the messages that arrive while it computes; `others` likewise to the
-    updates that other nodes make meanwhile.
+    updates that other nodes make meanwhile. `trickle` arrives in its order, each message while the step of its number
+    computes or, if there is no such step, before anything of `idle`.
     """
 
     idle: list[list[Message]]
@@ -41,6 +42,7 @@ class Surroundings:
     update: Update = "agwu"
     staleness: int | None = None
     during: dict[int, list[Message]] = field(default_factory=dict)
+    trickle: list[tuple[int, Message]] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -66,9 +68,12 @@ class Surroundings:
         if not self._queue:
             self.log.append("idle")
             self.now += IDLE
-            if not self.idle:
+            if self.trickle:
+                self._queue.append(self.trickle.pop(0)[1])
+            elif self.idle:
+                self._queue.extend(self.idle.pop(0))
+            else:
                 raise OverrunError("the loop waits for a message that will not come")
-            self._queue.extend(self.idle.pop(0))
         return self._queue.popleft()
 
     # ---- the subnetwork ----------------------------------------------------------------------------------------------
@@ -85,6 +90,8 @@ class Surroundings:
         self.log.append(f"step {len(order)}")
         self.weights += 1.0
         self._queue.extend(self.during.get(number, ()))
+        while self.trickle and self.trickle[0][0] <= number:
+            self._queue.append(self.trickle.pop(0)[1])
         self.version += self.others.get(number, 0)
         self.now += STEP
         return StepResult(self.losses.get(number, LOSS), len(order) // 2, len(order))

@@ -1,5 +1,6 @@
 """What every transport promises of submissions: one suite, run against each of them over a real weight buffer."""
 
+import os
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -38,8 +39,6 @@ class SharedBench:
             self.buffer.set_live(node, True)
 
     def exchange(self, node: int, update: Update) -> Exchange:
-        import os
-
         attached = WeightBuffer.attach(os.dup(self.buffer.fd), PARAMETERS, self._nodes)
         self._attached.append(attached)
         return SharedExchange(attached, node, update)

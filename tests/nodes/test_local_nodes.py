@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from nodes.agents import (
     CLASSES,
+    READY_SECONDS,
     agent,
     await_end,
     descriptors,
@@ -99,6 +101,9 @@ def test_sending_to_a_killed_node_names_the_signal(tmp_path: Path) -> None:
 def test_events_that_came_before_the_end_are_not_lost(tmp_path: Path) -> None:
     with agent(tmp_path) as bench:
         bench.node.send(bench.work(count=16))
+        deadline = time.monotonic() + READY_SECONDS
+        while not bench.buffer.submission(0).sequence:
+            assert time.monotonic() < deadline
         bench.node.send(Stop())
         os.waitid(os.P_PID, bench.node.pid, os.WEXITED | os.WNOWAIT)
         assert [s.samples for s in submissions(bench.node, 16)] == [16]

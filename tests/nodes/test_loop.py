@@ -54,24 +54,19 @@ def test_samples_are_trained_in_the_order_sent(messages: list[Work], batch: int)
     assert [s.samples_committed for s in seen.submissions] == np.cumsum([s.samples for s in seen.submissions]).tolist()
 
 
-@given(messages=shipments(), batch=st.integers(1, 9))
-def test_the_order_holds_whenever_messages_arrive(messages: list[Work], batch: int) -> None:
-    """One message waits for the node, all others arrive one by one while it computes or idles."""
-    during: dict[int, list[Message]] = {step: [message] for step, message in enumerate(messages[1::2])}
-    early = {id(message) for arriving in during.values() for message in arriving}
-    order = [m for m in messages if id(m) in early]
-    rest = [m for m in messages if id(m) not in early]
-    # what comes during steps 0, 1, ... is sent first after the first message, the rest whenever the node idles
-    stream = [rest[0], *order]
-    steps = sum(len(m.indices) for m in stream) // batch
-    sent = [rest[0], *order] if len(order) <= steps else None
-    if sent is None or any(a.epoch > b.epoch for a, b in zip(stream, stream[1:], strict=False)):
-        return
+@given(messages=shipments(), batch=st.integers(1, 9), gaps=st.lists(st.integers(0, 5), min_size=8, max_size=8))
+def test_the_order_holds_whenever_messages_arrive(messages: list[Work], batch: int, gaps: list[int]) -> None:
+    steps = np.cumsum(gaps).tolist()
+    trickle: list[tuple[int, Message]] = list(zip(steps, messages, strict=False))
     with pytest.MonkeyPatch.context() as patch:
-        seen = Surroundings([[rest[0]], *([] if order else []), [STOP]], batch_size=batch, during=during)
-        seen.run(patch)
-    assert seen.trained() == [int(index) for message in stream for index in message.indices][: len(seen.trained())]
-    assert all(len({s.epoch}) == 1 for s in seen.submissions)
+        seen = Surroundings([[STOP]], batch_size=batch, trickle=trickle).run(patch)
+    assert seen.trained() == [int(index) for message in messages for index in message.indices]
+    assert sum(s.samples for s in seen.submissions) == len(seen.trained())
+    epochs = {int(index): message.epoch for message in messages for index in message.indices}
+    trained = iter(seen.trained())
+    for submission in seen.submissions:
+        assert {epochs[next(trained)] for _ in range(submission.samples)} == {submission.epoch}
+        assert submission.samples <= batch * messages[0].local_steps
 
 
 def test_an_iteration_refreshes_trains_submits_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,6 @@ def test_a_process_within_its_rate_never_sleeps() -> None:
     clocks = Clocks()
     throttle = clocks.throttle(2.0)
     for _ in range(100):
-        clocks.compute(0.3, threads=2)
+        clocks.compute(0.25, threads=2)
         throttle.pay()
     assert clocks.slept == 0.0

@@ -1,0 +1,213 @@
+"""Checkpoints: what is written is read, and whatever else is in the file is one line to the user."""
+
+import json
+import struct
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from networks.drawn import networks
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from bptcnn.errors import UserError
+from bptcnn.networks import Conv2D, Dense, Flatten, Network
+from bptcnn.outer import CoordinatorState
+from bptcnn.outer.node_record import NodeTotals
+from bptcnn.outer.state import Counters, NodeState, Tally
+from bptcnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+
+TINY = Network((6, 6, 1), [Conv2D(2, 3, activation="relu"), Flatten(), Dense(3)], "tiny")
+
+
+def state(samples: int = 11, seed: int = 0) -> CoordinatorState:
+    random = np.random.default_rng(seed)
+    nodes = (
+        NodeState("node0", NodeTotals(20, 4, 1.5, 0.25, 0.125), 0.001),
+        NodeState("node1", NodeTotals(2, 1, 0.5, 0.0, 0.0), None),
+    )
+    owners = random.integers(-1, 2, samples, np.int32)
+    return CoordinatorState(
+        2, samples, nodes, Counters(22, 3, 5, 0.5), Tally(4, 2.5, 3), owners, random.random(samples) < 0.5
+    )
+
+
+def checkpoint(network: Network = TINY, with_state: bool = True) -> Checkpoint:
+    weights = np.random.default_rng(1).standard_normal(network.size).astype(np.float32)
+    return Checkpoint(network, weights, 2, state() if with_state else None)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_round_trip(tmp_path: Path, with_state: bool) -> None:
+    written = checkpoint(with_state=with_state)
+    write_checkpoint(tmp_path / "file", written)
+    read = read_checkpoint(tmp_path / "file")
+    assert read.epoch == 2
+    assert read.weights.dtype == np.float32
+    assert read.weights.tobytes() == written.weights.tobytes()
+    assert read.network.to_dict() == TINY.to_dict()
+    assert (read.state is None) == (not with_state)
+    if read.state and written.state:
+        assert astuple(read.state)[:5] == astuple(written.state)[:5]
+        assert read.state.nodes == written.state.nodes
+        assert np.array_equal(read.state.owners, written.state.owners)
+        assert np.array_equal(read.state.ahead, written.state.ahead)
+        assert (read.state.owners.dtype, read.state.ahead.dtype) == (np.int32, np.bool_)
+
+
+@given(network=networks(8, 6))
+def test_any_network(tmp_path_factory: pytest.TempPathFactory, network: Network) -> None:
+    path = tmp_path_factory.mktemp("checkpoint") / "file"
+    written = checkpoint(network)
+    write_checkpoint(path, written)
+    read = read_checkpoint(path)
+    assert read.network.to_dict() == network.to_dict()
+    assert read.weights.tobytes() == written.weights.tobytes()
+
+
+def test_other_programs_find_the_parameters_by_name(tmp_path: Path) -> None:
+    written = checkpoint()
+    write_checkpoint(tmp_path / "file", written)
+    with safe_open(tmp_path / "file", framework="numpy") as file:
+        for parameter in TINY.parameters:
+            values = file.get_tensor(parameter.name)
+            assert values.shape == parameter.shape
+            part = written.weights[parameter.offset : parameter.offset + parameter.size]
+            assert np.array_equal(values.ravel(), part)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_none(tmp_path: Path) -> None:
+    assert "first epoch" in refused(tmp_path / "file")
+    refused(tmp_path)
+
+
+@given(data=st.data())
+def test_truncated_at_any_byte(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("checkpoint") / "file"
+    write_checkpoint(path, checkpoint())
+    content = path.read_bytes()
+    path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
+    refused(path)
+
+
+@given(data=st.data())
+def test_damaged_headers(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """A changed header is refused, or says the same with other numbers; never a traceback."""
+    path = tmp_path_factory.mktemp("checkpoint") / "file"
+    write_checkpoint(path, checkpoint())
+    content = bytearray(path.read_bytes())
+    header = struct.unpack("<Q", content[:8])[0]
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, 7 + header))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        read_checkpoint(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def content(**changes: str | None) -> bytes:
+    """A checkpoint's bytes with other metadata; None removes an entry."""
+    metadata = {
+        "format": "bptcnn-1",
+        "network": json.dumps(TINY.to_dict()),
+        "epoch": "2",
+        "coordinator": json.dumps(state().scalars()),
+    }
+    for name, value in changes.items():
+        metadata.pop(name)
+        if value is not None:
+            metadata[name] = value
+    tensors = {p.name: np.zeros(p.shape, np.float32) for p in TINY.parameters}
+    arrays = {f"coordinator.{name}": array for name, array in state().arrays().items()}
+    return save({**tensors, **arrays}, metadata)
+
+
+BAD_METADATA = [
+    {"format": None},
+    {"format": "bptcnn-0"},
+    {"network": None},
+    {"network": "{"},
+    {"network": "[]"},
+    {"network": "3"},
+    {"network": "null"},
+    {"network": '"tiny"'},
+    {"network": "{}"},
+    {"network": json.dumps({**TINY.to_dict(), "input_shape": [7, 6, 1]})},
+    {"network": json.dumps({**TINY.to_dict(), "input_shape": None})},
+    {"network": json.dumps({**TINY.to_dict(), "layers": []})},
+    {"epoch": None},
+    {"epoch": "two"},
+    {"coordinator": "{}"},
+    {"coordinator": "[]"},
+    {"coordinator": "7"},
+    {"coordinator": json.dumps({**state().scalars(), "nodes": [3]})},
+    {"coordinator": json.dumps({**state().scalars(), "counters": {"images": 3}})},
+]
+
+
+@pytest.mark.parametrize("changes", BAD_METADATA)
+def test_bad_metadata(tmp_path: Path, changes: dict[str, str | None]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content())
+    read_checkpoint(path)
+    path.write_bytes(content(**changes))
+    refused(path)
+
+
+@pytest.mark.parametrize("foreign", [b"", b"\0" * 8, b"epoch,seconds\n1,2\n", b"\xff" * 100, b"PK\3\4" + bytes(200)])
+def test_foreign_files(tmp_path: Path, foreign: bytes) -> None:
+    (tmp_path / "file").write_bytes(foreign)
+    refused(tmp_path / "file")
+
+
+def test_safetensors_of_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(save({"layer.weight": np.ones((3, 4), np.float32)}, {"format": "pt"}))
+    refused(path)
+    path.write_bytes(save({"layer.weight": np.ones((3, 4), np.float32)}))
+    refused(path)
+    for kind in ("BF16", "F8_E4M3"):
+        size = 8 if kind == "BF16" else 4
+        header = json.dumps({"w": {"dtype": kind, "shape": [4], "data_offsets": [0, size]}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+        refused(path)
+
+
+def test_parameters_of_another_shape_or_type(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    metadata = {"format": "bptcnn-1", "network": json.dumps(TINY.to_dict()), "epoch": "2"}
+    tensors = {p.name: np.zeros(p.shape, np.float32) for p in TINY.parameters}
+    name = TINY.parameters[0].name
+    for wrong in (np.zeros(TINY.parameters[0].shape, np.float64), np.zeros((3, 3, 2, 1), np.float32)):
+        path.write_bytes(save({**tensors, name: wrong}, metadata))
+        assert name in refused(path)
+    del tensors[name]
+    path.write_bytes(save(tensors, metadata))
+    assert name in refused(path)
+
+
+def test_a_failed_write_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_checkpoint(path, checkpoint())
+    before = path.read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(UserError, match="No space left"):
+        write_checkpoint(path, checkpoint(with_state=False))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
