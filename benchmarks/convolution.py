@@ -14,7 +14,7 @@ import numpy as np
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.operations import Convolution, operations
 from bptcnn.inner.subnetwork import Subnetwork
-from bptcnn.kernels import convolution
+from bptcnn.kernels import convolution, convolution_gradients
 from bptcnn.kernels.compilation import compiled
 from bptcnn.kernels.tile import tile
 from bptcnn.kernels.unit import LANES, ROWS, VECTORS
@@ -44,7 +44,7 @@ def _forward(operation, count):
 def _by_input(operation, count):
     o = convolution.convolution_at(operation)
     for _ in range(count):
-        convolution.gradient_by_input(operation, 0, o.gradient_scratch)
+        convolution_gradients.gradient_by_input(operation, 0, o.gradient_scratch, 0)
 
 
 @compiled("void(int64, int64)")
@@ -52,7 +52,7 @@ def _by_weight(operation, count):
     o = convolution.convolution_at(operation)
     inside = o.gradient_scratch + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.out_channels)
     for _ in range(count):
-        convolution.gradient_by_weight(operation, 0, inside, o.partials)
+        convolution_gradients.gradient_by_weight(operation, 0, inside, o.partials)
 
 
 def peak() -> float:

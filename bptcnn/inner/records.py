@@ -6,7 +6,7 @@ import numpy.typing as npt
 from bptcnn.inner.buffers import gradient_halo
 from bptcnn.inner.operations import Convolution, FullyConnected, Operation, Pooling
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, RATE, SAMPLES, StepSettings
-from bptcnn.inner.storage import FLOAT, Storage, part_size
+from bptcnn.inner.storage import FLOAT, Storage, folding_size, part_size
 from bptcnn.kernels import convolution, dense, loading, loss, pooling, update
 from bptcnn.kernels.unit import COLUMNS, ROWS
 
@@ -135,6 +135,9 @@ class Records:
             scratch_worker=op.pool[0] * op.conv_shape[1] * op.conv_shape[2] if op.pool else 0,
             output_gradient=store.address("activation gradient", index + 1),
             input_gradient=store.address("activation gradient", index),
+            folded=store.folded(op),
+            folding=store.address("folding", index),
+            folding_worker=folding_size(op),
             gradient_scratch=store.address("gradient scratch", index),
             gradient_scratch_worker=halo.rows * gradient_row,
             halo_top=halo.top,

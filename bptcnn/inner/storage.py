@@ -10,6 +10,7 @@ import numpy.typing as npt
 from bptcnn.inner.buffers import Arena, activation_for, gradient_halo
 from bptcnn.inner.operations import Convolution, FullyConnected, Operation, Pooling, operations
 from bptcnn.kernels import dense
+from bptcnn.kernels.convolution_gradients import folds
 from bptcnn.kernels.unit import COLUMNS
 from bptcnn.networks import Network
 
@@ -87,10 +88,23 @@ class Storage:
         if op.pool:
             self._put("choice", index, self.batch * self.activations[index + 1].elements)
         if index > 0:
-            self._put("backward panels", index, FLOAT * window * channels * _rounded(op.in_shape[2]))
+            taps = op.kernel[0] if self.folded(op) else window
+            self._put("backward panels", index, FLOAT * taps * channels * COLUMNS * self.backward_panels(op))
+        if index > 0 and self.folded(op):
+            self._put("folding", index, FLOAT * self.workers * folding_size(op))
         halo = gradient_halo(op)
         self._put("gradient scratch", index, FLOAT * self.workers * halo.rows * halo.columns * channels)
         self._put("partials", index, FLOAT * len(self.parts(op)) * part_size(op))
+
+    @staticmethod
+    def folded(op: Convolution) -> bool:
+        """Tell whether the gradient by input goes by window rows."""
+        return folds(op.in_shape[2], op.kernel[1])
+
+    def backward_panels(self, op: Convolution) -> int:
+        """Return the number of panels of packed filters for the gradient by input."""
+        columns = op.in_shape[2] * (op.kernel[1] if self.folded(op) else 1)
+        return -(-columns // COLUMNS)
 
     def parts(self, op: Convolution) -> list[tuple[int, int]]:
         """Return the image ranges of a convolution's backward tasks: fewer where partial sums take much memory."""
@@ -107,6 +121,14 @@ def split(total: int, parts: int) -> list[tuple[int, int]]:
 def part_size(op: Convolution) -> int:
     """Return the elements of one partial sum: filter and bias gradient."""
     return op.filter.size + op.conv_shape[2]
+
+
+def folding_size(op: Convolution) -> int:
+    """Return the elements of a worker's scratch for folding: an image of window rows, and a row of the input."""
+    rows, _, channels = op.in_shape
+    outputs, window = op.conv_shape[1], op.kernel[1] * channels
+    reach = max((outputs - 1) * op.stride[1] * channels + window, (op.pads[1][0] + op.in_shape[1]) * channels)
+    return rows * outputs * window + reach
 
 
 def _rounded(channels: int) -> int:

@@ -9,7 +9,7 @@ from bptcnn.inner.graph import GraphBuilder, Task, TaskGraph
 from bptcnn.inner.operations import Convolution, FullyConnected, Operation
 from bptcnn.inner.records import Records
 from bptcnn.inner.storage import Storage, split
-from bptcnn.kernels import convolution, dense, loading, loss, pooling, update
+from bptcnn.kernels import convolution, convolution_gradients, dense, loading, loss, pooling, update
 from bptcnn.kernels.unit import COLUMNS
 
 _SPAN = 32768  # weights in one reduction or update task: 128 KiB
@@ -86,8 +86,8 @@ class StepBuilder:
         return done
 
     def _add_packing(self, record: int, op: Convolution, backward: bool) -> list[int]:
-        kernel = convolution.pack_backward if backward else convolution.pack_forward
-        panels = -(-(op.in_shape[2] if backward else op.conv_shape[2]) // COLUMNS)
+        kernel = convolution_gradients.pack_backward if backward else convolution.pack_forward
+        panels = self._storage.backward_panels(op) if backward else -(-op.conv_shape[2] // COLUMNS)
         cost = op.filter.size * _NS_PER_ELEMENT / panels
         label = f"{op.name} pack {'backward' if backward else 'forward'}"
         return [self._builder.add(Task(label, kernel, record, p, p + 1, 0, cost), ()) for p in range(panels)]
@@ -145,7 +145,13 @@ class StepBuilder:
         done = Done()
         for part, (first, last) in enumerate(parts):
             task = Task(
-                f"{op.name} backward", convolution.convolve_backward, record, first, last, part, (last - first) * cost
+                f"{op.name} backward",
+                convolution_gradients.convolve_backward,
+                record,
+                first,
+                last,
+                part,
+                (last - first) * cost,
             )
             done.add(first, last, self._builder.add(task, [*ready.over(first, last), *packing]))
         size = op.filter.size + (op.bias.size if op.bias else 0)

@@ -21,12 +21,12 @@ def checks() -> None:
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
     broken = 0
-    for finding in inspect_all():
+    for name, finding in inspect_all():
         broken += finding.state is State.BROKEN
         found = Text(finding.found)
         if finding.remedy:
             found.append(f": {finding.remedy}", style=styles[finding.state])
-        table.add_row(finding.name, Text(finding.state.value, style=styles[finding.state]), found)
+        table.add_row(name, Text(finding.state.value, style=styles[finding.state]), found)
     terminal = console()
     terminal.print(table)
     if broken:

@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -31,62 +31,48 @@ class State(Enum):
 class Finding:
     """A check's result: what was found, and what to do where that is not fine."""
 
-    name: str
     state: State
     found: str
     remedy: str = ""
 
 
-def inspect_all() -> Iterator[Finding]:
-    """Yield every finding; a check that fails in a way nobody thought of is a finding too."""
-    checks = (
-        _bptcnn,
-        _python,
-        _packages,
-        _cpu,
-        _cores,
-        _memory,
-        _shared_memory,
-        _sample,
-        _profile,
-        _disk,
-    )
-    for check in checks:
-        name = check.__name__.strip("_").replace("_", " ")
+def inspect_all() -> Iterator[tuple[str, Finding]]:
+    """Yield each check's name and finding; a check that fails in a way nobody thought of is a finding too."""
+    for name, check in _CHECKS.items():
         try:
-            yield check()
+            yield name, check()
         except UserError as error:
-            yield Finding(name, State.BROKEN, one_line(error))
+            yield name, Finding(State.BROKEN, one_line(error))
         except Exception as error:
-            yield Finding(name, State.BROKEN, f"{type(error).__name__}: {one_line(error)}", "reinstall bptcnn")
+            yield name, Finding(State.BROKEN, f"{type(error).__name__}: {one_line(error)}", "reinstall bptcnn")
 
 
 def _bptcnn() -> Finding:
     import bptcnn
 
-    return Finding("bptcnn", State.FINE, f"{own_version()}, {Path(str(bptcnn.__file__)).parent}")
+    return Finding(State.FINE, f"{own_version()}, {Path(str(bptcnn.__file__)).parent}")
 
 
 def _python() -> Finding:
     found = f"{platform.python_version()}, {sys.executable}"
     if sys.version_info < _OLDEST_PYTHON:
-        return Finding("Python", State.BROKEN, found, "use Python 3.11 or later")
-    return Finding("Python", State.FINE, found)
+        return Finding(State.BROKEN, found, "use Python 3.11 or later")
+    return Finding(State.FINE, found)
 
 
 def _packages() -> Finding:
     versions = {name: package_version(name) for name in PACKAGES}
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        return Finding("packages", State.BROKEN, f"missing {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    return Finding("packages", State.FINE, ", ".join(f"{name} {version}" for name, version in versions.items()))
+        return Finding(State.BROKEN, f"missing {', '.join(missing)}", f"pip install {' '.join(missing)}")
+    return Finding(State.FINE, ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _cpu() -> Finding:
     from bptcnn.profiling.host import clock_ghz, cpu_name, microarchitecture
 
     clock = clock_ghz()
-    return Finding("CPU", State.FINE, f"{cpu_name()} ({microarchitecture()})" + (f", {clock:.2f} GHz" if clock else ""))
+    return Finding(State.FINE, f"{cpu_name()} ({microarchitecture()})" + (f", {clock:.2f} GHz" if clock else ""))
 
 
 def _cores() -> Finding:
@@ -95,7 +81,7 @@ def _cores() -> Finding:
     cores = count_cores()
     quota = "no quota" if cores.quota is None else f"a quota of {cores.quota:g}"
     found = f"{cores.usable} usable: affinity allows {cores.affinity} of {cores.logical}, {quota}"
-    return Finding("cores", State.FINE, found)
+    return Finding(State.FINE, found)
 
 
 def _memory() -> Finding:
@@ -104,16 +90,16 @@ def _memory() -> Finding:
     memory = psutil.virtual_memory()
     found = f"{memory.available / _GB:.1f} GB available of {memory.total / _GB:.1f} GB"
     if memory.available < _LITTLE_MEMORY * _GB:
-        return Finding("memory", State.ADVICE, found, "end other programs, or train with fewer nodes")
-    return Finding("memory", State.FINE, found)
+        return Finding(State.ADVICE, found, "end other programs, or train with fewer nodes")
+    return Finding(State.FINE, found)
 
 
 def _shared_memory() -> Finding:
     try:
         os.close(os.memfd_create("bptcnn-check"))
     except (OSError, AttributeError) as error:
-        return Finding("shared memory", State.BROKEN, f"no memfd: {error}", "use Linux 3.17 or later")
-    return Finding("shared memory", State.FINE, "memfd works (/dev/shm is not needed)")
+        return Finding(State.BROKEN, f"no memfd: {error}", "use Linux 3.17 or later")
+    return Finding(State.FINE, "memfd works (/dev/shm is not needed)")
 
 
 def _sample() -> Finding:
@@ -121,7 +107,7 @@ def _sample() -> Finding:
 
     dataset = load()
     found = f"{dataset.name}, intact: {len(dataset.train):,} training and {len(dataset.test):,} test images"
-    return Finding("embedded sample", State.FINE, found)
+    return Finding(State.FINE, found)
 
 
 def _profile() -> Finding:
@@ -132,14 +118,14 @@ def _profile() -> Finding:
     try:
         profile = find_profile()
     except UserError as error:
-        return Finding("profile", State.BROKEN, one_line(error), remedy)
+        return Finding(State.BROKEN, one_line(error), remedy)
     if profile is None:
-        return Finding("profile", State.ADVICE, "none of this host yet", f"{remedy}, for a better first allocation")
+        return Finding(State.ADVICE, "none of this host yet", f"{remedy}, for a better first allocation")
     networks = ", ".join(sorted({entry.name for entry in profile.network})) or "no network"
     place = user_profile_path() if user_profile_path().exists() else "packaged"
     if (profile.host.cpu, profile.host.cores) != (cpu_name(), usable_cores()):
-        return Finding("profile", State.ADVICE, f"{place}: of another CPU or number of cores", remedy)
-    return Finding("profile", State.FINE, f"{place}: {networks}")
+        return Finding(State.ADVICE, f"{place}: of another CPU or number of cores", remedy)
+    return Finding(State.FINE, f"{place}: {networks}")
 
 
 def _disk() -> Finding:
@@ -147,8 +133,22 @@ def _disk() -> Finding:
     free = shutil.disk_usage(folder).free / _GB
     found = f"{free:.1f} GB free in {folder}"
     if not os.access(folder, os.W_OK):
-        return Finding("disk", State.ADVICE, f"{folder} is not writable", "train with --run-dir elsewhere")
+        return Finding(State.ADVICE, f"{folder} is not writable", "train with --run-dir elsewhere")
     if free < _LITTLE_DISK:
         state = State.BROKEN if free < _NO_DISK else State.ADVICE
-        return Finding("disk", state, found, "make room, or train with --run-dir elsewhere")
-    return Finding("disk", State.FINE, found)
+        return Finding(state, found, "make room, or train with --run-dir elsewhere")
+    return Finding(State.FINE, found)
+
+
+_CHECKS: dict[str, Callable[[], Finding]] = {
+    "bptcnn": _bptcnn,
+    "Python": _python,
+    "packages": _packages,
+    "CPU": _cpu,
+    "cores": _cores,
+    "memory": _memory,
+    "shared memory": _shared_memory,
+    "embedded sample": _sample,
+    "profile": _profile,
+    "disk": _disk,
+}

@@ -66,7 +66,7 @@ def profile(
     terminal = console()
     show_profile(terminal, found)
     path = output or user_profile_path()
-    write_profile(path, found if output else _with_earlier(found, path))
+    write_profile(path, found if output else with_earlier(found, path))
     terminal.print(f"written to {path}" + (f", timeline to {trace}" if trace else ""), soft_wrap=True)
 
 
@@ -98,7 +98,7 @@ def _measure(network: "Network", batch_size: int, threads: int | None, trace: Pa
     return Profile(host, (found,))
 
 
-def _with_earlier(found: "Profile", path: Path) -> "Profile":
+def with_earlier(found: "Profile", path: Path) -> "Profile":
     """Keep what the file says of other networks, as long as it was measured on this very CPU."""
     from bptcnn.profiling import Profile, read_profile
 

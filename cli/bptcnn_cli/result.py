@@ -1,17 +1,20 @@
 """What `train` says at its end."""
 
 import shlex
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bptcnn.training import Result
 from bptcnn.training.summary import NodeSummary, Summary
 from bptcnn_cli.live import duration
 
+if TYPE_CHECKING:
+    from bptcnn.training import Result  # loads the kernels
 
-def show_result(console: Console, result: Result, quiet: bool) -> None:
+
+def show_result(console: Console, result: "Result", quiet: bool) -> None:
     """Print the summary, or with `quiet` one line."""
     summary = result.summary
     accuracy = "not evaluated" if summary.test_accuracy is None else f"{summary.test_accuracy:.4f}"

@@ -1,6 +1,6 @@
 """A coordinator to be killed: starts an agent, prints its pid once it is ready or trains, and waits for its end.
 
-    python orphaning.py FOLDER idle|busy
+python orphaning.py FOLDER idle|busy
 """
 
 import signal

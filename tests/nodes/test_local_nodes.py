@@ -115,9 +115,13 @@ def test_a_stopped_process_does_not_block_the_sender(tmp_path: Path) -> None:
         ready(bench.node)
         os.kill(bench.node.pid, signal.SIGSTOP)
         message = bench.work(count=20_000)
-        with pytest.raises(NodeGone):
+
+        def flood() -> None:
             for _ in range(1000):  # 80 kB each: no socket holds that much
                 bench.node.send(message)
+
+        with pytest.raises(NodeGone):
+            flood()
         bench.node.kill()
         assert has_ended(bench.node.pid)
 

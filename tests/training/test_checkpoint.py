@@ -58,7 +58,7 @@ def test_round_trip(tmp_path: Path, with_state: bool) -> None:
         assert (read.state.owners.dtype, read.state.ahead.dtype) == (np.int32, np.bool_)
 
 
-@given(network=networks(8, 6))
+@given(network=networks(10, 6))
 def test_any_network(tmp_path_factory: pytest.TempPathFactory, network: Network) -> None:
     path = tmp_path_factory.mktemp("checkpoint") / "file"
     written = checkpoint(network)
