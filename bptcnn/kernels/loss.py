@@ -54,8 +54,8 @@ def softmax_cross_entropy(operation, first, last, part, worker):
         total += np.log(partition) - np.float64(logits[label] - largest)
         correct += best == label
         for c in range(classes):
-            gradient[c] = np.float32(np.exp(np.float64(logits[c] - largest)) / partition * scale)
-        gradient[label] -= np.float32(scale)
+            target = 1.0 if c == label else 0.0
+            gradient[c] = np.float32((np.exp(np.float64(logits[c] - largest)) / partition - target) * scale)
     floats(o.loss, 1)[0] = np.float32(total * scale)
     words(o.correct, 1)[0] = correct
     return 0

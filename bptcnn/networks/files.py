@@ -48,8 +48,9 @@ def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) ->
         network = found(input_shape, classes) if callable(found) else found
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except Exception as error:  # the user's code may raise anything
-        raise UserError(f"{path} failed: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} failed: {type(error).__name__}: {reason}") from None
     if not isinstance(network, Network):
         raise UserError(
             f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one"

@@ -13,7 +13,7 @@ Activation = Literal["relu"] | None
 
 def pair(value: int | Pair | list[int], what: str) -> Pair:
     """Return (rows, columns) from one number or two. Raise UserError unless both are whole numbers of at least 1."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
+    both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or not all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in both):
         raise UserError(f"{what} must be a whole number of at least 1, or two of them, not {value!r}")
     return both[0], both[1]
@@ -27,6 +27,11 @@ def _check_activation(activation: object, layer: str) -> None:
 def _check_count(value: object, what: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{what} must be a whole number of at least 1, not {value!r}")
+
+
+def _check_bias(bias: object, layer: str) -> None:
+    if not isinstance(bias, bool):
+        raise UserError(f"{layer}: bias must be True or False, not {bias!r}")
 
 
 def _image(shape: Shape, layer: str) -> tuple[int, int, int]:
@@ -64,16 +69,17 @@ class Conv2D:
         object.__setattr__(self, "kernel_size", pair(self.kernel_size, "Conv2D: kernel_size"))
         object.__setattr__(self, "strides", pair(self.strides, "Conv2D: strides"))
         _check_activation(self.activation, "Conv2D")
+        _check_bias(self.bias, "Conv2D")
         if isinstance(self.padding, str):
             if self.padding not in ("same", "valid"):
                 raise UserError(f"Conv2D: padding must be 'same', 'valid' or explicit, not {self.padding!r}")
             return
         try:
             (top, bottom), (left, right) = self.padding
-            explicit = ((int(top), int(bottom)), (int(left), int(right)))
+            explicit = ((top, bottom), (left, right))
         except (TypeError, ValueError):
             explicit = ((-1, -1), (-1, -1))
-        if min(explicit[0] + explicit[1]) < 0:
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in explicit[0] + explicit[1]):
             raise UserError(
                 f"Conv2D: padding must be 'same', 'valid' or ((top, bottom), (left, right)), not {self.padding!r}"
             )
@@ -184,6 +190,7 @@ class Dense:
     def __post_init__(self) -> None:
         _check_count(self.units, "Dense: units")
         _check_activation(self.activation, "Dense")
+        _check_bias(self.bias, "Dense")
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return (units,); raise UserError for images: Flatten comes first."""

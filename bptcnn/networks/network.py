@@ -92,7 +92,7 @@ class Network:
 
 
 def _input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    sizes = tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
     if len(sizes) != 3 or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
         raise UserError(f"input_shape must be (height, width, channels), each at least 1, not {shape!r}")
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
@@ -108,7 +108,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer(index: int, entry: Any) -> Layer:
-    if not isinstance(entry, dict) or entry.get("layer") not in LAYERS:
+    if not isinstance(entry, dict) or not isinstance(entry.get("layer"), str) or entry["layer"] not in LAYERS:
         raise UserError(f"layer {index} must name one of {', '.join(LAYERS)} as `layer`, not {entry!r}")
     kind = LAYERS[entry["layer"]]
     given = {key: value for key, value in entry.items() if key != "layer"}

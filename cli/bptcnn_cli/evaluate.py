@@ -31,7 +31,7 @@ def evaluate(
       bptcnn evaluate runs/a mnist/ --json
     """
     from bptcnn.data import load as load_data
-    from bptcnn.training import load, prepare_kernels
+    from bptcnn.training import prepare_kernels
     from bptcnn_cli.choices import choices_of_run
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
@@ -40,6 +40,8 @@ def evaluate(
     dataset = load_data(choices.data if data is None else data)
     with Relay(fitting_display(quiet=json)) as relay:
         prepare_kernels(relay)
+    from bptcnn.training import load  # compiles what was not prepared
+
     with load(run, last=last) as model:
         accuracy = model.evaluate(dataset)
         network = model.network.name

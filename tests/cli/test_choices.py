@@ -50,6 +50,29 @@ def test_the_command_line_wins_over_the_file_over_the_defaults(
     assert choose({}, path) == found
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("nodes", "0", "nodes 0"),
+        ("nodes", "1.0,,0.5", "1.0,,0.5"),
+        ("nodes", "fast", "fast"),
+        ("nodes", "100000", "100000"),
+        ("batch_size", -1, "batch size"),
+        ("lr", "-1", "above 0"),
+        ("momentum", 1.0, "momentum"),
+        ("validation", float("nan"), "validation"),
+        ("target_accuracy", 2.0, "target accuracy"),
+        ("partition", "nonsense", "idpa"),
+        ("threads", 0, "threads"),
+        ("seed", -1, "seed"),
+    ],
+)
+def test_wrong_values_are_named(name: str, value: Any, named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        choose({name: value}, None)
+    assert str(caught.value).isprintable()
+
+
 def test_nothing_given_is_the_defaults() -> None:
     found = choose({}, None)
     assert (found.network, found.settings) == ("cnn2", TrainSettings())

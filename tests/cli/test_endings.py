@@ -13,7 +13,6 @@ import pytest
 from programs import COMMAND, TIMEOUT_SECONDS, Ended, bptcnn, environment
 
 STOPS = [
-    [signal.SIGINT],
     [signal.SIGTERM],
     [signal.SIGHUP],
     [signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGINT],

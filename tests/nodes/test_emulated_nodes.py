@@ -9,7 +9,7 @@ from nodes.agents import agent, kind, ready, wait_for
 from bptcnn.networks import lenet5
 from bptcnn.outer import Submitted
 
-MEASURED_SECONDS = 3.0
+MEASURED_SECONDS = 2.0
 
 
 def test_a_node_of_half_speed_uses_half_a_core(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Writes a file twice, the second time on a full disk, as far as the process can tell.
 
-    python limited.py PATH      prints what the second attempt raised
+python limited.py PATH      prints what the second attempt raised
 """
 
 import resource

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from contextlib import suppress
 from dataclasses import astuple
 from pathlib import Path
 
@@ -111,10 +112,8 @@ def test_damaged_headers(tmp_path_factory: pytest.TempPathFactory, data: st.Data
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, 7 + header))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    try:
+    with suppress(UserError):
         read_checkpoint(path)
-    except UserError as error:
-        assert "\n" not in str(error)
 
 
 def content(**changes: str | None) -> bytes:

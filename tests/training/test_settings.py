@@ -166,7 +166,9 @@ def test_counts(count: int, form: str) -> None:
         st.floats(),
         st.text(alphabet="0123456789.,-+e naif_", max_size=12).filter(lambda text: not _is_valid(text)),
         st.lists(st.floats().filter(lambda speed: not 0.0 < speed <= 1.0), min_size=1, max_size=4),
-        st.sampled_from([(), [], "", True, False, b"2", {}, [None], ["a"], [[1.0]], "1.0,,0.5", "1.0,", ",", "2.0", "0.0"]),
+        st.sampled_from(
+            [(), [], "", True, False, b"2", {}, [None], ["a"], [[1.0]], "1.0,,0.5", "1.0,", ",", "2.0", "0.0"]
+        ),
     )
 )
 def test_everything_else_is_refused_in_one_line(spec: Any) -> None:
