@@ -9,6 +9,7 @@ import contextlib
 import platform
 import selectors
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -76,6 +77,7 @@ class Driver:
         self.ready_at: float | None = None
         self.rows: list[EpochRow] = list(task.history)
         self.outcome: Finish | None = None
+        self._pending: deque[Event] = deque()  # the first one is being handled
         self._set_up()
 
     # ---- set-up and end ----------------------------------------------------------------------------------------------
@@ -174,8 +176,13 @@ class Driver:
                 yield replace(event, time=time.monotonic())
 
     def _handle(self, event: Event) -> None:
-        if self.outcome is None:
-            self._execute(self.coordinator.handle(event))
+        """Handle an event and those that its actions cause, in order: actions of one are done before the next."""
+        self._pending.append(event)
+        if len(self._pending) > 1:
+            return
+        while self._pending and self.outcome is None:
+            self._execute(self.coordinator.handle(self._pending[0]))
+            self._pending.popleft()
             if self.ready_at is None and self.coordinator.phase is not Phase.STARTING:
                 self._begin()
 
