@@ -33,7 +33,7 @@ def load_embedded(name: str) -> Dataset:
     images = [part.reshape(-1, SIDE, SIDE, 1) for part in parts[:2]]
     labels = [part.astype(np.int32) for part in parts[2:]]
     train, test = (Samples(*pair) for pair in zip(images, labels, strict=True))
-    return Dataset(train, test, CLASSES, name, "embedded")
+    return Dataset(train, test, CLASSES, name, name)
 
 
 def _unpack(packed: bytes) -> bytes:

@@ -46,7 +46,7 @@ def load(data: str | os.PathLike[str] | None = None) -> Dataset:
     path = Path(data)
     if not os.fspath(data) or not _exists(path):
         raise UserError(f"{shown(data) or 'an empty name'}: no such file or folder, and no known name; {ACCEPTED}")
-    return _load_path(path, path.name or str(path))
+    return _load_path(path.absolute(), path.name or str(path))
 
 
 def _exists(path: Path) -> bool:

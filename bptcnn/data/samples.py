@@ -88,7 +88,8 @@ class Samples:
 class Dataset:
     """A training and a test set over the same classes.
 
-    `classes`: labels of both run from 0 to classes - 1. `name`: what to call it; `source`: its path, or "embedded".
+    `classes`: labels of both run from 0 to classes - 1. `name`: what to call it; `source`: what `load` finds it
+    by, from any folder: its absolute path, or its name where it is embedded.
     Raises UserError if a part is empty, a label is out of range, or the two parts' images differ in shape or type.
     """
 

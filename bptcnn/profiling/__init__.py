@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bptcnn.profiling.compiled import CompileCache, compile_cache, vector_units
     from bptcnn.profiling.cores import Cores, count_cores, usable_cores
     from bptcnn.profiling.files import read_profile, write_profile
     from bptcnn.profiling.host import measure_host
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from bptcnn.profiling.trace import write_trace
 
 _HOMES = {
+    "compiled": ("CompileCache", "compile_cache", "vector_units"),
     "cores": ("Cores", "count_cores", "usable_cores"),
     "files": ("read_profile", "write_profile"),
     "host": ("measure_host",),
@@ -29,6 +31,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CompileCache",
     "Cores",
     "Host",
     "LayerProfile",
@@ -37,6 +40,7 @@ __all__ = [
     "Profile",
     "TracedStep",
     "comparable_speeds",
+    "compile_cache",
     "count_cores",
     "estimated_speed",
     "find_profile",
@@ -50,6 +54,7 @@ __all__ = [
     "trace_step",
     "usable_cores",
     "user_profile_path",
+    "vector_units",
     "write_profile",
     "write_trace",
 ]

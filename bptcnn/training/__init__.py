@@ -82,9 +82,11 @@ def train(
     if changes:
         base = settings_from({**base.to_dict(), **changes})
     observer = observer or Observer()
+    from bptcnn.training.start import starting_point
+
+    folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
+    start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
     prepare_kernels(observer)
     from bptcnn.training.run import train_run
 
-    folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
-    start = Path(init) if init is not None else None
-    return train_run(network, dataset, base, folder, resume, start, observer, began)
+    return train_run(network, dataset, base, start, folder, resume, observer, began)

@@ -73,6 +73,7 @@ class Driver:
         self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
         self._shared: list[SharedMemory | WeightBuffer] = []
         self._epoch_began: float | None = None  # None while nothing trains
+        self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
         self.train_seconds = 0.0  # without checkpoints and evaluation
         self.ready_at: float | None = None
         self.rows: list[EpochRow] = list(task.history)
@@ -249,7 +250,7 @@ class Driver:
         write_checkpoint(self._folder.last, checkpoint)
         accuracy = self._evaluator.accuracy(weights, task.measured)
         row = EpochRow(
-            end.epoch, seconds, metrics.loss, metrics.accuracy, accuracy, len(task.train) / max(seconds, 1e-9)
+            end.epoch, seconds, metrics.loss, metrics.accuracy, accuracy, self._trained_since() / max(seconds, 1e-9)
         )
         best = all(accuracy > earlier.test_accuracy for earlier in self.rows)
         if best:
@@ -260,6 +261,7 @@ class Driver:
         target = task.settings.target_accuracy
         stop = target is not None and accuracy >= target
         self._epoch_began = time.monotonic()
+        self._trained_before = self.coordinator.counters().images_trained
         self._handle(EpochRecorded(time.monotonic(), stop))
 
     def _stop_clock(self) -> float:
@@ -271,18 +273,21 @@ class Driver:
         self._epoch_began = None
         return seconds
 
+    def _trained_since(self) -> int:
+        """Return the images trained since the epoch began, those of the next epoch included."""
+        return self.coordinator.counters().images_trained - self._trained_before
+
     def _show(self) -> None:
         if self._epoch_began is None:
             return
-        trained = self.coordinator.trained_in_epoch
         elapsed = max(time.monotonic() - self._epoch_began, 1e-9)
         self._observer.progress(
             Snapshot(
                 self.coordinator.epoch,
                 self._task.settings.epochs,
-                trained,
+                self.coordinator.trained_in_epoch,
                 len(self._task.train),
-                trained / elapsed,
+                self._trained_since() / elapsed,
                 self.coordinator.statuses(),
             )
         )

@@ -35,20 +35,16 @@ def train_run(
     network: Network,
     dataset: Dataset,
     settings: TrainSettings,
+    start: Checkpoint,
     run_dir: Path,
-    resume: bool = False,
-    init: Path | None = None,
-    observer: Observer | None = None,
-    began: float | None = None,
+    resume: bool,
+    observer: Observer,
+    began: float,
 ) -> Result:
-    """Train `network` on `dataset` over local nodes; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
-    began = time.monotonic() if began is None else began
-    observer = observer or Observer()
-    _check_fit(network, dataset)
+    """Train from `start` on, over local nodes; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
     train, measured = dataset.train, dataset.test
     if settings.validation is not None:
         train, measured = split_validation(dataset.train, settings.validation, settings.seed)
-    start = _starting_point(network, settings, run_dir, resume, init)
     folder = RunFolder.open(run_dir) if resume else RunFolder.create(run_dir)
     history = tuple(folder.read_metrics()[: start.epoch]) if resume else ()
     folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
@@ -74,33 +70,6 @@ def train_run(
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
-
-
-def _check_fit(network: Network, dataset: Dataset) -> None:
-    if network.input_shape != dataset.train.input_shape:
-        raise UserError(
-            f"the network wants images of {network.input_shape}, {dataset.name} has {dataset.train.input_shape}"
-        )
-    if network.classes < dataset.classes:
-        raise UserError(f"the network ends in {network.classes} logits, {dataset.name} has {dataset.classes} classes")
-
-
-def _starting_point(
-    network: Network, settings: TrainSettings, run_dir: Path, resume: bool, init: Path | None
-) -> Checkpoint:
-    if resume:
-        checkpoint = read_checkpoint(RunFolder.open(run_dir).last)
-        if checkpoint.state is None:
-            raise UserError(f"{run_dir} holds no state to resume from")
-    elif init is not None:
-        folder = RunFolder.open(init)
-        found = read_checkpoint(folder.best)
-        checkpoint = Checkpoint(found.network, found.weights, 0, None)
-    else:
-        return Checkpoint(network, network.initial_weights(settings.seed), 0, None)
-    if checkpoint.network.to_dict()["layers"] != network.to_dict()["layers"]:
-        raise UserError(f"the weights of {init or run_dir} are of another network: {checkpoint.network.name}")
-    return checkpoint
 
 
 def _outer_settings(network: Network, train: Samples, settings: TrainSettings, threads: int) -> RunSettings:

@@ -36,12 +36,21 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.logs = path / "logs"
 
+    @staticmethod
+    def refuse_taken(path: Path) -> None:
+        """Raise UserError where a new run cannot have this folder because something is there."""
+        try:
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as error:
+            raise UserError(f"cannot read the run folder {path}: {error.strerror}") from None
+        if taken:
+            raise UserError(f"{path} exists: name another run folder, or continue that run with --resume")
+
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
         """Make a new folder; raise UserError where it exists or cannot be written."""
+        cls.refuse_taken(path)
         folder = cls(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(f"{path} exists: name another run folder, or continue that run with --resume")
         try:
             folder.logs.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -14,6 +14,14 @@ from bptcnn.errors import UserError
 from bptcnn.outer import Partition, Update
 
 _MOST_NODES = 256
+_MOST = {
+    "epochs": 1_000_000,
+    "batch_size": 65_536,
+    "local_steps": 1_000_000,
+    "staleness": 1_000_000,
+    "threads": 1024,
+    "seed": 2**63 - 1,
+}
 
 
 @dataclass(frozen=True)
@@ -130,8 +138,9 @@ def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{name.replace('_', ' ')} must be a whole number of at least {least}, not {value!r}")
+    most = _MOST[name]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UserError(f"{name.replace('_', ' ')} must be a whole number from {least} to {most}, not {value!r}")
 
 
 def _check_share(name: str, value: float, holds: bool, wanted: str) -> None:

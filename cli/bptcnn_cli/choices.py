@@ -18,9 +18,6 @@ _RESUMABLE = ("epochs", "nodes", "staleness", "target_accuracy", "threads")
 """What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 
 
-_EMBEDDED = "embedded"  # what a run folder calls the source of the sample
-
-
 @dataclass(frozen=True)
 class Choices:
     """The network by name or file, or as `Network.to_dict` describes it (so in run folders); the data; the settings."""
@@ -104,4 +101,4 @@ def _choices(values: Mapping[str, Any]) -> Choices:
         raise UserError(f"network must be a name, a file or a table, not {network!r}")
     if not isinstance(data, str):
         raise UserError(f"data must be text, not {data!r}")
-    return Choices(network, SAMPLE if data == _EMBEDDED else data, settings_from(settings))
+    return Choices(network, data, settings_from(settings))

@@ -75,6 +75,28 @@ def _cpu() -> Finding:
     return Finding(State.FINE, f"{cpu_name()} ({microarchitecture()})" + (f", {clock:.2f} GHz" if clock else ""))
 
 
+def _vector_unit() -> Finding:
+    from bptcnn.profiling import vector_units
+
+    unit, available = vector_units()
+    found = f"{unit} (this CPU runs {', '.join(available)})"
+    if unit != available[0]:
+        return Finding(State.ADVICE, found, "unset BPTCNN_VECTOR_UNIT for the fastest")
+    return Finding(State.FINE, found)
+
+
+def _compile_cache() -> Finding:
+    from bptcnn.profiling import compile_cache
+
+    cache = compile_cache()
+    found = f"{'warm' if cache.warm else 'cold'}, {cache.folder}"
+    if not cache.writable:
+        return Finding(State.ADVICE, f"{found} is not writable", "set BPTCNN_CACHE_DIR to a folder that is")
+    if not cache.warm:
+        return Finding(State.ADVICE, found, "none: the next command that trains compiles, once")
+    return Finding(State.FINE, found)
+
+
 def _cores() -> Finding:
     from bptcnn.profiling import count_cores
 
@@ -145,6 +167,8 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "Python": _python,
     "packages": _packages,
     "CPU": _cpu,
+    "vector unit": _vector_unit,
+    "compile cache": _compile_cache,
     "cores": _cores,
     "memory": _memory,
     "shared memory": _shared_memory,

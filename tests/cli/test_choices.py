@@ -89,7 +89,7 @@ def test_errors_of_a_file_name_the_file(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path, **values: Any) -> Path:
-    (folder / "config.toml").write_text(tomli_w.dumps({"data": "embedded", "network": "cnn2", **values}))
+    (folder / "config.toml").write_text(tomli_w.dumps({"data": "fashion-mnist-sample", "network": "cnn2", **values}))
     return folder
 
 

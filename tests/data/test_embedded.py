@@ -21,7 +21,7 @@ def sample() -> Dataset:
 
 
 def test_shape_and_balance(sample: Dataset) -> None:
-    assert (sample.name, sample.source, sample.classes) == ("fashion-mnist-sample", "embedded", 10)
+    assert (sample.name, sample.source, sample.classes) == ("fashion-mnist-sample", "fashion-mnist-sample", 10)
     for part, each in ((sample.train, 1000), (sample.test, 200)):
         assert part.images.dtype == np.uint8
         assert part.images.flags.writeable

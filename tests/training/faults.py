@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes.agents import has_ended
+from nodes.agents import await_end, has_ended
 from training.runs import pids
 
 from bptcnn.nodes import LocalNode
@@ -45,10 +45,12 @@ class Spy:
     timers: list[threading.Timer] = field(default_factory=list)
 
     def signal(self, name: str, number: int = signal.SIGKILL) -> None:
-        """Send a node a signal, found as scripts do it: in nodes.json."""
+        """Send a node a signal, found as scripts do it: in nodes.json; what is killed has ended on return."""
         pid = pids(self.folder).get(name)
         if pid is not None and not has_ended(pid):
             os.kill(pid, number)
+            if number == signal.SIGKILL:
+                assert not await_end([pid])
 
     def later(self, seconds: float, name: str) -> None:
         """Kill a node so many seconds from now."""

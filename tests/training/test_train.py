@@ -84,10 +84,10 @@ def test_a_single_node_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_fewer_samples_than_nodes_and_steps(tmp_path: Path) -> None:
-    for update in ("agwu", "sgwu"):
-        run(tmp_path / update, data(2, 10), nodes=3, epochs=3, update=update, batch_size=64, local_steps=8)
-        check_counts(tmp_path / update, 2, 3)
+@pytest.mark.parametrize("update", ["sgwu", pytest.param("agwu", marks=pytest.mark.slow)])
+def test_fewer_samples_than_nodes_and_steps(tmp_path: Path, update: str) -> None:
+    run(tmp_path / "run", data(2, 10), nodes=3, epochs=3, update=update, batch_size=64, local_steps=8)
+    check_counts(tmp_path / "run", 2, 3)
 
 
 def test_a_staleness_bound(tmp_path: Path) -> None:

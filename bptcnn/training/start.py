@@ -1,0 +1,42 @@
+"""Where a run starts from, and all that can be refused before anything is compiled or written."""
+
+from pathlib import Path
+
+from bptcnn.data import Dataset
+from bptcnn.errors import UserError
+from bptcnn.networks import Network
+from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
+from bptcnn.training.run_folder import RunFolder
+from bptcnn.training.settings import TrainSettings
+
+
+def starting_point(
+    network: Network, dataset: Dataset, settings: TrainSettings, run_dir: Path, resume: bool, init: Path | None
+) -> Checkpoint:
+    """Return the weights, and on `resume` the state, to start from: a run's, or new ones by the seed.
+
+    Raises UserError where network and data do not fit, the folder is taken, or there is nothing to start from.
+    """
+    _check_fit(network, dataset)
+    if resume:
+        checkpoint = read_checkpoint(RunFolder.open(run_dir).last)
+        if checkpoint.state is None:
+            raise UserError(f"{run_dir} holds no state to resume from")
+    else:
+        RunFolder.refuse_taken(run_dir)
+        if init is None:
+            return Checkpoint(network, network.initial_weights(settings.seed), 0, None)
+        found = read_checkpoint(RunFolder.open(init).best)
+        checkpoint = Checkpoint(found.network, found.weights, 0, None)
+    if checkpoint.network.to_dict()["layers"] != network.to_dict()["layers"]:
+        raise UserError(f"the weights of {run_dir if resume else init} are of another network than {network.name}")
+    return checkpoint
+
+
+def _check_fit(network: Network, dataset: Dataset) -> None:
+    if network.input_shape != dataset.train.input_shape:
+        raise UserError(
+            f"the network wants images of {network.input_shape}, {dataset.name} has {dataset.train.input_shape}"
+        )
+    if network.classes < dataset.classes:
+        raise UserError(f"the network ends in {network.classes} logits, {dataset.name} has {dataset.classes} classes")
