@@ -132,20 +132,23 @@ def test_a_stopped_node_is_declared_dead(tmp_path: Path, update: str) -> None:
 
 @pytest.mark.parametrize("update", ["agwu", slow("sgwu")])
 def test_all_nodes_killed(tmp_path: Path, update: str) -> None:
-    def every(spy: Spy) -> None:
+    class KillsSoonAfter(Lost):
+        def epoch_ended(self, row: EpochRow, best: bool) -> None:
+            if row.epoch == 1:
+                spy.at[spy.reports + 5] = every
+
+    def every() -> None:
         spy.signal("node0")
         spy.signal("node1")
 
     folder = tmp_path / "run"
-    with spying(folder) as spy:
-        spy.at[30] = lambda: every(spy)
-        with pytest.raises(UserError, match="every node is lost") as caught:
-            run(folder, DATA, nodes=2, epochs=1000, update=update)
+    with spying(folder) as spy, pytest.raises(UserError, match="every node is lost") as caught:
+        run(folder, DATA, nodes=2, epochs=1000, update=update, observer=KillsSoonAfter())
     assert "\n" not in str(caught.value)
     found = summary(folder)
     assert found["outcome"] == "failed"
     assert all("signal 9" in node["lost"] for node in found["nodes"])
-    done = read_checkpoint(folder / "last.safetensors").epoch if metrics(folder) else 0
+    done = read_checkpoint(folder / "last.safetensors").epoch
     assert done == found["epochs"] == len(metrics(folder))
     run(folder, DATA, nodes=2, epochs=done + 1, update=update, resume=True)
     check_counts(folder, SAMPLES, done + 1)
