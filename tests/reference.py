@@ -27,7 +27,11 @@ def convolve_gradients(
     rows, columns = dy.shape[1:3]
     for i in range(w.shape[0]):
         for j in range(w.shape[1]):
-            part = (slice(None), slice(i, i + rows * stride[0], stride[0]), slice(j, j + columns * stride[1], stride[1]))
+            part = (
+                slice(None),
+                slice(i, i + rows * stride[0], stride[0]),
+                slice(j, j + columns * stride[1], stride[1]),
+            )
             dw[i, j] = np.einsum("nhwc,nhwk->ck", padded[part], dy, optimize=True)
             dx[part] += dy @ w[i, j].T
     (top, _), (left, _) = pads
@@ -79,10 +83,8 @@ def forward(network: Network, weights: npt.ArrayLike, x: npt.ArrayLike) -> tuple
         p = next(parameters)
         kernel = w[p.offset : p.offset + p.size].reshape(p.shape)
         b = next(parameters) if layer.bias else None
-        if isinstance(layer, Conv2D):
-            y = convolve(y, kernel, layer.stride, layer.pads(before.shape[1:]))
-        else:
-            y = y @ kernel
+        convolved = isinstance(layer, Conv2D)
+        y = convolve(y, kernel, layer.stride, layer.pads(before.shape[1:])) if convolved else y @ kernel
         if b:
             y = y + w[b.offset : b.offset + b.size]
         if layer.activation == "relu":

@@ -22,7 +22,7 @@ NARROWER: dict[str, set[str]] = {
     "kernels": set(),
     "bptcnn_cli": set(LAYERS) - {"kernels"},
 }
-"""Folders that may import from fewer; everybody may import bptcnn.errors."""
+"""Folders that may import from fewer; everybody may import bptcnn.errors and bptcnn.files."""
 
 MOST_LINES = 450
 SOURCES = sorted([*(ROOT / "bptcnn").rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
@@ -69,11 +69,11 @@ MODULES = {module_name(source) for source in SOURCES}
 
 
 def layer(module: str) -> str | None:
-    """Return the folder that a module of ours lies in: "" for `bptcnn` itself, None for what is not ours or errors."""
+    """Return the folder that a module of ours lies in: "" for `bptcnn` itself, None for what is not ours, errors and files."""
     parts = module.split(".")
     if parts[0] == "bptcnn_cli":
         return "bptcnn_cli"
-    if parts[0] != "bptcnn" or module == "bptcnn.errors":
+    if parts[0] != "bptcnn" or module in ("bptcnn.errors", "bptcnn.files"):
         return None
     return parts[1] if len(parts) > 1 else ""
 

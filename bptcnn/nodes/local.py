@@ -58,11 +58,16 @@ class LocalNode:
         return self._connection.fileno()
 
     def send(self, message: Message) -> None:
-        """Send a message; raise NodeGone where it cannot be delivered."""
+        """Send a message; raise NodeGone where the process does not take it.
+
+        To a process that has ended nothing is sent: `receive` says so, after its last events.
+        """
         try:
             self._connection.send(message)
-        except OSError as error:
-            raise NodeGone(str(error)) from None
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        except OSError:
+            raise NodeGone(f"it took no message for {_IO_SECONDS} s") from None
 
     def receive(self) -> list[NodeEvent]:
         """Return the events that have come; raise NodeGone after the last one of a process that has ended."""

@@ -125,11 +125,13 @@ class Loop:
         version = self._exchange.refresh(self._base)
         self._subnetwork.weights[:] = self._base
         iteration.communication_seconds = time.monotonic() - begin
-        for _ in range(self._local_steps):
+        steps = 0
+        while steps < self._local_steps:  # the newest message decides
             batch = self._next_batch(epoch)
             if batch is None:
                 break
             self._step(batch, rate, iteration)
+            steps += 1
             self._take_messages()
             if over_stale(version, self._exchange.updates(), self._configuration.staleness):
                 break

@@ -185,6 +185,7 @@ class Coordinator:
                 record = self._records[event.node]
                 if not record.lost:
                     record.heard = event.time
+                    record.spoke = True
                     self._on_message(record, event)
         self._advance()
         actions, self._actions = self._actions, []
@@ -276,10 +277,9 @@ class Coordinator:
                 record.heard = record.moved = self._now
             return
         for record in self._live():
-            if not record.ready:
-                if self._now - record.moved > self._settings.ready_seconds:
-                    self._condemn(record, f"not ready after {self._settings.ready_seconds:g} s")
-            elif self._now - record.heard > silence:
+            if not record.ready and self._now - record.moved > self._settings.ready_seconds:
+                self._condemn(record, f"not ready after {self._settings.ready_seconds:g} s")
+            elif record.spoke and self._now - record.heard > silence:
                 self._condemn(record, f"silent for {silence:g} s")
             elif self._owes(record) and self._now - record.moved > self._patience(record):
                 self._condemn(record, f"no progress for {self._patience(record):g} s")

@@ -67,6 +67,7 @@ class NodeRecord:
     profiled_speed: float
     speedometer: Speedometer
     totals: NodeTotals = field(default_factory=NodeTotals)
+    spoke: bool = False  # anything came from it: from then on it must not fall silent
     ready: bool = False
     condemned: bool = False  # a kill is asked for; its samples stay until it is lost
     lost: bool = False

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.profiling.atomic import write_text
+from bptcnn.files import write_atomically
 from bptcnn.profiling.records import VERSION, Profile
 
 R = TypeVar("R")
@@ -43,7 +43,12 @@ def write_profile(path: str | os.PathLike[str], profile: Profile) -> None:
         _record(Profile, document, "")
     except _Wrong as error:
         raise UserError(f"cannot write {path}: {error}") from None
-    write_text(path, _HEADER + tomli_w.dumps(document))
+    place = Path(path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None
+    write_atomically(place, _HEADER + tomli_w.dumps(document))
 
 
 def read_profile(path: str | os.PathLike[str]) -> Profile:

@@ -7,9 +7,9 @@ import json
 import os
 from typing import Any
 
+from bptcnn.files import write_atomically
 from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import TaskGraph
-from bptcnn.profiling.atomic import write_text
 
 
 def write_trace(path: str | os.PathLike[str], graph: TaskGraph, trace: Trace) -> None:
@@ -21,7 +21,7 @@ def write_trace(path: str | os.PathLike[str], graph: TaskGraph, trace: Trace) ->
     if not len(graph.tasks) == len(trace.starts) == len(trace.ends) == len(trace.workers):
         raise ValueError(f"the trace has {len(trace.starts)} tasks, the graph {len(graph.tasks)}")
     document = {"traceEvents": _events(graph, trace), "displayTimeUnit": "ns"}
-    write_text(path, json.dumps(document, separators=(",", ":")))
+    write_atomically(path, json.dumps(document, separators=(",", ":")))
 
 
 def _events(graph: TaskGraph, trace: Trace) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ Tensor names are the network's parameter names; the coordinator's arrays are nam
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from bptcnn.errors import UserError
+from bptcnn.files import write_atomically
 from bptcnn.networks import Network
 from bptcnn.outer import CoordinatorState
-from bptcnn.training.files import write_atomically
+from bptcnn.training.progress import EpochRow
 
 _FORMAT = "bptcnn-1"
 _COORDINATOR = "coordinator."
@@ -24,12 +25,17 @@ _COORDINATOR = "coordinator."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network after `epoch` epochs: flat weights float32 (network.size,); `state` only where a run can go on."""
+    """A network after `epoch` epochs: flat weights float32 (network.size,).
+
+    `state` and `rows` only where a run can go on: `rows` are the epochs' metrics, the last one's test accuracy NaN,
+    because a checkpoint is saved before it is evaluated.
+    """
 
     network: Network
     weights: npt.NDArray[np.float32]
     epoch: int
-    state: CoordinatorState | None
+    state: CoordinatorState | None = None
+    rows: tuple[EpochRow, ...] = ()
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -45,6 +51,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.state is not None:
         metadata["coordinator"] = json.dumps(checkpoint.state.scalars())
+        metadata["rows"] = json.dumps([astuple(row) for row in checkpoint.rows])
         for name, array in checkpoint.state.arrays().items():
             tensors[_COORDINATOR + name] = np.ascontiguousarray(array)
     write_atomically(path, save(tensors, metadata))
@@ -57,20 +64,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise UserError(f"it is no checkpoint of this version: its format is {metadata.get('format')!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if metadata.get("format") != _FORMAT:
-            raise UserError(f"{path} is no checkpoint of this version: its format is {metadata.get('format')!r}")
         network = Network.from_dict(json.loads(metadata["network"]))
         weights = np.empty(network.size, np.float32)
         for parameter in network.parameters:
             values = tensors[parameter.name]
             if values.shape != parameter.shape or values.dtype != np.float32:
-                raise UserError(f"{path}: {parameter.name} is {values.dtype} {values.shape}, not {parameter.shape}")
+                raise UserError(f"{parameter.name} is {values.dtype} {values.shape}, not {parameter.shape}")
             weights[parameter.offset : parameter.offset + parameter.size] = values.ravel()
-        state = None
+        state: CoordinatorState | None = None
+        rows: tuple[EpochRow, ...] = ()
         if "coordinator" in metadata:
             arrays = {n.removeprefix(_COORDINATOR): v for n, v in tensors.items() if n.startswith(_COORDINATOR)}
             state = CoordinatorState.build(json.loads(metadata["coordinator"]), arrays)
-        return Checkpoint(network, weights, int(metadata["epoch"]), state)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}") from None
+            rows = tuple(EpochRow(*values) for values in json.loads(metadata["rows"]))
+        return Checkpoint(network, weights, int(metadata["epoch"]), state, rows)
+    except (UserError, SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"cannot read the checkpoint {path}: {reason}") from None

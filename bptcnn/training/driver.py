@@ -6,6 +6,7 @@ clock ──Tick─────────────────────�
 """
 
 import contextlib
+import math
 import platform
 import selectors
 import time
@@ -14,7 +15,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bptcnn.data import Samples, order
 from bptcnn.memory import SharedMemory, WeightBuffer
@@ -23,7 +23,6 @@ from bptcnn.nodes import AgentConfiguration, LocalNode, NodeGone, SharedArray
 from bptcnn.outer import (
     Action,
     Coordinator,
-    CoordinatorState,
     EpochEnd,
     EpochRecorded,
     Event,
@@ -49,7 +48,7 @@ _TICK_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Task:
-    """What a driver trains: `weights` flat float32 to start from, `measured` the images that accuracy is taken on."""
+    """What a driver trains, from `start` on; `measured` are the images that accuracy is taken on."""
 
     network: Network
     train: Samples
@@ -57,17 +56,17 @@ class Task:
     settings: TrainSettings
     outer: RunSettings
     threads: int  # per node
-    weights: npt.NDArray[np.float32]
-    state: CoordinatorState | None
-    history: tuple[EpochRow, ...]  # of a resumed run
+    start: Checkpoint
 
 
 class Driver:
     """One run from its first process to its last; `run` returns when it is over, `close` leaves nothing behind."""
 
-    def __init__(self, task: Task, folder: RunFolder, evaluator: Evaluator, observer: Observer) -> None:
+    def __init__(
+        self, task: Task, coordinator: Coordinator, folder: RunFolder, evaluator: Evaluator, observer: Observer
+    ) -> None:
         self._task, self._folder, self._evaluator, self._observer = task, folder, evaluator, observer
-        self.coordinator = Coordinator(task.outer, task.state)
+        self.coordinator = coordinator
         self._selector = selectors.DefaultSelector()
         self._nodes: dict[int, LocalNode] = {}
         self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
@@ -76,8 +75,9 @@ class Driver:
         self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
         self.train_seconds = 0.0  # without checkpoints and evaluation
         self.ready_at: float | None = None
-        self.rows: list[EpochRow] = list(task.history)
+        self.rows: list[EpochRow] = list(task.start.rows[:-1])
         self.outcome: Finish | None = None
+        self._target_reached: str | None = None
         self._pending: deque[Event] = deque()  # the first one is being handled
         self._set_up()
 
@@ -85,6 +85,9 @@ class Driver:
 
     def _set_up(self) -> None:
         try:
+            if self._task.start.rows:  # of a resumed run; the last one was saved before it was evaluated
+                self._evaluate(self._task.start)
+            self._folder.write_metrics(self.rows)
             self._start_nodes()
         except BaseException:
             self.close()
@@ -99,7 +102,7 @@ class Driver:
         self._shared.append(labels_memory)
         self._buffer = WeightBuffer.create(task.network.size, len(settings.nodes))
         self._shared.append(self._buffer)
-        self._buffer.store(task.weights)
+        self._buffer.store(task.start.weights)
         for index, (profile, speed) in enumerate(zip(task.outer.nodes, settings.nodes, strict=True)):
             configuration = AgentConfiguration(
                 node=index,
@@ -197,7 +200,7 @@ class Driver:
             match action:
                 case Send(node=index, message=message):
                     self._send(index, message)
-                case Kill(node=index, reason=reason):
+                case Kill(node=index, reason=reason) if index in self._nodes:
                     self._handle(self._bury(index, reason))
                 case MergeRound(scales=scales):
                     for index, scale in scales:
@@ -206,7 +209,9 @@ class Driver:
                     self._record(action)
                 case Finish():
                     self._stop_clock()
-                    self.outcome = action
+                    self.outcome = (
+                        action if self._target_reached is None else replace(action, reason=self._target_reached)
+                    )
 
     def _send(self, index: int, message: Message) -> None:
         if index in self._nodes:
@@ -217,9 +222,10 @@ class Driver:
 
     def _bury(self, index: int, reason: str) -> NodeLost:
         """Kill and reap a node, finish what it had committed; from here on it cannot merge."""
-        node = self._nodes.pop(index)
+        node = self._nodes[index]
         self._selector.unregister(node)
         node.kill()
+        del self._nodes[index]
         submission = self._buffer.submission(index)
         quality = float(self._buffer.table().qualities[index]) if submission.sequence else 0.0
         if self._task.settings.update == "sgwu":
@@ -246,23 +252,29 @@ class Driver:
         task, metrics = self._task, end.metrics
         weights = np.empty(task.network.size, np.float32)
         self._buffer.snapshot(weights)
-        checkpoint = Checkpoint(task.network, weights, end.epoch, self.coordinator.state())
+        speed = self._trained_since() / max(seconds, 1e-9)
+        row = EpochRow(end.epoch, seconds, metrics.loss, metrics.accuracy, math.nan, speed)
+        rows = (*self.rows, row)
+        checkpoint = Checkpoint(task.network, weights, end.epoch, self.coordinator.state(), rows)
         write_checkpoint(self._folder.last, checkpoint)
-        accuracy = self._evaluator.accuracy(weights, task.measured)
-        row = EpochRow(
-            end.epoch, seconds, metrics.loss, metrics.accuracy, accuracy, self._trained_since() / max(seconds, 1e-9)
-        )
-        best = all(accuracy > earlier.test_accuracy for earlier in self.rows)
-        if best:
-            write_checkpoint(self._folder.best, replace(checkpoint, state=None))
-        self._folder.add_metrics(row)
-        self.rows.append(row)
-        self._observer.epoch_ended(row, best)
-        target = task.settings.target_accuracy
-        stop = target is not None and accuracy >= target
+        best = self._evaluate(checkpoint)
+        self._folder.write_metrics(self.rows)
+        self._observer.epoch_ended(self.rows[-1], best)
+        target, accuracy = task.settings.target_accuracy, self.rows[-1].test_accuracy
+        if target is not None and accuracy >= target:
+            self._target_reached = f"target accuracy {target:g} reached in epoch {end.epoch}: {accuracy:.4f}"
         self._epoch_began = time.monotonic()
         self._trained_before = self.coordinator.counters().images_trained
-        self._handle(EpochRecorded(time.monotonic(), stop))
+        self._handle(EpochRecorded(time.monotonic(), self._target_reached is not None))
+
+    def _evaluate(self, checkpoint: Checkpoint) -> bool:
+        """Complete the checkpoint's last row; keep the checkpoint as the best one if it is. Return whether it is."""
+        accuracy = self._evaluator.accuracy(checkpoint.weights, self._task.measured)
+        best = all(accuracy > row.test_accuracy for row in self.rows)
+        self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
+        if best:
+            write_checkpoint(self._folder.best, replace(checkpoint, state=None, rows=()))
+        return best
 
     def _stop_clock(self) -> float:
         """Training stands still from here; return the seconds since it last began."""

@@ -1,5 +1,6 @@
 """Model: one network on this machine, for Python users."""
 
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -62,6 +63,8 @@ class Model:
         weight_decay: float = 0.0,
     ) -> float:
         """Update the weights by SGD on one batch; return its mean loss before the update. Arguments as above."""
+        if not all(map(math.isfinite, (lr, momentum, weight_decay))):
+            raise UserError(f"lr, momentum and weight_decay must be finite, not {lr}, {momentum}, {weight_decay}")
         images = self._images(x, self.batch_size)
         return self._subnetwork.step(images, self._labels(labels, len(x)), None, lr, momentum, weight_decay).loss
 
@@ -73,6 +76,8 @@ class Model:
         """Return the accuracy, a share of 1, on a dataset's test images, or on samples."""
         samples = dataset.test if isinstance(dataset, Dataset) else dataset
         self._images(samples.images, None)
+        if not len(samples):
+            raise UserError("there are no images to evaluate on")
         return self._evaluation().accuracy(self.weights, samples)
 
     def _evaluation(self) -> Evaluator:
@@ -90,11 +95,12 @@ class Model:
             return np.ascontiguousarray(images)
         return np.ascontiguousarray(images, np.float32)
 
-    @staticmethod
-    def _labels(labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int32]:
+    def _labels(self, labels: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.int32]:
         found = np.asarray(labels)
         if found.shape != (count,) or not np.issubdtype(found.dtype, np.integer):
             raise UserError(f"labels must be {count} integers, one an image, not {found.dtype} {found.shape}")
+        if count and not 0 <= found.min() <= found.max() < self.network.classes:
+            raise UserError(f"labels must be from 0 to {self.network.classes - 1}, not {found.min()} to {found.max()}")
         return np.ascontiguousarray(found, np.int32)
 
     def close(self) -> None:

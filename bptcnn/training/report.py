@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from bptcnn.training.files import write_atomically
+from bptcnn.files import write_atomically
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.summary import Summary
 
@@ -39,7 +39,7 @@ def write_report(path: Path, summary: Summary, rows: Sequence[EpochRow]) -> None
     if rows:
         parts += ["<h2>Epochs</h2>", _curves(rows), _epochs(rows)]
     parts += ["<h2>Nodes</h2>", _nodes(summary), "</html>"]
-    write_atomically(path, "\n".join(parts).encode())
+    write_atomically(path, "\n".join(parts))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -70,7 +70,7 @@ def _nodes(summary: Summary) -> str:
     cells = [
         (
             node.name,
-            f"{node.speed:g}",
+            "" if node.speed is None else f"{node.speed:g}",
             f"{node.images:,}",
             f"{node.images / total:.1%}",
             f"{node.compute_seconds:.1f}",

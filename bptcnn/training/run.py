@@ -8,7 +8,7 @@ from pathlib import Path
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
-from bptcnn.outer import Finish, NodeProfile, RunSettings
+from bptcnn.outer import Coordinator, Finish, NodeProfile, RunSettings
 from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Driver, Task
@@ -45,18 +45,15 @@ def train_run(
     train, measured = dataset.train, dataset.test
     if settings.validation is not None:
         train, measured = split_validation(dataset.train, settings.validation, settings.seed)
-    folder = RunFolder.open(run_dir) if resume else RunFolder.create(run_dir)
-    history = tuple(folder.read_metrics()[: start.epoch]) if resume else ()
-    folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
-    folder.start_metrics()
-    for row in history:
-        folder.add_metrics(row)
     threads = settings.threads or max(1, usable_cores() // len(settings.nodes))
     outer = _outer_settings(network, train, settings, threads)
-    task = Task(network, train, measured, settings, outer, threads, start.weights, start.state, history)
+    coordinator = Coordinator(outer, start.state)
+    task = Task(network, train, measured, settings, outer, threads, start)
+    folder = RunFolder.open(run_dir) if resume else RunFolder.create(run_dir)
+    folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
     observer.setup(f"starting {len(settings.nodes)} nodes")
     with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
-        driver = Driver(task, folder, evaluator, observer)
+        driver = Driver(task, coordinator, folder, evaluator, observer)
         try:
             outcome = driver.run()
         except KeyboardInterrupt:
@@ -100,22 +97,27 @@ def _conclude(
     if rows and task.settings.validation is not None:
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
-    trained_here = counters.images_trained - (task.state.counters.images_trained if task.state else 0)
+    trained_here = counters.images_trained - (task.start.state.counters.images_trained if task.start.state else 0)
     moved = _FLOAT * task.network.size
+    speeds = dict(zip((profile.name for profile in task.outer.nodes), task.settings.nodes, strict=True))
+    gone = {status.name: status.reason_lost for status in driver.coordinator.statuses()}
+    totals = {status.name: status.totals for status in driver.coordinator.statuses()}
+    for node in driver.coordinator.departed():
+        totals[node.name], gone[node.name] = node.totals, "left out when the run was resumed"
     nodes = tuple(
         NodeSummary(
-            name=status.name,
-            speed=speed,
+            name=name,
+            speed=speeds.get(name),
             alone_images_per_second=None,
-            images=status.totals.images,
-            compute_seconds=status.totals.compute_seconds,
-            wait_seconds=status.totals.wait_seconds,
-            communication_seconds=status.totals.communication_seconds,
-            bytes_sent=status.totals.submissions * moved,
-            bytes_received=status.totals.submissions * moved,
-            lost=status.reason_lost,
+            images=done.images,
+            compute_seconds=done.compute_seconds,
+            wait_seconds=done.wait_seconds,
+            communication_seconds=done.communication_seconds,
+            bytes_sent=done.submissions * moved,
+            bytes_received=done.submissions * moved,
+            lost=gone[name],
         )
-        for status, speed in zip(driver.coordinator.statuses(), task.settings.nodes, strict=True)
+        for name, done in totals.items()
     )
     summary = Summary(
         outcome=outcome.outcome,
@@ -139,6 +141,7 @@ def _conclude(
         efficiency=None,
         nodes=nodes,
     )
+    folder.write_nodes([])
     folder.write_summary(summary)
     write_report(folder.path / "report.html", summary, rows)
     return summary

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.training.files import write_atomically
+from bptcnn.files import write_atomically
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
@@ -71,7 +72,7 @@ class RunFolder:
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write config.toml: the resolved settings."""
-        write_atomically(self.config, tomli_w.dumps(values).encode())
+        write_atomically(self.config, tomli_w.dumps(values))
 
     def read_config(self) -> dict[str, Any]:
         """Read config.toml back."""
@@ -79,29 +80,15 @@ class RunFolder:
 
     def write_nodes(self, nodes: list[dict[str, Any]]) -> None:
         """Write nodes.json: name, pid and host of each running node."""
-        write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1).encode())
+        write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1))
 
-    def start_metrics(self) -> None:
-        """Begin metrics.csv with its header."""
-        write_atomically(self.metrics, (",".join(field.name for field in fields(EpochRow)) + "\n").encode())
-
-    def add_metrics(self, row: EpochRow) -> None:
-        """Append an epoch's row."""
-        values = (str(v) if isinstance(v, int) else f"{v:.6g}" for v in astuple(row))
-        try:
-            with self.metrics.open("a") as file:
-                file.write(",".join(values) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {self.metrics}: {error.strerror}") from None
-
-    def read_metrics(self) -> list[EpochRow]:
-        """Read the rows written so far; raise UserError where the file is not ours."""
-        try:
-            lines = self.metrics.read_text().splitlines()[1:]
-            return [EpochRow(int(e), *map(float, rest)) for e, *rest in (line.split(",") for line in lines)]
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"cannot read {self.metrics}: {error}") from None
+    def write_metrics(self, rows: Sequence[EpochRow]) -> None:
+        """Write metrics.csv: a header, and a row for every epoch that has ended."""
+        lines = [",".join(field.name for field in fields(EpochRow))]
+        for row in rows:
+            lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.6g}" for v in astuple(row)))
+        write_atomically(self.metrics, "\n".join(lines) + "\n")
 
     def write_summary(self, summary: Summary) -> None:
         """Write summary.json."""
-        write_atomically(self.path / "summary.json", json.dumps(summary.to_dict(), indent=1).encode())
+        write_atomically(self.path / "summary.json", json.dumps(summary.to_dict(), indent=1))

@@ -80,6 +80,8 @@ class TrainSettings:
         except Exception as error:  # numexpr raises whatever Python does for a bad expression
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"learning rate {self.lr!r} is no expression of epoch and epochs: {reason}") from None
+        if not np.isrealobj(rates):
+            raise UserError(f"learning rate {self.lr!r} must be a real number")
         found = tuple(float(rate) for rate in np.broadcast_to(np.asarray(rates, np.float64), (self.epochs,)))
         if not all(math.isfinite(rate) and rate > 0.0 for rate in found):
             raise UserError(f"learning rate {self.lr!r} must be above 0 in every epoch, not {min(found)}")

@@ -25,12 +25,17 @@ def starting_point(
     else:
         RunFolder.refuse_taken(run_dir)
         if init is None:
-            return Checkpoint(network, network.initial_weights(settings.seed), 0, None)
+            return Checkpoint(network, network.initial_weights(settings.seed), 0)
         found = read_checkpoint(RunFolder.open(init).best)
-        checkpoint = Checkpoint(found.network, found.weights, 0, None)
-    if checkpoint.network.to_dict()["layers"] != network.to_dict()["layers"]:
+        checkpoint = Checkpoint(found.network, found.weights, 0)
+    if _shape(checkpoint.network) != _shape(network):
         raise UserError(f"the weights of {run_dir if resume else init} are of another network than {network.name}")
     return checkpoint
+
+
+def _shape(network: Network) -> dict[str, object]:
+    """What two networks must share for one's weights to fit the other."""
+    return {name: value for name, value in network.to_dict().items() if name != "name"}
 
 
 def _check_fit(network: Network, dataset: Dataset) -> None:

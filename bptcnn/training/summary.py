@@ -8,10 +8,13 @@ from bptcnn.outer import Partition, Update
 
 @dataclass(frozen=True)
 class NodeSummary:
-    """One node. Speeds in images/s, None where not measured; bytes are those of weights moved through shared memory."""
+    """One node. `speed` as in the settings, None for a node of an earlier part of a resumed run.
+
+    Measured speed in images/s, None where not measured; bytes are those of weights moved through shared memory.
+    """
 
     name: str
-    speed: float
+    speed: float | None
     alone_images_per_second: float | None
     images: int
     compute_seconds: float

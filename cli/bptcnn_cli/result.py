@@ -58,13 +58,13 @@ def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
     for heading in ("speed", "of all", "images", "of all", "waiting"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis")
-    speeds, images = sum(node.speed for node in nodes), sum(node.images for node in nodes)
+    speeds, images = sum(node.speed or 0.0 for node in nodes), sum(node.images for node in nodes)
     for node in nodes:
         seconds = node.compute_seconds + node.wait_seconds + node.communication_seconds
         table.add_row(
             node.name,
-            f"{node.speed:g}",
-            f"{node.speed / speeds:.0%}",
+            "-" if node.speed is None else f"{node.speed:g}",
+            "-" if node.speed is None else f"{node.speed / speeds:.0%}",
             f"{node.images:,}",
             f"{node.images / images:.0%}" if images else "-",
             f"{node.wait_seconds / seconds:.0%}" if seconds > 0 else "-",

@@ -45,10 +45,8 @@ def test_a_real_step(tmp_path: Path) -> None:
 
 
 def test_what_a_slice_holds(tmp_path: Path) -> None:
-    write_trace(
-        tmp_path / "new" / "trace.json", graph(), times([5_000, 6_500, 8_000], [6_500, 8_000, 8_001], [1, 0, 0])
-    )
-    document = json.loads((tmp_path / "new" / "trace.json").read_text())
+    write_trace(tmp_path / "trace.json", graph(), times([5_000, 6_500, 8_000], [6_500, 8_000, 8_001], [1, 0, 0]))
+    document = json.loads((tmp_path / "trace.json").read_text())
     slices = [event for event in document["traceEvents"] if event["ph"] == "X"]
     assert slices[1] == {
         "name": "conv1 backward",

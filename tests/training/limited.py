@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from bptcnn.errors import UserError
-from bptcnn.training.files import write_atomically
+from bptcnn.files import write_atomically
 
 path = Path(sys.argv[1])
 write_atomically(path, b"first")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.errors import UserError
-from bptcnn.training.files import write_atomically
+from bptcnn.files import write_atomically
 
 
 def refused(path: Path, content: bytes = b"second") -> None:

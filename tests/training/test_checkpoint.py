@@ -1,6 +1,7 @@
 """Checkpoints: what is written is read, and whatever else is in the file is one line to the user."""
 
 import json
+import math
 import struct
 from contextlib import suppress
 from dataclasses import astuple
@@ -20,6 +21,7 @@ from bptcnn.outer import CoordinatorState
 from bptcnn.outer.node_record import NodeTotals
 from bptcnn.outer.state import Counters, NodeState, Tally
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bptcnn.training.progress import EpochRow
 
 TINY = Network((6, 6, 1), [Conv2D(2, 3, activation="relu"), Flatten(), Dense(3)], "tiny")
 
@@ -38,7 +40,8 @@ def state(samples: int = 11, seed: int = 0) -> CoordinatorState:
 
 def checkpoint(network: Network = TINY, with_state: bool = True) -> Checkpoint:
     weights = np.random.default_rng(1).standard_normal(network.size).astype(np.float32)
-    return Checkpoint(network, weights, 2, state() if with_state else None)
+    rows = (EpochRow(1, 1.5, 0.5, 0.75, 0.5, 1000.0), EpochRow(2, 1.5, 0.25, 0.875, math.nan, 1000.0))
+    return Checkpoint(network, weights, 2, state(), rows) if with_state else Checkpoint(network, weights, 2)
 
 
 @pytest.mark.parametrize("with_state", [True, False])
@@ -52,6 +55,7 @@ def test_round_trip(tmp_path: Path, with_state: bool) -> None:
     assert read.network.to_dict() == TINY.to_dict()
     assert (read.state is None) == (not with_state)
     if read.state and written.state:
+        assert astuple(read.rows[0])[:4] == astuple(written.rows[0])[:4]
         assert astuple(read.state)[:5] == astuple(written.state)[:5]
         assert read.state.nodes == written.state.nodes
         assert np.array_equal(read.state.owners, written.state.owners)
@@ -123,6 +127,7 @@ def content(**changes: str | None) -> bytes:
         "network": json.dumps(TINY.to_dict()),
         "epoch": "2",
         "coordinator": json.dumps(state().scalars()),
+        "rows": json.dumps([[2, 1.5, 0.5, 0.75, float("nan"), 1000.0]]),
     }
     for name, value in changes.items():
         metadata.pop(name)
@@ -148,6 +153,9 @@ BAD_METADATA = [
     {"network": json.dumps({**TINY.to_dict(), "layers": []})},
     {"epoch": None},
     {"epoch": "two"},
+    {"rows": None},
+    {"rows": "[3]"},
+    {"rows": "[[1, 2]]"},
     {"coordinator": "{}"},
     {"coordinator": "[]"},
     {"coordinator": "7"},

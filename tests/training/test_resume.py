@@ -44,7 +44,8 @@ def test_other_numbers_of_nodes(tmp_path: Path, before: int, after: int, partiti
     found = summary(folder)
     assert found["images_trained"] == 600 * 4
     assert found["epochs"] == 4
-    assert [node["name"] for node in found["nodes"]] == [f"node{node}" for node in range(after)]
+    assert [node["name"] for node in found["nodes"]] == [f"node{node}" for node in range(max(before, after))]
+    assert sum(node["images"] for node in found["nodes"]) == 600 * 4
     assert len(metrics(folder)) == 4
 
 

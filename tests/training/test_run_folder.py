@@ -5,7 +5,6 @@ import math
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import pytest
 from training.runs import COLUMNS, check_counts, data, lenet, metrics, run, summary
 
@@ -144,15 +143,10 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
             RunFolder.create(path)
 
 
-def test_metrics_round_trip(tmp_path: Path) -> None:
+def test_metrics_are_the_epochs_rows(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     rows = [EpochRow(epoch, 1.5, 0.25, 0.5, 0.125, 1000.0 / epoch) for epoch in range(1, 4)]
-    folder.start_metrics()
-    for row in rows:
-        folder.add_metrics(row)
-    read = folder.read_metrics()
-    assert [row.epoch for row in read] == [1, 2, 3]
-    np.testing.assert_allclose([row.images_per_second for row in read], [1000, 500, 1000 / 3], rtol=1e-5)
-    folder.metrics.write_text("a,b\nx,y\n")
-    with pytest.raises(UserError, match=r"metrics\.csv"):
-        folder.read_metrics()
+    for count in range(4):
+        folder.write_metrics(rows[:count])
+        assert len(metrics(folder.path)) == count
+    assert folder.metrics.read_text().splitlines()[1:3] == ["1,1.5,0.25,0.5,0.125,1000", "2,1.5,0.25,0.5,0.125,500"]

@@ -8,18 +8,17 @@ from pathlib import Path
 from bptcnn.errors import UserError
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a UTF-8 file: to a temporary one beside it, synced, then moved into place. Folders are created.
+def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
+    """Write a file, text as UTF-8: to a temporary one beside it, flushed to the disk, then moved into place.
 
-    Raises UserError where the place cannot be written.
+    Raises UserError where that fails. Whatever happens, what was at `path` before stays until the new file is whole.
     """
     target = Path(path)
     temporary = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}-")
-        with open(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
