@@ -125,8 +125,8 @@ def read_rest(source: Source, size: int, promised: str) -> npt.NDArray[np.uint8]
 
 def require_memory(size: int) -> None:
     """UserError if the host has less than `size` bytes of memory available."""
-    import psutil  # here, to keep the import of the package light
+    from bptcnn.available import available_bytes  # here, to keep the import of the package light
 
-    available = int(psutil.virtual_memory().available)
+    available = available_bytes()
     if size > available:
         raise UserError(f"needs {size / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are available")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
+from bptcnn.available import available_bytes
 from bptcnn.errors import UserError
 from bptcnn.inner.operations import Convolution, Operation
 from bptcnn.kernels.tile import SLACK
@@ -29,7 +29,7 @@ class Arena:
 
     def allocate(self) -> int:
         """Allocate the arena; return its address. Raise UserError where the machine lacks the memory."""
-        available = psutil.virtual_memory().available
+        available = available_bytes()
         if self.size > available:
             raise UserError(
                 f"too little memory: the network needs {self.size / 1e6:,.0f} MB at this batch size, "
@@ -51,7 +51,7 @@ class Arena:
 
 
 @dataclass(frozen=True)
-class Activation:
+class ActivationLayout:
     """Layout of one activation: images of (rows, columns, channels) with a halo; all in elements."""
 
     shape: tuple[int, int, int]
@@ -86,15 +86,15 @@ def as_image(shape: Shape) -> tuple[int, int, int]:
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (1, 1, shape[0])
 
 
-def activation_for(shape: Shape, consumer: Operation | None) -> Activation:
+def activation_for(shape: Shape, consumer: Operation | None) -> ActivationLayout:
     """Return the layout of an activation of `shape` that `consumer` reads."""
     rows, columns, channels = as_image(shape)
     if not isinstance(consumer, Convolution):
-        return Activation((rows, columns, channels), 0, 0, rows, columns)
+        return ActivationLayout((rows, columns, channels), 0, 0, rows, columns)
     (top, _), (left, _) = consumer.pads
     reach_rows = (consumer.conv_shape[0] - 1) * consumer.stride[0] + consumer.kernel[0]
     reach_columns = (consumer.conv_shape[1] - 1) * consumer.stride[1] + consumer.kernel[1]
-    return Activation(
+    return ActivationLayout(
         (rows, columns, channels), top, left, max(reach_rows, top + rows), max(reach_columns, left + columns)
     )
 

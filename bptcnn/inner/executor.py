@@ -11,7 +11,8 @@ Guarantees
   is a bitmap, so that is a find-first-set. An empty worker takes from the worker with most ready tasks.
 - A task runs once, after all that it depends on, and sees their writes: dependency counts are sequentially consistent
   read-modify-writes.
-- A kernel that returns a status other than 0 ends the step: running tasks finish, no further one starts.
+- A kernel that returns a status other than 0 ends the step: tasks that a worker has taken finish, nothing that waits
+  for the failed one starts.
 - Between steps, and in a step when nothing is ready for long, workers sleep: an idle model uses no CPU.
 - A worker that wakes late finds the gate closed and never touches the next step's state: step() closes the gate and
   waits until those inside have left.
@@ -24,9 +25,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.errors import UserError
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.kernels.atomics import (
     compare_and_swap,
+    fence_full,
     fetch_add,
     fetch_or,
     first_set_bit,
@@ -64,7 +67,6 @@ _GRAPH_RECORD = np.dtype(
             "starts",  # (tasks,) monotonic ns, or 0 where no trace is wanted
             "ends",
             "places",  # (tasks,) worker
-            "stolen",  # (workers, _LINE): tasks taken from others
         )
     ],
     align=True,
@@ -116,7 +118,6 @@ def _steal(graph, thief):
             return -1
         task = _pop(graph, fullest)
         if task >= 0:
-            words(g.stolen + 8 * _LINE * thief, 1)[0] += 1
             return task
         spin_pause()
 
@@ -124,6 +125,7 @@ def _steal(graph, thief):
 @compiled("void(int64)")
 def _announce(state):
     """Wake those who found nothing to do: there are tasks, or the step is over."""
+    fence_full()  # after what was pushed, before the look at the idlers
     if load_acquire(state + 8 * _LINE * _IDLERS) > 0:
         fetch_add(state + 8 * _LINE * _NEWS, 1)
         futex_wake(state + 8 * _LINE * _NEWS, 1 << 30)
@@ -175,6 +177,7 @@ def _work(state, worker):
         spin_pause()
         if spins > _SPINS:
             fetch_add(state + 8 * _LINE * _IDLERS, 1)
+            fence_full()
             news = load_acquire(state + 8 * _LINE * _NEWS)
             task = _steal(graph, worker)  # what was pushed before we were counted as idle
             if task < 0 and load_acquire(state + 8 * _LINE * _DONE) == 0:
@@ -205,6 +208,7 @@ def _serve(state, worker):
         if spins < _SPINS:
             continue
         fetch_add(state + 8 * _LINE * _SLEEPERS, 1)
+        fence_full()
         if load_acquire(state + 8 * _LINE * _SIGNAL) == signal:
             futex_wait(state + 8 * _LINE * _SIGNAL, signal, _REST_NS)
         fetch_add(state + 8 * _LINE * _SLEEPERS, -1)
@@ -213,6 +217,7 @@ def _serve(state, worker):
 @compiled("void(int64)")
 def _wake_all(state):
     fetch_add(state + 8 * _LINE * _SIGNAL, 1)
+    fence_full()
     if load_acquire(state + 8 * _LINE * _SLEEPERS) > 0:
         futex_wake(state + 8 * _LINE * _SIGNAL, 1 << 30)
 
@@ -281,7 +286,6 @@ class PreparedGraph:
         bitmap_words = -(-count // 64)
         bitmap_words += -bitmap_words % _LINE
         self.starts, self.ends, self.places = (np.zeros(count, np.int64) for _ in range(3))
-        self.stolen = np.zeros((workers, _LINE), np.int64)
         self._arrays = [np.zeros(count, np.int64), np.zeros((workers, bitmap_words), np.int64)]
         self._arrays.append(np.zeros((workers, _LINE), np.int64))
         self._record = np.zeros(1, _GRAPH_RECORD)
@@ -293,7 +297,6 @@ class PreparedGraph:
             record[name] = array.ctypes.data
         for name in ("starts", "ends", "places"):
             record[name] = getattr(self, name).ctypes.data if traced else 0
-        record["stolen"] = self.stolen.ctypes.data
         self.address = self._record.ctypes.data
 
     def trace(self) -> Trace:
@@ -320,14 +323,19 @@ class Executor:
         self.threads = threads
         self._state = np.zeros((_WORDS, _LINE), np.int64)
         self._state[_GATE, 0] = _CLOSED
-        own = [
-            threading.Thread(target=_serve, args=(self._state.ctypes.data, index), daemon=True, name=f"bptcnn-{index}")
-            for index in range(1, threads)
-        ]
-        for thread in own:
-            thread.start()
         self._running = threading.Lock()
+        own: list[threading.Thread] = []
         self._finalizer = weakref.finalize(self, _close, self._state, own)
+        for index in range(1, threads):
+            thread = threading.Thread(
+                target=_serve, args=(self._state.ctypes.data, index), daemon=True, name=f"bptcnn-{index}"
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system's or the group's limit
+                self.close()
+                raise UserError(f"cannot start {threads} threads: use fewer") from None
+            own.append(thread)
 
     def prepare(self, graph: TaskGraph, traced: bool = False) -> PreparedGraph:
         """Return `graph` made ready to run here."""

@@ -103,7 +103,9 @@ class Subnetwork:
         return StepResult(loss, correct, images)
 
     def forward(self, samples: ImageArray) -> FloatArray:
-        """Return logits (N, classes), a copy, for at most batch_size images."""
+        """Return logits (N, classes), a copy, for 1 to batch_size images."""
+        if not 1 <= len(samples) <= self.batch_size:
+            raise ValueError(f"a pass takes 1 to {self.batch_size} images, not {len(samples)}")
         self._run(self._prepared, samples, self._labels, None, len(samples), np.nan, 0.0, 0.0)
         return self._storage.logits[: len(samples)].copy()
 

@@ -156,7 +156,7 @@ class StepBuilder:
             done.add(first, last, self._builder.add(task, [*ready.over(first, last), *packing]))
         size = op.filter.size + (op.bias.size if op.bias else 0)
         reduction = self._records.reduction(index, op)
-        spans = split(size, -(-size * len(parts) // _SPAN) if size > len(parts) else 1)
+        spans = split(size, -(-size * len(parts) // _SPAN))
         for first, last in spans:
             cost = (last - first) * len(parts) * _NS_PER_ELEMENT
             task = Task(f"{op.name} reduce", update.reduce_partials, reduction, first, last, 0, cost)

@@ -1,9 +1,9 @@
 """CPU atomics, fences, futexes and a clock for compiled code: what LLVM has and numba does not show.
 
-All operate on 64-bit words at an address (an int64), naturally aligned. Orders are the strongest that callers need:
-read-modify-writes are sequentially consistent, so that a push followed by a look at the sleepers is never reordered;
-loads acquire, stores release. An acquire load does not keep *earlier* reads above it: seqlock-style readers copy, then
-`fence_acquire`, then look again.
+All operate on 64-bit words at an address (an int64), naturally aligned. Read-modify-writes are sequentially consistent,
+loads acquire, stores release. On ARM a load may still pass an earlier read-modify-write: who writes one word and then
+looks at another, to sleep or to wake, puts `fence_full` between. An acquire load does not keep *earlier* reads above
+it: seqlock-style readers copy, then `fence_acquire`, then look again.
 """
 
 import platform
@@ -91,6 +91,17 @@ def fence_release(typing):
 
     def generate(context, builder, signature, args):
         builder.fence("release")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def fence_full(typing):
+    """Keep all earlier reads and writes before all later ones."""
+
+    def generate(context, builder, signature, args):
+        builder.fence("seq_cst")
         return context.get_dummy_value()
 
     return types.void(), generate

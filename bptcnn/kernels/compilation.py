@@ -4,6 +4,8 @@ numba's own cache looks at one source file only, so the folder is keyed by a dig
 compiled code, by the host CPU and by the vector unit in use. It is local to the host: home folders may be shared.
 """
 
+import atexit
+import contextlib
 import hashlib
 import os
 import platform
@@ -43,26 +45,37 @@ def _cache_key() -> str:
 
 @cache
 def cache_folder() -> Path:
-    """Return this host's folder of compiled kernels, created if need be (`BPTCNN_CACHE_DIR` moves it)."""
-    root = Path(os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn"))
-    folder = root / "kernels" / _cache_key()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-    except OSError:  # no writable home: compiled code lives as long as this process
-        folder = Path(tempfile.mkdtemp(prefix="bptcnn-kernels-"))
-        import atexit
+    """Return this host's folder of compiled kernels, created if need be (`BPTCNN_CACHE_DIR` moves it).
 
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Where that cannot be written, a temporary folder serves this process and those that it starts.
+    """
+    root = os.environ.get("BPTCNN_CACHE_DIR") or os.fspath(platformdirs.user_cache_path("bptcnn"))
+    try:
+        folder = _made(Path(root))
+    except OSError:
+        temporary = tempfile.mkdtemp(prefix="bptcnn-kernels-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        os.environ["BPTCNN_CACHE_DIR"] = temporary
+        folder = _made(Path(temporary))
+    _sweep(folder)
+    return folder
+
+
+def _made(root: Path) -> Path:
+    folder = root / "kernels" / _cache_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)  # in use
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(folder)
     return folder
 
 
 def _sweep(folder: Path) -> None:
-    """Delete caches of other versions that nobody has used for three days; mark this one as used."""
-    os.utime(folder)
+    """Delete caches of other versions that nobody has used for three days."""
     for other in folder.parent.iterdir():
-        if other != folder and time.time() - other.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process may sweep too
+            if other != folder and time.time() - other.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def is_warm() -> bool:

@@ -63,5 +63,5 @@ def select_unit(name: str | None) -> VectorUnit:
     return UNITS[name]
 
 
-UNIT = select_unit(os.environ.get("BPTCNN_VECTOR_UNIT"))
+UNIT = select_unit(os.environ.get("BPTCNN_VECTOR_UNIT") or None)
 LANES, ROWS, VECTORS, COLUMNS = UNIT.lanes, UNIT.rows, UNIT.vectors, UNIT.columns  # for compiled code

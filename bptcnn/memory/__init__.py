@@ -3,7 +3,7 @@
 Imports kernels and errors only. Never knows who trains, what the weights mean or which rule weighs a submission.
 """
 
-from bptcnn.memory.shared import SharedMemory, available_bytes
+from bptcnn.memory.shared import SharedMemory
 from bptcnn.memory.weights import Submission, Table, WeightBuffer, Writer
 
-__all__ = ["SharedMemory", "Submission", "Table", "WeightBuffer", "Writer", "available_bytes"]
+__all__ = ["SharedMemory", "Submission", "Table", "WeightBuffer", "Writer"]

@@ -13,14 +13,13 @@ import fcntl
 import mmap
 import os
 import weakref
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
+from bptcnn.available import available_bytes
 from bptcnn.errors import UserError
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -105,46 +104,6 @@ class SharedMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def available_bytes() -> int:
-    """Return how many bytes this process can still allocate without swapping or meeting its cgroup's limit."""
-    return min([int(psutil.virtual_memory().available), *_cgroup_headrooms()])
-
-
-def _cgroup_headrooms() -> list[int]:
-    """Return limit minus use, file cache not counted, for this process's memory cgroup and those above it."""
-    headrooms = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines() if os.path.exists("/proc/self/cgroup") else []:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":  # version 2
-            root, limit, use, prefix = Path("/sys/fs/cgroup"), "memory.max", "memory.current", ""
-        elif "memory" in controllers.split(","):
-            root, limit, use = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"
-            prefix = "total_"
-        else:
-            continue
-        folder = root / path.lstrip("/")
-        while True:
-            headroom = _headroom(folder / limit, folder / use, folder / "memory.stat", prefix)
-            if headroom is not None:
-                headrooms.append(headroom)
-            if folder == root or root not in folder.parents:
-                break
-            folder = folder.parent
-    return headrooms
-
-
-def _headroom(limit: Path, use: Path, stat: Path, prefix: str) -> int | None:
-    try:
-        allowed = limit.read_text().strip()
-        if allowed == "max":
-            return None
-        fields = dict(line.split() for line in stat.read_text().splitlines())
-        cache = int(fields.get(prefix + "inactive_file", 0)) + int(fields.get(prefix + "active_file", 0))
-        return max(0, int(allowed) - int(use.read_text()) + cache)
-    except (OSError, ValueError):
-        return None
 
 
 def _require(size: int, available: int, name: str) -> None:

@@ -1,5 +1,6 @@
 """Network: a sequence of layers on images of one shape, and where its parameters lie in the flat weight vector."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -29,6 +30,8 @@ class Network:
 
     def __init__(self, input_shape: Sequence[int], layers: Sequence[Layer], name: str = "custom") -> None:
         self.input_shape = _input_shape(input_shape)
+        if not isinstance(layers, Sequence):
+            raise UserError(f"layers must be a list of layers, not {layers!r}")
         self.layers = tuple(layers)
         self.name = name
         shapes: list[Shape] = [self.input_shape]
@@ -44,7 +47,7 @@ class Network:
             except UserError as error:
                 raise UserError(f"layer {index}: {error}") from None
             for part, shape in layer.parameter_shapes(shapes[-2]):
-                size = int(np.prod(shape))
+                size = math.prod(shape)
                 parameters.append(Parameter(f"{layer.kind}{counts[layer.kind]}.{part}", shape, offset, size))
                 offset += size
         if len(shapes[-1]) != 1 or not parameters:
@@ -80,6 +83,8 @@ class Network:
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> "Network":
         """Build the network that `to_dict` described; raise UserError for anything else."""
+        if not isinstance(description, dict):
+            raise UserError(f"a network wants name, input_shape and layers, not {description!r}")
         unknown = set(description) - {"name", "input_shape", "layers"}
         if unknown or not isinstance(description.get("layers"), list):
             wrong = f"unknown {', '.join(sorted(unknown))}" if unknown else "no list of layers"

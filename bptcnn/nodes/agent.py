@@ -21,8 +21,8 @@ from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.memory import WeightBuffer
 from bptcnn.nodes.configuration import AgentConfiguration
-from bptcnn.nodes.exchange import SharedExchange
-from bptcnn.nodes.loop import Diverged, Loop
+from bptcnn.nodes.exchange import Diverged, SharedExchange
+from bptcnn.nodes.loop import Loop
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Ready
 
 _ORPHANED = 3  # exit code: the coordinator is gone

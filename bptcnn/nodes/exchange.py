@@ -13,6 +13,10 @@ from bptcnn.outer import Update, submission_scale
 FloatArray = npt.NDArray[np.float32]
 
 
+class Diverged(ArithmeticError):
+    """Loss or weights are no longer numbers."""
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A submission as committed: its number, the node's samples over all of them, how many updates it was behind."""
@@ -62,6 +66,10 @@ class SharedExchange:
         """Stage the difference, commit it with the scale that the update rule gives, and merge it under AGWU."""
         delta = self._writer.delta
         np.subtract(weights, base, out=delta)
+        with np.errstate(over="ignore", invalid="ignore"):
+            size = np.dot(delta, delta)
+        if not np.isfinite(size):
+            raise Diverged("the weights are no longer finite: training diverged, try a smaller learning rate")
         self._buffer.set_quality(self._node, correct / samples)
         updates = self._buffer.updates()
         scale = 0.0  # SGWU: the coordinator weighs the round

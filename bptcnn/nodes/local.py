@@ -6,16 +6,18 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cloudpickle
 
+from bptcnn.errors import UserError
 from bptcnn.nodes.configuration import AgentConfiguration
 from bptcnn.outer import Message, NodeEvent
 
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
-_STOP_SECONDS = 1.0  # what a node may take to end by itself
+_END_SECONDS = 1.0  # between a connection's end and that of its process
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -27,24 +29,18 @@ class LocalNode:
     """A running agent. Its output goes to `log`; descriptors of shared memory are inherited."""
 
     def __init__(self, configuration: AgentConfiguration, log: Path) -> None:
+        """Start the agent; raise UserError where the system does not let us."""
         self.name = configuration.name
-        ours, theirs = socket.socketpair()
-        limit = struct.pack("ll", _IO_SECONDS, 0)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        root = Path(__file__).parent.parent.parent  # where this very package is imported from
-        path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-        with theirs, log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "bptcnn.nodes.agent"],
-                stdin=theirs.fileno(),
-                stdout=output,
-                stderr=output,
-                pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd),
-                env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
-                start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
-            )
-        self._connection: Connection[Message, NodeEvent] = Connection(ours.detach())
+        try:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                limit = struct.pack("ll", _IO_SECONDS, 0)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+                self._process = _start_agent(configuration, theirs, log)
+                self._connection: Connection[Message, NodeEvent] = Connection(ours.detach())
+        except OSError as error:
+            raise UserError(f"cannot start {self.name}: {error.strerror or error}") from None
         with contextlib.suppress(OSError):  # it ended already: the first `receive` says so
             self._connection.send_bytes(cloudpickle.dumps(configuration))
 
@@ -82,7 +78,7 @@ class LocalNode:
 
     def _ending(self) -> str:
         try:
-            code = self._process.wait(_STOP_SECONDS)
+            code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "its connection broke"
         return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
@@ -94,8 +90,23 @@ class LocalNode:
         self._process.wait()
         self._connection.close()
 
-    def end(self) -> None:
-        """Let a process that was told to stop end by itself for a moment, then kill and reap it."""
+    def end(self, deadline: float) -> None:
+        """Let a process that was told to stop end by itself until `deadline` (monotonic), then kill and reap it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(max(0.0, deadline - time.monotonic()))
         self.kill()
+
+
+def _start_agent(configuration: AgentConfiguration, control: socket.socket, log: Path) -> "subprocess.Popen[bytes]":
+    root = Path(__file__).parent.parent.parent  # where this very package is imported from
+    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bptcnn.nodes.agent"],
+            stdin=control.fileno(),
+            stdout=output,
+            stderr=output,
+            pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd),
+            env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
+            start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+        )

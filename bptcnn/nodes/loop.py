@@ -11,13 +11,9 @@ import numpy.typing as npt
 
 from bptcnn.inner.subnetwork import ImageArray, IndexArray, Subnetwork
 from bptcnn.nodes.configuration import AgentConfiguration
-from bptcnn.nodes.exchange import Exchange
+from bptcnn.nodes.exchange import Diverged, Exchange
 from bptcnn.nodes.throttle import Throttle
 from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Submitted, Work, over_stale
-
-
-class Diverged(ArithmeticError):
-    """The loss is no longer a number."""
 
 
 @dataclass
@@ -133,6 +129,8 @@ class Loop:
             self._step(batch, rate, iteration)
             steps += 1
             self._take_messages()
+            if self._stopping:
+                return
             if over_stale(version, self._exchange.updates(), self._configuration.staleness):
                 break
         begin = time.monotonic()

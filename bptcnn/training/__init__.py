@@ -71,20 +71,22 @@ def train(
     """Train `network` on `dataset` over local nodes; return the summary, and leave a run folder.
 
     Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`, `epochs=4`.
-    `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch.
+    `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch
+    with the settings that it has: only those of `RESUMABLE` may be others.
     `init`: a run folder whose best weights to start from. Raises UserError for whatever the user can mend, and where
     every node is lost. KeyboardInterrupt ends the run cleanly, keeps its last checkpoint, and is passed on.
     """
     began = time.monotonic()
-    base = settings or TrainSettings()
+    from bptcnn.training.start import resumed_settings, starting_point
+
     if nodes is not None:
         changes["nodes"] = parse_nodes(nodes)
-    if changes:
-        base = settings_from({**base.to_dict(), **changes})
-    observer = observer or Observer()
-    from bptcnn.training.start import starting_point
-
     folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
+    if resume:
+        base = resumed_settings(folder, {**(settings.to_dict() if settings else {}), **changes})
+    else:
+        base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
+    observer = observer or Observer()
     start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
     prepare_kernels(observer)
     from bptcnn.training.run import train_run

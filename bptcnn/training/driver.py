@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bptcnn.data import Samples, order
+from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.networks import Network
 from bptcnn.nodes import AgentConfiguration, LocalNode, NodeGone, SharedArray
@@ -44,10 +45,11 @@ from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
 _TICK_SECONDS = 0.25
+_STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
 
 
 @dataclass(frozen=True)
-class Task:
+class Assignment:
     """What a driver trains, from `start` on; `measured` are the images that accuracy is taken on."""
 
     network: Network
@@ -63,9 +65,14 @@ class Driver:
     """One run from its first process to its last; `run` returns when it is over, `close` leaves nothing behind."""
 
     def __init__(
-        self, task: Task, coordinator: Coordinator, folder: RunFolder, evaluator: Evaluator, observer: Observer
+        self,
+        assignment: Assignment,
+        coordinator: Coordinator,
+        folder: RunFolder,
+        evaluator: Evaluator,
+        observer: Observer,
     ) -> None:
-        self._task, self._folder, self._evaluator, self._observer = task, folder, evaluator, observer
+        self._assignment, self._folder, self._evaluator, self._observer = assignment, folder, evaluator, observer
         self.coordinator = coordinator
         self._selector = selectors.DefaultSelector()
         self._nodes: dict[int, LocalNode] = {}
@@ -75,7 +82,7 @@ class Driver:
         self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
         self.train_seconds = 0.0  # without checkpoints and evaluation
         self.ready_at: float | None = None
-        self.rows: list[EpochRow] = list(task.start.rows[:-1])
+        self.rows: list[EpochRow] = list(assignment.start.rows[:-1])
         self.outcome: Finish | None = None
         self._target_reached: str | None = None
         self._pending: deque[Event] = deque()  # the first one is being handled
@@ -85,8 +92,8 @@ class Driver:
 
     def _set_up(self) -> None:
         try:
-            if self._task.start.rows:  # of a resumed run; the last one was saved before it was evaluated
-                self._evaluate(self._task.start)
+            if self._assignment.start.rows:  # of a resumed run; the last one was saved before it was evaluated
+                self._evaluate(self._assignment.start)
             self._folder.write_metrics(self.rows)
             self._start_nodes()
         except BaseException:
@@ -94,12 +101,8 @@ class Driver:
             raise
 
     def _start_nodes(self) -> None:
-        task, settings = self._task, self._task.settings
-        samples = task.train.take(order(len(task.train), settings.seed))
-        images, images_memory = SharedArray.put(samples.images, "images")
-        self._shared.append(images_memory)
-        labels, labels_memory = SharedArray.put(samples.labels, "labels")
-        self._shared.append(labels_memory)
+        task, settings = self._assignment, self._assignment.settings
+        images, labels = self._share_samples(task.train.take(order(len(task.train), settings.seed)))
         self._buffer = WeightBuffer.create(task.network.size, len(settings.nodes))
         self._shared.append(self._buffer)
         self._buffer.store(task.start.weights)
@@ -126,8 +129,16 @@ class Driver:
             self._selector.register(node, selectors.EVENT_READ, index)
         self._write_nodes()
 
+    def _share_samples(self, samples: Samples) -> tuple[SharedArray, SharedArray]:
+        images, images_memory = SharedArray.put(samples.images, "images")
+        self._shared.append(images_memory)
+        labels, labels_memory = SharedArray.put(samples.labels, "labels")
+        self._shared.append(labels_memory)
+        return images, labels
+
     def close(self) -> None:
         """End and reap every node, free the shared memory; safe to call again, at any moment."""
+        deadline = time.monotonic() + _STOP_SECONDS
         for node in self._nodes.values():
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(node)
@@ -135,8 +146,10 @@ class Driver:
             if self.outcome is None:
                 node.kill()
             else:
-                node.end()
-        self._nodes.clear()
+                node.end(deadline)
+        if self._nodes:
+            self._nodes.clear()
+            self._write_nodes()
         self._selector.close()
         for memory in self._shared:
             memory.close()
@@ -144,7 +157,9 @@ class Driver:
 
     def _write_nodes(self) -> None:
         host = platform.node()
-        self._folder.write_nodes([{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()])
+        nodes = [{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()]
+        with contextlib.suppress(UserError):  # a list for onlookers: a full disk shows at the next checkpoint
+            self._folder.write_nodes(nodes)
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -187,13 +202,17 @@ class Driver:
         while self._pending and self.outcome is None:
             self._execute(self.coordinator.handle(self._pending[0]))
             self._pending.popleft()
-            if self.ready_at is None and self.coordinator.phase is not Phase.STARTING:
-                self._begin()
+            if self._epoch_began is None and self.coordinator.phase is Phase.TRAINING:
+                self._start_clock()
 
-    def _begin(self) -> None:
-        self._epoch_began = self.ready_at = time.monotonic()
-        names = tuple(profile.name for profile in self._task.outer.nodes)
-        self._observer.started(names, len(self._task.train), self._task.settings.epochs)
+    def _start_clock(self) -> None:
+        self._epoch_began = time.monotonic()
+        self._trained_before = self.coordinator.counters().images_trained
+        if self.ready_at is not None:
+            return
+        self.ready_at = self._epoch_began
+        names = tuple(profile.name for profile in self._assignment.outer.nodes)
+        self._observer.started(names, len(self._assignment.train), self._assignment.settings.epochs)
 
     def _execute(self, actions: list[Action]) -> None:
         for action in actions:
@@ -228,7 +247,7 @@ class Driver:
         del self._nodes[index]
         submission = self._buffer.submission(index)
         quality = float(self._buffer.table().qualities[index]) if submission.sequence else 0.0
-        if self._task.settings.update == "sgwu":
+        if self._assignment.settings.update == "sgwu":
             self._buffer.set_live(index, False)  # its round is still to be merged by MergeRound
         else:
             self._buffer.finish(index)
@@ -249,7 +268,7 @@ class Driver:
     def _record(self, end: EpochEnd) -> None:
         """All nodes are paused: save, evaluate, tell; none of it counts as training time."""
         seconds = self._stop_clock()
-        task, metrics = self._task, end.metrics
+        task, metrics = self._assignment, end.metrics
         weights = np.empty(task.network.size, np.float32)
         self._buffer.snapshot(weights)
         speed = self._trained_since() / max(seconds, 1e-9)
@@ -263,13 +282,11 @@ class Driver:
         target, accuracy = task.settings.target_accuracy, self.rows[-1].test_accuracy
         if target is not None and accuracy >= target:
             self._target_reached = f"target accuracy {target:g} reached in epoch {end.epoch}: {accuracy:.4f}"
-        self._epoch_began = time.monotonic()
-        self._trained_before = self.coordinator.counters().images_trained
         self._handle(EpochRecorded(time.monotonic(), self._target_reached is not None))
 
     def _evaluate(self, checkpoint: Checkpoint) -> bool:
         """Complete the checkpoint's last row; keep the checkpoint as the best one if it is. Return whether it is."""
-        accuracy = self._evaluator.accuracy(checkpoint.weights, self._task.measured)
+        accuracy = self._evaluator.accuracy(checkpoint.weights, self._assignment.measured)
         best = all(accuracy > row.test_accuracy for row in self.rows)
         self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
         if best:
@@ -296,9 +313,9 @@ class Driver:
         self._observer.progress(
             Snapshot(
                 self.coordinator.epoch,
-                self._task.settings.epochs,
+                self._assignment.settings.epochs,
                 self.coordinator.trained_in_epoch,
-                len(self._task.train),
+                len(self._assignment.train),
                 self._trained_since() / elapsed,
                 self.coordinator.statuses(),
             )

@@ -4,11 +4,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.data import Samples
+from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.networks import Network
 
-_BATCH = 256
+_LARGEST_BATCH = 256  # images at a time, or as many as memory has room for
 
 
 class Evaluator:
@@ -16,15 +17,24 @@ class Evaluator:
 
     def __init__(self, network: Network, threads: int) -> None:
         self._executor = Executor(threads)
-        self._subnetwork = Subnetwork(network, _BATCH, self._executor, training=False)
+        self._batch = _LARGEST_BATCH
+        while True:
+            try:
+                self._subnetwork = Subnetwork(network, self._batch, self._executor, training=False)
+                return
+            except UserError:
+                if self._batch == 1:
+                    self.close()
+                    raise
+                self._batch //= 2
 
     def logits(self, weights: npt.NDArray[np.float32], images: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         """Return logits (N, classes) of images (N, H, W, C), float32 or uint8, any N."""
         self._subnetwork.weights[:] = weights
         network = self._subnetwork.network
         found = np.empty((len(images), network.classes), np.float32)
-        for begin in range(0, len(images), _BATCH):
-            part = images[begin : begin + _BATCH]
+        for begin in range(0, len(images), self._batch):
+            part = images[begin : begin + self._batch]
             found[begin : begin + len(part)] = self._subnetwork.forward(part)  # type: ignore[arg-type]
         return found
 

@@ -17,6 +17,7 @@ from bptcnn.profiling import usable_cores
 from bptcnn.training.checkpoint import read_checkpoint
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.run_folder import RunFolder
+from bptcnn.training.settings import check_whole
 
 
 class Model:
@@ -26,10 +27,10 @@ class Model:
     """
 
     def __init__(self, network: Network, batch_size: int = 64, threads: int | None = None, seed: int = 0) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {batch_size}")
-        if threads is not None and threads < 1:
-            raise UserError(f"threads must be at least 1, not {threads}")
+        check_whole("batch_size", batch_size, 1)
+        check_whole("seed", seed, 0)
+        if threads is not None:
+            check_whole("threads", threads, 1)
         self.network = network
         self.batch_size = batch_size
         self._threads = threads or usable_cores()
@@ -48,8 +49,8 @@ class Model:
     ) -> tuple[float, npt.NDArray[np.float32]]:
         """Return the mean cross-entropy over the batch and its gradient, flat float32 (network.size,), a copy.
 
-        x: float32 (N, H, W, C), labels: integers (N,), 1 <= N <= batch_size. Raises UserError for other shapes and for
-        labels that are no class.
+        x: float32, or uint8 for value / 255, (N, H, W, C); labels: integers (N,), 1 <= N <= batch_size. Raises
+        UserError for other shapes and for labels that are no class.
         """
         result = self._subnetwork.step(self._images(x, self.batch_size), self._labels(labels, len(x)))
         return result.loss, self._subnetwork.gradient.copy()
@@ -69,7 +70,7 @@ class Model:
         return self._subnetwork.step(images, self._labels(labels, len(x)), None, lr, momentum, weight_decay).loss
 
     def predict(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return logits (N, classes) for x float32 (N, H, W, C), any N."""
+        """Return logits (N, classes) for x as above, any N."""
         return self._evaluation().logits(self.weights, self._images(x, None))
 
     def evaluate(self, dataset: Dataset | Samples) -> float:
@@ -91,6 +92,8 @@ class Model:
             raise UserError(f"images must be (N, {', '.join(map(str, self.network.input_shape))}), not {images.shape}")
         if most is not None and not 1 <= len(images) <= most:
             raise UserError(f"a batch holds 1 to {most} images, not {len(images)}")
+        if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
+            raise UserError(f"images must be floating-point, or uint8 for value / 255, not {images.dtype}")
         if images.dtype == np.uint8:
             return np.ascontiguousarray(images)
         return np.ascontiguousarray(images, np.float32)

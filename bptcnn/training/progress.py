@@ -7,7 +7,10 @@ from bptcnn.outer import NodeStatus
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One row of metrics.csv. `seconds` is training time in this epoch; accuracies are shares of 1."""
+    """One row of metrics.csv. `seconds` is training time in this epoch; accuracies are shares of 1.
+
+    `test_accuracy` is that on the images that choose the best epoch: held out ones, where the run has a validation set.
+    """
 
     epoch: int
     seconds: float

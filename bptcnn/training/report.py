@@ -23,7 +23,7 @@ def write_report(path: Path, summary: Summary, rows: Sequence[EpochRow]) -> None
     accuracy = "not evaluated" if summary.test_accuracy is None else f"{summary.test_accuracy:.2%}"
     facts = [
         ("Outcome", f"{summary.outcome}: {summary.reason}"),
-        ("Test accuracy", accuracy),
+        ("Test accuracy", f"{accuracy}, of the last epoch"),
         ("Best epoch", "none" if summary.best_epoch is None else f"{summary.best_epoch} (by the {summary.chosen_by})"),
         ("Training time", f"{summary.train_seconds:.1f} s, set-up {summary.setup_seconds:.1f} s"),
         ("Speed", f"{summary.images_per_second:,.0f} images/s"),
@@ -37,7 +37,7 @@ def write_report(path: Path, summary: Summary, rows: Sequence[EpochRow]) -> None
         _table(["", ""], facts),
     ]
     if rows:
-        parts += ["<h2>Epochs</h2>", _curves(rows), _epochs(rows)]
+        parts += ["<h2>Epochs</h2>", _curves(rows, summary.chosen_by), _epochs(rows, summary.chosen_by)]
     parts += ["<h2>Nodes</h2>", _nodes(summary), "</html>"]
     write_atomically(path, "\n".join(parts))
 
@@ -50,7 +50,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return f"<table>{top}{''.join(line('td', row) for row in rows)}</table>"
 
 
-def _epochs(rows: Sequence[EpochRow]) -> str:
+def _epochs(rows: Sequence[EpochRow], measured: str) -> str:
     cells = [
         (
             row.epoch,
@@ -62,7 +62,7 @@ def _epochs(rows: Sequence[EpochRow]) -> str:
         )
         for row in rows
     ]
-    return _table(["Epoch", "Seconds", "Train loss", "Train accuracy", "Test accuracy", "Images/s"], cells)
+    return _table(["Epoch", "Seconds", "Train loss", "Train accuracy", f"Accuracy, {measured}", "Images/s"], cells)
 
 
 def _nodes(summary: Summary) -> str:
@@ -84,14 +84,14 @@ def _nodes(summary: Summary) -> str:
     return _table(head, cells)
 
 
-def _curves(rows: Sequence[EpochRow]) -> str:
+def _curves(rows: Sequence[EpochRow], measured: str) -> str:
     from matplotlib.figure import Figure  # slow to import, and needed at a run's end only
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     epochs = [row.epoch for row in rows]
-    accuracy.plot(epochs, [row.train_accuracy for row in rows], "o-", label="train")
-    accuracy.plot(epochs, [row.test_accuracy for row in rows], "o-", label="test")
+    accuracy.plot(epochs, [row.train_accuracy for row in rows], "o-", label="training set")
+    accuracy.plot(epochs, [row.test_accuracy for row in rows], "o-", label=measured)
     accuracy.set(xlabel="epoch", ylabel="accuracy")
     accuracy.legend()
     loss.plot(epochs, [row.train_loss for row in rows], "o-")

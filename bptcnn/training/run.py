@@ -11,7 +11,7 @@ from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeProfile, RunSettings
 from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
-from bptcnn.training.driver import Driver, Task
+from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.progress import EpochRow, Observer
 from bptcnn.training.report import write_report
@@ -48,22 +48,24 @@ def train_run(
     threads = settings.threads or max(1, usable_cores() // len(settings.nodes))
     outer = _outer_settings(network, train, settings, threads)
     coordinator = Coordinator(outer, start.state)
-    task = Task(network, train, measured, settings, outer, threads, start)
-    folder = RunFolder.open(run_dir) if resume else RunFolder.create(run_dir)
-    folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
-    observer.setup(f"starting {len(settings.nodes)} nodes")
-    with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
-        driver = Driver(task, coordinator, folder, evaluator, observer)
-        try:
-            outcome = driver.run()
-        except KeyboardInterrupt:
-            driver.stop("interrupted")
-            driver.close()
-            _conclude(driver, task, dataset, folder, evaluator, began)
-            raise
-        finally:
-            driver.close()
-        summary = _conclude(driver, task, dataset, folder, evaluator, began)
+    task = Assignment(network, train, measured, settings, outer, threads, start)
+    folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
+    with folder.held():
+        folder.forget_results()
+        folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
+        observer.setup(f"starting {len(settings.nodes)} nodes")
+        with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
+            driver = Driver(task, coordinator, folder, evaluator, observer)
+            try:
+                outcome = driver.run()
+            except KeyboardInterrupt:
+                driver.stop("interrupted")
+                driver.close()
+                _conclude(driver, task, dataset, folder, evaluator, began)
+                raise
+            finally:
+                driver.close()
+            summary = _conclude(driver, task, dataset, folder, evaluator, began)
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
@@ -87,7 +89,7 @@ def _outer_settings(network: Network, train: Samples, settings: TrainSettings, t
 
 
 def _conclude(
-    driver: Driver, task: Task, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
+    driver: Driver, task: Assignment, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
 ) -> Summary:
     """Write summary and report of a run that has ended, however it did."""
     outcome = driver.outcome or Finish("stopped", "interrupted")
@@ -97,7 +99,7 @@ def _conclude(
     if rows and task.settings.validation is not None:
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
-    trained_here = counters.images_trained - (task.start.state.counters.images_trained if task.start.state else 0)
+    train_seconds = sum(row.seconds for row in task.start.rows) + driver.train_seconds
     moved = _FLOAT * task.network.size
     speeds = dict(zip((profile.name for profile in task.outer.nodes), task.settings.nodes, strict=True))
     gone = {status.name: status.reason_lost for status in driver.coordinator.statuses()}
@@ -126,9 +128,9 @@ def _conclude(
         best_epoch=best.epoch if best else None,
         best_accuracy=best.test_accuracy if best else None,
         chosen_by="test set" if task.settings.validation is None else "validation set",
-        train_seconds=driver.train_seconds,
+        train_seconds=train_seconds,
         setup_seconds=(driver.ready_at or time.monotonic()) - began,
-        images_per_second=trained_here / driver.train_seconds if driver.train_seconds else 0.0,
+        images_per_second=counters.images_trained / train_seconds if train_seconds else 0.0,
         images_trained=counters.images_trained,
         images_redone=counters.images_redone,
         epochs=len(rows),
@@ -141,7 +143,6 @@ def _conclude(
         efficiency=None,
         nodes=nodes,
     )
-    folder.write_nodes([])
     folder.write_summary(summary)
     write_report(folder.path / "report.html", summary, rows)
     return summary

@@ -1,8 +1,11 @@
 """The run folder: what a run leaves behind, and what watches it while it runs."""
 
+import contextlib
+import fcntl
 import json
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
@@ -60,15 +63,39 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """Open the folder of an earlier run; raise UserError where there is none."""
+        """Open the folder of an earlier run to read; raise UserError where there is none."""
         folder = cls(path)
         if not folder.config.is_file():
             raise UserError(f"no run at {path}: a run folder holds config.toml")
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunFolder":
+        """Open the folder of an earlier run to go on in it; raise UserError where that cannot be."""
+        folder = cls.open(path)
         try:
             folder.logs.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write into {path}: {error.strerror}") from None
         return folder
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder for one run; raise UserError where another one has it."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path} is in use by another run") from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def forget_results(self) -> None:
+        """Remove what an earlier part of the run concluded."""
+        for name in ("summary.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write config.toml: the resolved settings."""

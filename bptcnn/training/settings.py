@@ -57,11 +57,11 @@ class TrainSettings:
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} {getattr(self, name)!r} does not exist: choose one of {', '.join(choices)}")
         for name in ("epochs", "batch_size", "local_steps"):
-            _check_whole(name, getattr(self, name), 1)
-        _check_whole("seed", self.seed, 0)
+            check_whole(name, getattr(self, name), 1)
+        check_whole("seed", self.seed, 0)
         for name, least in (("staleness", 0), ("threads", 1)):
             if getattr(self, name) is not None:
-                _check_whole(name, getattr(self, name), least)
+                check_whole(name, getattr(self, name), least)
         _check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0.0):
             raise UserError(f"weight decay must be 0 or more, not {self.weight_decay}")
@@ -91,6 +91,10 @@ class TrainSettings:
         """Return plain values for TOML, without what is None."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
         return {**values, "nodes": list(self.nodes)}
+
+
+RESUMABLE = ("epochs", "nodes", "staleness", "target_accuracy", "threads")
+"""What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -139,7 +143,8 @@ def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
     return speeds
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
+def check_whole(name: str, value: object, least: int) -> None:
+    """Raise UserError unless `value` is a whole number from `least` to the most that makes sense for `name`."""
     most = _MOST[name]
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise UserError(f"{name.replace('_', ' ')} must be a whole number from {least} to {most}, not {value!r}")

@@ -1,13 +1,17 @@
 """Where a run starts from, and all that can be refused before anything is compiled or written."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
+from bptcnn.available import available_bytes
 from bptcnn.data import Dataset
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.run_folder import RunFolder
-from bptcnn.training.settings import TrainSettings
+from bptcnn.training.settings import RESUMABLE, TrainSettings, settings_from
 
 
 def starting_point(
@@ -25,12 +29,30 @@ def starting_point(
     else:
         RunFolder.refuse_taken(run_dir)
         if init is None:
+            need, available = 4 * network.size, available_bytes()
+            if need > available:
+                raise UserError(
+                    f"too little memory: {network.name} has {need / 1e6:,.0f} MB of weights, "
+                    f"{available / 1e6:,.0f} MB are free"
+                )
             return Checkpoint(network, network.initial_weights(settings.seed), 0)
         found = read_checkpoint(RunFolder.open(init).best)
         checkpoint = Checkpoint(found.network, found.weights, 0)
     if _shape(checkpoint.network) != _shape(network):
         raise UserError(f"the weights of {run_dir if resume else init} are of another network than {network.name}")
     return checkpoint
+
+
+def resumed_settings(run_dir: Path, changes: Mapping[str, Any]) -> TrainSettings:
+    """Return a run's own settings with `changes`; raise UserError where one would make it another run."""
+    values = RunFolder.open(run_dir).read_config()
+    own = settings_from({name: value for name, value in values.items() if name not in ("network", "data")})
+    changed = settings_from({**own.to_dict(), **changes})
+    for field in fields(TrainSettings):
+        if field.name not in RESUMABLE and getattr(own, field.name) != getattr(changed, field.name):
+            allowed = ", ".join(RESUMABLE)
+            raise UserError(f"{field.name} cannot change when a run is resumed: only {allowed} can")
+    return changed
 
 
 def _shape(network: Network) -> dict[str, object]:

@@ -29,8 +29,9 @@ class NodeSummary:
 class Summary:
     """A run. `outcome` is completed, stopped or failed; `chosen_by` names the images that accuracy was measured on.
 
-    train_seconds runs from the first step to the last, evaluation and compilation left out; efficiency is
-    images_per_second over the sum of the nodes' separately measured speeds, None where they were not measured.
+    test_accuracy is that of the last epoch's weights on the test set. train_seconds runs from the first step to the
+    last, evaluation and compilation left out; efficiency is images_per_second over the sum of the nodes' separately
+    measured speeds, None where they were not measured.
     """
 
     outcome: str

@@ -11,11 +11,8 @@ from bptcnn.data import Dataset, load
 from bptcnn.data.loading import SAMPLE
 from bptcnn.errors import UserError
 from bptcnn.networks import Network, load_network
-from bptcnn.training.settings import TrainSettings, read_config, settings_from
+from bptcnn.training.settings import RESUMABLE, TrainSettings, read_config, settings_from
 from bptcnn_cli.defaults import NETWORK
-
-_RESUMABLE = ("epochs", "nodes", "staleness", "target_accuracy", "threads")
-"""What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +54,9 @@ def choose(given: Mapping[str, Any], config: Path | None) -> Choices:
 def choose_resumed(given: Mapping[str, Any], run_dir: Path) -> Choices:
     """Return the choices of a run that goes on: its config.toml, with what may change. Raises UserError as `choose`."""
     said = _said(given)
-    fixed = [name for name in said if name not in _RESUMABLE]
+    fixed = [name for name in said if name not in RESUMABLE]
     if fixed:
-        allowed = ", ".join(_option(name) for name in _RESUMABLE)
+        allowed = ", ".join(_option(name) for name in RESUMABLE)
         raise UserError(f"{_option(fixed[0])} cannot change when a run is resumed: only {allowed} can")
     values = _read_run(run_dir)
     return _choices({**values, **said})

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bptcnn import available
+from bptcnn.available import available_bytes
 from bptcnn.errors import UserError
-from bptcnn.memory import SharedMemory, available_bytes, shared
+from bptcnn.memory import SharedMemory
 
 NAME = f"bptcnn-test-{os.getpid()}"
 
@@ -142,5 +144,5 @@ def test_headroom_in_a_cgroup(tmp_path: Path, limit: str, expected: int | None) 
     (tmp_path / "max").write_text(limit + "\n")
     (tmp_path / "current").write_text("700\n")
     (tmp_path / "stat").write_text("anon 500\ninactive_file 40\nactive_file 20\n")
-    assert shared._headroom(tmp_path / "max", tmp_path / "current", tmp_path / "stat", "") == expected
-    assert shared._headroom(tmp_path / "absent", tmp_path / "current", tmp_path / "stat", "") is None
+    assert available._headroom(tmp_path / "max", tmp_path / "current", tmp_path / "stat", "") == expected
+    assert available._headroom(tmp_path / "absent", tmp_path / "current", tmp_path / "stat", "") is None

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bptcnn.available import available_bytes
 from bptcnn.errors import UserError
-from bptcnn.memory import WeightBuffer, available_bytes
+from bptcnn.memory import WeightBuffer
 from bptcnn.memory.layout import SEGMENT_FLOATS, Layout
 
 SIZES = (1, 2, 15, SEGMENT_FLOATS - 1, SEGMENT_FLOATS, SEGMENT_FLOATS + 1, 2 * SEGMENT_FLOATS + 77)

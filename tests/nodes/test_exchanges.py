@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.memory import WeightBuffer
-from bptcnn.nodes.exchange import Exchange, SharedExchange
+from bptcnn.nodes.exchange import Diverged, Exchange, SharedExchange
 from bptcnn.outer import Update, submission_scale
 
 PARAMETERS = 37
@@ -160,9 +160,14 @@ def test_a_node_that_is_not_live_does_not_merge(bench: Bench) -> None:
     assert bench.buffer.submission(1).sequence == 0
 
 
-def test_weights_that_overflow_the_delta_are_still_counted_exactly_once(bench: Bench) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_weights_that_have_diverged_are_not_submitted(bench: Bench, value: float) -> None:
     exchange = bench.exchange(0, "agwu")
     base = refreshed(exchange)
-    exchange.submit(base, np.full(PARAMETERS, 1e30, np.float32), 8, 8)
-    assert bench.buffer.updates() == 1
-    assert np.isfinite(contents(bench)).all()
+    before = contents(bench)
+    trained = base.copy()
+    trained[-1] = value
+    with pytest.raises(Diverged):
+        exchange.submit(base, trained, 8, 8)
+    assert bench.buffer.updates() == 0
+    assert np.array_equal(contents(bench), before)

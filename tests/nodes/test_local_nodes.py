@@ -57,7 +57,7 @@ def test_a_node_from_ready_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert beat.node == 0
         node.send(Stop())
         assert gone(node) == "its process ended with code 0"
-        node.end()
+        node.end(time.monotonic() + 1.0)
         assert has_ended(node.pid)
         assert bench.log.read_text() == ""
 
@@ -131,7 +131,7 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
         ready(bench.node)
         os.kill(bench.node.pid, signal.SIGSTOP)
         bench.node.send(Stop())
-        bench.node.end()
+        bench.node.end(time.monotonic() + 1.0)
         assert has_ended(bench.node.pid)
 
 

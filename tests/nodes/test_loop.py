@@ -171,9 +171,10 @@ def test_stop_ends_a_node_that_waits_for_its_release(monkeypatch: pytest.MonkeyP
     assert len(seen.submissions) == 1
 
 
-def test_stop_leaves_no_iteration_half_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_abandons_the_iteration_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Surroundings([[work(1, range(40), 2)]], during={2: [STOP]}).run(monkeypatch)
-    assert sum(s.samples for s in seen.submissions) == len(seen.trained()) == 16
+    assert [s.samples for s in seen.submissions] == [8]
+    assert len(seen.trained()) == 12
 
 
 # ---- staleness, timing, divergence -----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from training.runs import check_counts, data, lenet, metrics, pids, run, summary
 import bptcnn as bpt
 from bptcnn.errors import UserError
 from bptcnn.networks import Dense, Flatten, Network
-from bptcnn.training import EpochRow, Observer
+from bptcnn.training import EpochRow, Observer, RunFolder
 from bptcnn.training.checkpoint import read_checkpoint
 
 SMALL_DATA = data(600, 200)
@@ -30,9 +30,21 @@ def test_more_epochs(tmp_path: Path, update: str) -> None:
 
 def test_learning_goes_on_from_the_last_weights(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    first = run(folder, SMALL_DATA, nodes=1, epochs=3)
-    second = run(folder, SMALL_DATA, nodes=1, epochs=4, lr="1e-9", resume=True)
+    rates = "where(epoch > 3, 1e-9, 0.05)"
+    first = run(folder, SMALL_DATA, nodes=1, epochs=3, lr=rates)
+    second = run(folder, SMALL_DATA, nodes=1, epochs=4, lr=rates, resume=True)
     assert second.epochs[-1].test_accuracy == pytest.approx(first.epochs[-1].test_accuracy, abs=0.01)
+
+
+def test_a_resumed_run_stays_the_run_that_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, SMALL_DATA, nodes=1, epochs=1, lr="0.03", seed=5)
+    for change in ({"seed": 6}, {"lr": "0.1"}, {"batch_size": 17}, {"update": "sgwu"}):
+        with pytest.raises(UserError, match="cannot change when a run is resumed"):
+            bpt.train(lenet(), SMALL_DATA, run_dir=folder, resume=True, **change)
+    bpt.train(lenet(), SMALL_DATA, run_dir=folder, resume=True, epochs=2)
+    config = RunFolder.open(folder).read_config()
+    assert (config["seed"], config["lr"], config["epochs"]) == (5, "0.03", 2)
 
 
 @pytest.mark.parametrize("partition", ["idpa", pytest.param("uniform", marks=pytest.mark.slow)])
