@@ -16,21 +16,14 @@ from bptcnn.inner.operations import Convolution, operations
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.kernels import convolution, convolution_gradients
 from bptcnn.kernels.compilation import compiled
-from bptcnn.kernels.tile import tile
-from bptcnn.kernels.unit import LANES, ROWS, VECTORS
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
+from bptcnn.profiling.peak import measure_peak
 
 SHAPES = [  # (batch, channels, size, filters)
     (64, 1, 28, 32), (64, 3, 32, 32), (64, 3, 32, 64), (64, 32, 14, 64), (64, 32, 28, 32), (64, 32, 32, 32),
     (64, 64, 32, 64), (64, 64, 14, 64), (64, 128, 16, 128), (32, 128, 28, 128), (32, 256, 14, 256), (32, 256, 16, 256),
 ]  # fmt: skip
 ROUNDS = 15
-
-
-@compiled("void(int64, int64, int64, int64, int64)")
-def _tiles(a, rows, b, c, count):
-    for _ in range(count):
-        tile(ROWS, VECTORS, a, rows, 1, 0, b, VECTORS * LANES, 0, 0, 0, c, 64, 512, 1, -np.inf, LANES)
 
 
 @compiled("void(int64, int64)")
@@ -53,15 +46,6 @@ def _by_weight(operation, count):
     inside = o.gradient_scratch + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.out_channels)
     for _ in range(count):
         convolution_gradients.gradient_by_weight(operation, 0, inside, o.partials)
-
-
-def peak() -> float:
-    """GFLOP/s of full tiles whose operands lie in the first-level cache."""
-    a, b, c = np.zeros((ROWS, 512), np.float32), np.zeros((600, 64), np.float32), np.zeros((ROWS, 64), np.float32)
-    rows = np.arange(ROWS) * 512
-    start = time.perf_counter()
-    _tiles(a.ctypes.data, rows.ctypes.data, b.ctypes.data, c.ctypes.data, 400)
-    return 400 * 2 * ROWS * VECTORS * LANES * 512 / (time.perf_counter() - start) / 1e9
 
 
 class Layer:
@@ -105,7 +89,7 @@ def main() -> None:
     print(f"{'batch channels size filters':>28} {'peak':>6} {columns}")
     for shape in SHAPES:
         layer = Layer(executor, shape)
-        rounds = [[peak(), *layer.kernels(), layer.backward()] for _ in range(4 * ROUNDS if best else ROUNDS)]
+        rounds = [[measure_peak(1), *layer.kernels(), layer.backward()] for _ in range(4 * ROUNDS if best else ROUNDS)]
         top, *speeds = np.max(rounds, axis=0) if best else np.median(rounds, axis=0)
         cells = " ".join(f"{speed:6.0f} ({speed / top:4.0%})" for speed in speeds)
         print(f"{shape!s:>28} {top:6.0f} {cells}", flush=True)

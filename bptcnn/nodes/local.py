@@ -102,7 +102,7 @@ def _start_agent(configuration: AgentConfiguration, control: socket.socket, log:
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "bptcnn.nodes.agent"],
+            [sys.executable, "-P", "-m", "bptcnn.nodes.agent"],  # -P: not what happens to lie in the current folder
             stdin=control.fileno(),
             stdout=output,
             stderr=output,
