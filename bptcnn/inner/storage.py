@@ -33,7 +33,11 @@ class Storage:
         consumers = [*self.operations, None]
         self.activations = [activation_for(shape, op) for shape, op in zip(shapes, consumers, strict=True)]
         self._offsets: dict[tuple[str, int], int] = {}
+        self._base = 0
         self._reserve(network)
+
+    def allocate(self) -> None:
+        """Get the memory; raise UserError where there is too little. Addresses hold from here on."""
         self._base = self.arena.allocate()
         self.weights, self.gradient, self.velocity = (
             self.address(name, 0) for name in ("weights", "gradient", "velocity")

@@ -42,6 +42,7 @@ class Subnetwork:
         self.batch_size = batch_size
         self._executor = executor
         self._storage = Storage(network, batch_size, executor.threads, training)
+        self._storage.allocate()
         self._settings = StepSettings.create()
         self._records = Records(self._storage, self._settings)
         self._graph = StepBuilder(self._storage, self._records).build()

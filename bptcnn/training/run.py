@@ -5,8 +5,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bptcnn.available import available_bytes
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
+from bptcnn.inner.storage import Storage
+from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeProfile, RunSettings
 from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
@@ -48,6 +51,7 @@ def train_run(
     threads = settings.threads or max(1, usable_cores() // len(settings.nodes))
     outer = _outer_settings(network, train, settings, threads)
     coordinator = Coordinator(outer, start.state)
+    _require_memory(network, train, settings, threads)
     task = Assignment(network, train, measured, settings, outer, threads, start)
     folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
     with folder.held():
@@ -69,6 +73,19 @@ def train_run(
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
+
+
+def _require_memory(network: Network, train: Samples, settings: TrainSettings, threads: int) -> None:
+    """Raise UserError where the nodes together need more memory than there is."""
+    nodes = len(settings.nodes)
+    node = Storage(network, settings.batch_size, threads, training=True).arena.size
+    need = nodes * node + Layout(network.size, nodes).size + train.images.nbytes
+    available = available_bytes()
+    if need > available:
+        raise UserError(
+            f"too little memory: {nodes} nodes need {need / 1e6:,.0f} MB at batch size {settings.batch_size}, "
+            f"{available / 1e6:,.0f} MB are free; use fewer nodes or a smaller batch"
+        )
 
 
 def _outer_settings(network: Network, train: Samples, settings: TrainSettings, threads: int) -> RunSettings:

@@ -46,9 +46,9 @@ def bptcnn(*arguments: str | Path, folder: Path, home: Path | None = None) -> En
     return Ended(run.returncode, run.stdout, run.stderr)
 
 
-def refused(*arguments: str | Path, folder: Path) -> str:
+def refused(*arguments: str | Path, folder: Path, home: Path | None = None) -> str:
     """Run `bptcnn`, which must end as user errors do; return its line."""
-    ended = bptcnn(*arguments, folder=folder)
+    ended = bptcnn(*arguments, folder=folder, home=home)
     assert ended.code == 2, ended
     assert ended.err.startswith("bptcnn: "), ended
     assert ended.err.count("\n") == 1, ended

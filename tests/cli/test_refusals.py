@@ -1,5 +1,6 @@
 """What users get wrong: one line on standard error, exit code 2, and nothing is lost or left behind."""
 
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def folder(tmp_path: Path) -> Path:
         (["--epochs", "0"], "epochs"),
         (["--lr", "nonsense("], "nonsense("),
         (["--update", "nonsense"], "agwu"),
+        (["good.npz", "--batch-size", "65536", "--nodes", "250"], "too little memory"),
+        (["good.npz", "--epochs", "9" * 20], "epochs"),
     ],
     ids=" ".join,
 )
@@ -92,6 +95,16 @@ def test_a_damaged_run_is_refused(folder: Path, finished: Path) -> None:
 
 def test_data_of_another_shape_is_refused(folder: Path, finished: Path) -> None:
     assert "8, 8, 1" in refused("evaluate", finished, "fashion-mnist-sample", folder=folder)
+
+
+def test_a_mangled_profile_of_this_host_is_refused(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("home")
+    profile = home / "bptcnn" / "profiles" / f"{platform.node() or 'localhost'}.toml"
+    profile.parent.mkdir(parents=True)
+    for content in (b"version = 1\n", b"\xff\xfe", b"version = 99\n[host]\n", b""):
+        profile.write_bytes(content)
+        assert str(profile) in refused("train", "good.npz", "--run-dir", "run", folder=folder, home=home)
+        assert not (folder / "run").exists()
 
 
 def test_errors_are_one_line_whatever_the_file_is_called(folder: Path) -> None:
