@@ -51,6 +51,8 @@ def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) ->
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise UserError(f"{path} failed: {type(error).__name__}: {reason}") from None
+    if isinstance(network, Network) and network.name == "custom":
+        network.name = path.stem
     if not isinstance(network, Network):
         raise UserError(
             f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one"

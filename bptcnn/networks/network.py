@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -117,12 +117,15 @@ def _layer(index: int, entry: Any) -> Layer:
         raise UserError(f"layer {index} must name one of {', '.join(LAYERS)} as `layer`, not {entry!r}")
     kind = LAYERS[entry["layer"]]
     given = {key: value for key, value in entry.items() if key != "layer"}
-    unknown = set(given) - {field.name for field in fields(kind)}
+    known = fields(kind)
+    unknown = set(given) - {field.name for field in known}
     if unknown:
-        raise UserError(f"layer {index}: {entry['layer']} has no {', '.join(sorted(unknown))}")
+        names = ", ".join(field.name for field in known) or "no keys"
+        raise UserError(f"layer {index}: {entry['layer']} knows {names}, not {', '.join(sorted(unknown))}")
+    missing = [field.name for field in known if field.default is MISSING and field.name not in given]
+    if missing:
+        raise UserError(f"layer {index}: {entry['layer']} lacks {', '.join(missing)}")
     try:
         return kind(**given)
-    except TypeError as error:
-        raise UserError(f"layer {index}: {entry['layer']}: {str(error).replace('__init__() ', '')}") from None
     except UserError as error:
         raise UserError(f"layer {index}: {error}") from None

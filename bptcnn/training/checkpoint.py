@@ -60,7 +60,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; raise UserError where there is none or it is damaged."""
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}: the run has not finished its first epoch")
+        raise UserError(f"no checkpoint at {path}: the run has not finished its first epoch; start it anew")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -101,18 +101,18 @@ class Driver:
             raise
 
     def _start_nodes(self) -> None:
-        task, settings = self._assignment, self._assignment.settings
-        images, labels = self._share_samples(task.train.take(order(len(task.train), settings.seed)))
-        self._buffer = WeightBuffer.create(task.network.size, len(settings.nodes))
+        assignment, settings = self._assignment, self._assignment.settings
+        images, labels = self._share_samples(assignment.train.take(order(len(assignment.train), settings.seed)))
+        self._buffer = WeightBuffer.create(assignment.network.size, len(settings.nodes))
         self._shared.append(self._buffer)
-        self._buffer.store(task.start.weights)
-        for index, (profile, speed) in enumerate(zip(task.outer.nodes, settings.nodes, strict=True)):
+        self._buffer.store(assignment.start.weights)
+        for index, (profile, speed) in enumerate(zip(assignment.outer.nodes, settings.nodes, strict=True)):
             configuration = AgentConfiguration(
                 node=index,
                 name=profile.name,
                 speed=speed,
-                threads=task.threads,
-                network=task.network,
+                threads=assignment.threads,
+                network=assignment.network,
                 batch_size=settings.batch_size,
                 momentum=settings.momentum,
                 weight_decay=settings.weight_decay,
@@ -268,18 +268,18 @@ class Driver:
     def _record(self, end: EpochEnd) -> None:
         """All nodes are paused: save, evaluate, tell; none of it counts as training time."""
         seconds = self._stop_clock()
-        task, metrics = self._assignment, end.metrics
-        weights = np.empty(task.network.size, np.float32)
+        assignment, metrics = self._assignment, end.metrics
+        weights = np.empty(assignment.network.size, np.float32)
         self._buffer.snapshot(weights)
         speed = self._trained_since() / max(seconds, 1e-9)
         row = EpochRow(end.epoch, seconds, metrics.loss, metrics.accuracy, math.nan, speed)
         rows = (*self.rows, row)
-        checkpoint = Checkpoint(task.network, weights, end.epoch, self.coordinator.state(), rows)
+        checkpoint = Checkpoint(assignment.network, weights, end.epoch, self.coordinator.state(), rows)
         write_checkpoint(self._folder.last, checkpoint)
         best = self._evaluate(checkpoint)
         self._folder.write_metrics(self.rows)
         self._observer.epoch_ended(self.rows[-1], best)
-        target, accuracy = task.settings.target_accuracy, self.rows[-1].test_accuracy
+        target, accuracy = assignment.settings.target_accuracy, self.rows[-1].test_accuracy
         if target is not None and accuracy >= target:
             self._target_reached = f"target accuracy {target:g} reached in epoch {end.epoch}: {accuracy:.4f}"
         self._handle(EpochRecorded(time.monotonic(), self._target_reached is not None))

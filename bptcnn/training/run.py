@@ -52,27 +52,36 @@ def train_run(
     outer = _outer_settings(network, train, settings, threads)
     coordinator = Coordinator(outer, start.state)
     _require_memory(network, train, settings, threads)
-    task = Assignment(network, train, measured, settings, outer, threads, start)
+    assignment = Assignment(network, train, measured, settings, outer, threads, start)
     folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
     with folder.held():
         folder.forget_results()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
-        observer.setup(f"starting {len(settings.nodes)} nodes")
+        observer.setup(_starting(settings, threads, start))
         with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
-            driver = Driver(task, coordinator, folder, evaluator, observer)
+            driver = Driver(assignment, coordinator, folder, evaluator, observer)
             try:
                 outcome = driver.run()
             except KeyboardInterrupt:
                 driver.stop("interrupted")
                 driver.close()
-                _conclude(driver, task, dataset, folder, evaluator, began)
+                _conclude(driver, assignment, dataset, folder, evaluator, began)
                 raise
             finally:
                 driver.close()
-            summary = _conclude(driver, task, dataset, folder, evaluator, began)
+            summary = _conclude(driver, assignment, dataset, folder, evaluator, began)
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
+
+
+def _starting(settings: TrainSettings, threads: int, start: Checkpoint) -> str:
+    """Return what to say before the nodes start."""
+    if start.epoch >= settings.epochs:
+        return f"nothing to train: all {start.epoch} epochs are done; ask for more epochs to go on"
+    nodes, cores = len(settings.nodes), usable_cores()
+    crowd = f": {nodes * threads} threads on {cores} cores" if settings.threads and nodes * threads > cores else ""
+    return f"starting {nodes} node{'s' if nodes > 1 else ''}{crowd}"
 
 
 def _require_memory(network: Network, train: Samples, settings: TrainSettings, threads: int) -> None:
@@ -106,19 +115,19 @@ def _outer_settings(network: Network, train: Samples, settings: TrainSettings, t
 
 
 def _conclude(
-    driver: Driver, task: Assignment, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
+    driver: Driver, assignment: Assignment, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
 ) -> Summary:
     """Write summary and report of a run that has ended, however it did."""
     outcome = driver.outcome or Finish("stopped", "interrupted")
     rows = driver.rows
     best = max(rows, key=lambda row: row.test_accuracy, default=None)
     test_accuracy = rows[-1].test_accuracy if rows else None
-    if rows and task.settings.validation is not None:
+    if rows and assignment.settings.validation is not None:
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
-    train_seconds = sum(row.seconds for row in task.start.rows) + driver.train_seconds
-    moved = _FLOAT * task.network.size
-    speeds = dict(zip((profile.name for profile in task.outer.nodes), task.settings.nodes, strict=True))
+    train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
+    moved = _FLOAT * assignment.network.size
+    speeds = dict(zip((profile.name for profile in assignment.outer.nodes), assignment.settings.nodes, strict=True))
     gone = {status.name: status.reason_lost for status in driver.coordinator.statuses()}
     totals = {status.name: status.totals for status in driver.coordinator.statuses()}
     for node in driver.coordinator.departed():
@@ -144,7 +153,7 @@ def _conclude(
         test_accuracy=test_accuracy,
         best_epoch=best.epoch if best else None,
         best_accuracy=best.test_accuracy if best else None,
-        chosen_by="test set" if task.settings.validation is None else "validation set",
+        chosen_by="test set" if assignment.settings.validation is None else "validation set",
         train_seconds=train_seconds,
         setup_seconds=(driver.ready_at or time.monotonic()) - began,
         images_per_second=counters.images_trained / train_seconds if train_seconds else 0.0,
@@ -152,10 +161,10 @@ def _conclude(
         images_redone=counters.images_redone,
         epochs=len(rows),
         updates=counters.updates,
-        update=task.settings.update,
-        partition=task.settings.partition,
-        network=task.network.name,
-        parameters=task.network.size,
+        update=assignment.settings.update,
+        partition=assignment.settings.partition,
+        network=assignment.network.name,
+        parameters=assignment.network.size,
         waiting_seconds=counters.waiting_seconds,
         efficiency=None,
         nodes=nodes,

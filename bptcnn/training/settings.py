@@ -1,6 +1,7 @@
 """A run's settings: defaults, checks, and their TOML form."""
 
 import math
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,7 @@ _MOST = {
     "batch_size": 65_536,
     "local_steps": 1_000_000,
     "staleness": 1_000_000,
-    "threads": 1024,
+    "threads": max(64, 4 * (os.cpu_count() or 1)),  # more could only get in each other's way
     "seed": 2**63 - 1,
 }
 

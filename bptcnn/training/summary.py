@@ -30,7 +30,8 @@ class Summary:
     """A run. `outcome` is completed, stopped or failed; `chosen_by` names the images that accuracy was measured on.
 
     test_accuracy is that of the last epoch's weights on the test set. train_seconds runs from the first step to the
-    last, evaluation and compilation left out; efficiency is images_per_second over the sum of the nodes' separately
+    last, evaluation and compilation left out. waiting_seconds is what SGWU's rounds cost: every node's wait for the
+    slowest, summed up; under AGWU it is 0. efficiency is images_per_second over the sum of the nodes' separately
     measured speeds, None where they were not measured.
     """
 

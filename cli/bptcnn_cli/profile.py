@@ -80,6 +80,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 def _measure(network: "Network", batch_size: int, threads: int | None, trace: Path | None) -> "Profile":
     from bptcnn.training import prepare_kernels
+    from bptcnn.training.settings import check_whole
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
 
@@ -89,6 +90,8 @@ def _measure(network: "Network", batch_size: int, threads: int | None, trace: Pa
 
         relay.setup("measuring this host")
         host = measure_host()
+        if threads is not None:
+            check_whole("threads", threads, 1)
         count = threads or host.cores
         relay.setup(f"measuring {network.name}")
         found = profile_network(network, batch_size, count, host.peak(count))

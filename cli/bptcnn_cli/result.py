@@ -27,9 +27,12 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("test accuracy", Text(accuracy, style="bold green"))
+    facts.add_row("test accuracy", Text.assemble((accuracy, "bold green"), " after the last epoch"))
     if summary.best_epoch is not None and summary.best_accuracy is not None:
-        facts.add_row("best epoch", f"{summary.best_epoch}, {summary.best_accuracy:.4f} on the {summary.chosen_by}")
+        facts.add_row(
+            "best epoch",
+            f"{summary.best_epoch}, {summary.best_accuracy:.4f} on the {summary.chosen_by}; its weights are kept",
+        )
     facts.add_row("training", _training(summary, speed))
     if summary.images_redone:
         facts.add_row("redone", f"{summary.images_redone:,} images that lost nodes had not submitted")
