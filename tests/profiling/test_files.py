@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import examples
+import profile_examples as examples
 import pytest
 import tomli_w
 from hypothesis import HealthCheck, given, settings

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import examples
+import profile_examples as examples
 import pytest
 
 from bptcnn.errors import UserError

@@ -1,6 +1,6 @@
 """Speeds from profiles, and estimates without."""
 
-import examples
+import profile_examples as examples
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
