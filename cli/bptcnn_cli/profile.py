@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bptcnn.profiling import Profile
 
 _CLASSES = 10
+_BUSY = 0.15  # of the threads' time idle: more than a step of its own accord leaves
 _FEWEST_CLASSES = 2  # of a data set: no file's network has too few logits for them
 
 
@@ -65,6 +66,8 @@ def profile(
     found = _measure(measured, batch_size, threads, trace)
     terminal = console()
     show_profile(terminal, found)
+    if found.network[0].idle_share > _BUSY:
+        terminal.print("threads waited much: if other programs were running, measure again when it is quiet")
     path = output or user_profile_path()
     write_profile(path, found if output else with_earlier(found, path))
     terminal.print(f"written to {path}" + (f", timeline to {trace}" if trace else ""), soft_wrap=True)
