@@ -5,10 +5,19 @@ from pathlib import Path
 
 import psutil
 
+from bptcnn.errors import UserError
+
 
 def available_bytes() -> int:
     """Return how many bytes this process can still allocate without swapping or meeting its cgroup's limit."""
     return min([int(psutil.virtual_memory().available), *_cgroup_headrooms()])
+
+
+def require_available(size: int, what: str, remedy: str) -> None:
+    """Raise UserError where fewer than `size` bytes can be had; `what` says who needs them."""
+    available = available_bytes()
+    if size > available:
+        raise UserError(f"too little memory: {what}, {available / 1e6:,.0f} MB are free; {remedy}")
 
 
 def _cgroup_headrooms() -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.available import available_bytes
+from bptcnn.available import require_available
 from bptcnn.errors import UserError
 from bptcnn.inner.operations import Convolution, Operation
 from bptcnn.kernels.tile import SLACK
@@ -29,12 +29,8 @@ class Arena:
 
     def allocate(self) -> int:
         """Allocate the arena; return its address. Raise UserError where the machine lacks the memory."""
-        available = available_bytes()
-        if self.size > available:
-            raise UserError(
-                f"too little memory: the network needs {self.size / 1e6:,.0f} MB at this batch size, "
-                f"{available / 1e6:,.0f} MB are free; use a smaller batch"
-            )
+        what = f"the network needs {self.size / 1e6:,.0f} MB at this batch size"
+        require_available(self.size, what, "use a smaller batch")
         try:
             self._memory = np.zeros(self.size + _ALIGNMENT, np.uint8)
         except MemoryError:

@@ -1,6 +1,5 @@
 """How a node's weights reach the global weight set: through shared memory, merged by the node itself."""
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,8 +77,6 @@ class SharedExchange:
             scale = submission_scale(
                 self._update, self._node, table.base_versions, table.qualities, table.live, updates
             )
-            if not math.isfinite(scale):
-                raise ArithmeticError(f"submission scale {scale}")
         self._committed += samples
         sequence = self._writer.commit(scale, samples)
         if self._update != "sgwu":

@@ -288,9 +288,9 @@ class Driver:
         """Complete the checkpoint's last row; keep the checkpoint as the best one if it is. Return whether it is."""
         accuracy = self._evaluator.accuracy(checkpoint.weights, self._assignment.measured)
         best = all(accuracy > row.test_accuracy for row in self.rows)
-        self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
         if best:
             write_checkpoint(self._folder.best, replace(checkpoint, state=None, rows=()))
+        self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
         return best
 
     def _stop_clock(self) -> float:

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bptcnn.available import available_bytes
+from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
 from bptcnn.inner.storage import Storage
 from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
-from bptcnn.outer import Coordinator, Finish, NodeProfile, RunSettings
+from bptcnn.outer import Coordinator, Finish, NodeProfile, NodeTotals, RunSettings
 from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
@@ -89,12 +89,8 @@ def _require_memory(network: Network, train: Samples, settings: TrainSettings, t
     nodes = len(settings.nodes)
     node = Storage(network, settings.batch_size, threads, training=True).arena.size
     need = nodes * node + Layout(network.size, nodes).size + train.images.nbytes
-    available = available_bytes()
-    if need > available:
-        raise UserError(
-            f"too little memory: {nodes} nodes need {need / 1e6:,.0f} MB at batch size {settings.batch_size}, "
-            f"{available / 1e6:,.0f} MB are free; use fewer nodes or a smaller batch"
-        )
+    what = f"{nodes} nodes need {need / 1e6:,.0f} MB at batch size {settings.batch_size}"
+    require_available(need, what, "use fewer nodes or a smaller batch")
 
 
 def _outer_settings(network: Network, train: Samples, settings: TrainSettings, threads: int) -> RunSettings:
@@ -114,6 +110,32 @@ def _outer_settings(network: Network, train: Samples, settings: TrainSettings, t
     )
 
 
+def _node_summaries(driver: Driver, assignment: Assignment) -> tuple[NodeSummary, ...]:
+    """Return every node's part, in the order of the settings, then those of earlier parts of a resumed run."""
+    coordinator = driver.coordinator
+    parts: list[tuple[str, float | None, NodeTotals, str | None]] = [
+        (status.name, speed, status.totals, status.reason_lost)
+        for status, speed in zip(coordinator.statuses(), assignment.settings.nodes, strict=True)
+    ]
+    parts += [(node.name, None, node.totals, "left out when the run was resumed") for node in coordinator.departed()]
+    moved = _FLOAT * assignment.network.size
+    return tuple(
+        NodeSummary(
+            name=name,
+            speed=speed,
+            alone_images_per_second=None,
+            images=totals.images,
+            compute_seconds=totals.compute_seconds,
+            wait_seconds=totals.wait_seconds,
+            communication_seconds=totals.communication_seconds,
+            bytes_sent=totals.submissions * moved,
+            bytes_received=totals.submissions * moved,
+            lost=lost,
+        )
+        for name, speed, totals, lost in parts
+    )
+
+
 def _conclude(
     driver: Driver, assignment: Assignment, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
 ) -> Summary:
@@ -126,27 +148,6 @@ def _conclude(
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
     train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
-    moved = _FLOAT * assignment.network.size
-    speeds = dict(zip((profile.name for profile in assignment.outer.nodes), assignment.settings.nodes, strict=True))
-    gone = {status.name: status.reason_lost for status in driver.coordinator.statuses()}
-    totals = {status.name: status.totals for status in driver.coordinator.statuses()}
-    for node in driver.coordinator.departed():
-        totals[node.name], gone[node.name] = node.totals, "left out when the run was resumed"
-    nodes = tuple(
-        NodeSummary(
-            name=name,
-            speed=speeds.get(name),
-            alone_images_per_second=None,
-            images=done.images,
-            compute_seconds=done.compute_seconds,
-            wait_seconds=done.wait_seconds,
-            communication_seconds=done.communication_seconds,
-            bytes_sent=done.submissions * moved,
-            bytes_received=done.submissions * moved,
-            lost=gone[name],
-        )
-        for name, done in totals.items()
-    )
     summary = Summary(
         outcome=outcome.outcome,
         reason=outcome.reason,
@@ -167,8 +168,9 @@ def _conclude(
         parameters=assignment.network.size,
         waiting_seconds=counters.waiting_seconds,
         efficiency=None,
-        nodes=nodes,
+        nodes=_node_summaries(driver, assignment),
     )
+    folder.write_metrics(rows)  # an interrupt may have come between a row and its file
     folder.write_summary(summary)
     write_report(folder.path / "report.html", summary, rows)
     return summary

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bptcnn.available import available_bytes
+from bptcnn.available import require_available
 from bptcnn.data import Dataset
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
@@ -29,12 +29,9 @@ def starting_point(
     else:
         RunFolder.refuse_taken(run_dir)
         if init is None:
-            need, available = 4 * network.size, available_bytes()
-            if need > available:
-                raise UserError(
-                    f"too little memory: {network.name} has {need / 1e6:,.0f} MB of weights, "
-                    f"{available / 1e6:,.0f} MB are free"
-                )
+            need = 4 * network.size
+            what = f"{network.name} has {need / 1e6:,.0f} MB of weights"
+            require_available(need, what, "use a smaller network")
             return Checkpoint(network, network.initial_weights(settings.seed), 0)
         found = read_checkpoint(RunFolder.open(init).best)
         checkpoint = Checkpoint(found.network, found.weights, 0)

@@ -11,6 +11,7 @@ from bptcnn.data import Dataset, load
 from bptcnn.data.loading import SAMPLE
 from bptcnn.errors import UserError
 from bptcnn.networks import Network, load_network
+from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import RESUMABLE, TrainSettings, read_config, settings_from
 from bptcnn_cli.defaults import NETWORK
 
@@ -68,11 +69,9 @@ def choices_of_run(run_dir: Path) -> Choices:
 
 
 def _read_run(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "config.toml"
-    if not path.is_file():
-        raise UserError(f"no run at {run_dir}: a run folder holds config.toml")
-    values = read_config(path)
-    _choices_of_file(path, values)
+    folder = RunFolder.open(run_dir)
+    values = folder.read_config()
+    _choices_of_file(folder.config, values)
     return values
 
 
