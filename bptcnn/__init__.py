@@ -11,13 +11,15 @@ Names load when they are first used: importing the package compiles nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bptcnn.version import VERSION
+
 if TYPE_CHECKING:
     from bptcnn import data, networks, outer, profiling
     from bptcnn.errors import UserError
     from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
     from bptcnn.training import Model, Result, TrainSettings, load, train
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "Conv2D",
     "Dense",

@@ -1,10 +1,11 @@
-"""Labelled images: readers of files, the embedded sample, class-balanced splits, the order of samples.
+"""Labelled images: readers of files, the embedded sample, class-balanced splits, the order of samples, their cache.
 
-May import `bptcnn.errors` and numpy; knows nothing of networks, nodes or training.
+May import `bptcnn.errors`, numpy and platformdirs; knows nothing of networks, nodes or training.
 """
 
+from bptcnn.data.content import SampleCache, digest
 from bptcnn.data.loading import load
 from bptcnn.data.ordering import order, split_validation
 from bptcnn.data.samples import Dataset, Samples
 
-__all__ = ["Dataset", "Samples", "load", "order", "split_validation"]
+__all__ = ["Dataset", "SampleCache", "Samples", "digest", "load", "order", "split_validation"]

@@ -10,6 +10,7 @@ from bptcnn.data.embedded import load_embedded
 from bptcnn.data.files import reading, shown
 from bptcnn.data.idx import is_idx_folder, read_idx_folder
 from bptcnn.data.npz import read_npz
+from bptcnn.data.python_file import read_python_file
 from bptcnn.data.samples import Dataset
 from bptcnn.errors import UserError
 
@@ -20,7 +21,8 @@ FASHION_MNIST_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # where Debian
 ACCEPTED = (
     f"accepted are the names {SAMPLE} and {FASHION_MNIST}, a folder with IDX files (train-images-idx3-ubyte[.gz], "
     "train-labels-idx1-ubyte[.gz], t10k-...), a folder with CIFAR-10's binary files (data_batch_1.bin to "
-    "data_batch_5.bin, test_batch.bin), or an .npz file with x_train, y_train, x_test, y_test"
+    "data_batch_5.bin, test_batch.bin), an .npz file with x_train, y_train, x_test, y_test, or a .py file that defines "
+    "`dataset`"
 )
 
 
@@ -28,7 +30,8 @@ def load(data: str | os.PathLike[str] | None = None) -> Dataset:
     """The data set that `data` names.
 
     None or "fashion-mnist-sample": the embedded sample. "fashion-mnist": the full set, from Debian's package.
-    Anything else is a path: a folder of IDX files or of CIFAR-10's binary files, or an .npz archive. A path that is
+    Anything else is a path: a folder of IDX files or of CIFAR-10's binary files, an .npz archive, or a Python file,
+    which is run, that defines `dataset`: a Dataset, or a function of no arguments that returns one. A path that is
     spelled like a name needs "./" in front. uint8 images stay uint8.
 
     Raises UserError, one line, if `data` is not recognised, a file is missing, unreadable or damaged, labels and
@@ -61,6 +64,8 @@ def _exists(path: Path) -> bool:
 def _load_path(path: Path, name: str) -> Dataset:
     if path.suffix == ".npz":
         return read_npz(path, path.stem)
+    if path.suffix == ".py" and path.is_file():
+        return read_python_file(path)
     names: frozenset[str] = frozenset()
     if path.is_dir():
         with reading(path):

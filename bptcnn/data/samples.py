@@ -16,6 +16,8 @@ Labels = npt.NDArray[np.int32]
 # Beyond this magnitude floats are not scaled pixels, standardised ones included: most likely bytes kept as floats.
 LARGEST_FLOAT = 64.0
 
+CUSTOM = "custom"  # the name of a data set that was given none
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -89,15 +91,39 @@ class Dataset:
     """A training and a test set over the same classes.
 
     `classes`: labels of both run from 0 to classes - 1. `name`: what to call it; `source`: what `load` finds it
-    by, from any folder: its absolute path, or its name where it is embedded.
+    by, from any folder: its absolute path, or its name where it is embedded; readers fill it in. `Dataset.of` makes
+    one from plain arrays.
     Raises UserError if a part is empty, a label is out of range, or the two parts' images differ in shape or type.
     """
 
     train: Samples
     test: Samples
     classes: int
-    name: str
-    source: str
+    name: str = CUSTOM
+    source: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        x_train: npt.NDArray[Any],
+        y_train: npt.NDArray[Any],
+        x_test: npt.NDArray[Any],
+        y_test: npt.NDArray[Any],
+        classes: int | None = None,
+        name: str = CUSTOM,
+    ) -> Dataset:
+        """A data set from arrays as users hold them, each pair as in `Samples.of`.
+
+        Without `classes`, there is one more than the largest label. Raises UserError for arrays that do not fit.
+        """
+        parts = []
+        for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+            try:
+                parts.append(Samples.of(np.asarray(images), np.asarray(labels)))
+            except UserError as error:
+                raise UserError(f"x_{part}, y_{part}: {error}") from None
+        train, test = parts
+        return cls(train, test, count_classes(train, test) if classes is None else classes, name)
 
     def __post_init__(self) -> None:
         train, test = self.train, self.test

@@ -1,13 +1,14 @@
 """The agent: a node's process, started as `python -m bptcnn.nodes.agent` with its configuration on standard input.
 
-    standard input (a socket) ──configuration, messages──> receiver thread ──inbox──> main thread: the loop
-                              <──Ready, Submitted, ...──── main thread, heartbeat thread
+    station: how this node is reached                                 agent
+      local:   standard input (a socket)            ──messages──> inbox ──> main thread: the loop
+      remote:  control and frames through SSH       <──events──── main thread, heartbeat thread
 
-End of file on the socket means that the coordinator is gone: the process ends at once, whatever it was doing.
+Either way end of file on standard input means that the coordinator is gone: the process ends at once, whatever it was
+doing.
 """
 
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -15,86 +16,101 @@ import threading
 import time
 import traceback
 from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
 
 from bptcnn.errors import UserError
-from bptcnn.inner.executor import Executor
-from bptcnn.inner.subnetwork import Subnetwork
-from bptcnn.memory import WeightBuffer
-from bptcnn.nodes.configuration import AgentConfiguration
-from bptcnn.nodes.exchange import Diverged, SharedExchange
-from bptcnn.nodes.loop import Loop
-from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Ready
+from bptcnn.nodes.node import Diverged
+from bptcnn.nodes.sockets import remove_names
+from bptcnn.outer import Failed, Heartbeat, Ready
 
-_ORPHANED = 3  # exit code: the coordinator is gone
+if TYPE_CHECKING:
+    from bptcnn.nodes.loop import Loop
+    from bptcnn.nodes.station import Inbox, Station
+
+_LONGEST_CONFIGURATION = 1 << 30  # bytes, with a pickled network in it: a length beyond that is somebody else's
 
 
 class Agent:
-    """One node: its connection, its threads, its loop."""
+    """One node: its station, its threads, its loop."""
 
-    def __init__(self, connection: "Connection[NodeEvent, Message]") -> None:
-        self._connection = connection
-        self._sending = threading.Lock()
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    def __init__(self, station: "Station") -> None:
+        self._station = station
+        self._inbox: Inbox = queue.SimpleQueue()
         self._loop: Loop | None = None
-
-    def _report(self, event: NodeEvent) -> None:
-        try:
-            with self._sending:
-                self._connection.send(event)
-        except OSError:
-            os._exit(_ORPHANED)
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                self._inbox.put(self._connection.recv())
-            except (EOFError, OSError):
-                os._exit(_ORPHANED)
 
     def _beat(self, node: int, seconds: float) -> None:
         while True:
             trained = self._loop.samples_trained if self._loop else 0
-            self._report(Heartbeat(node, time.monotonic(), trained))
+            self._station.report(Heartbeat(node, time.monotonic(), trained))
             time.sleep(seconds)
 
     def run(self) -> int:
         """Do all that the coordinator asks; return the exit code."""
-        configuration: AgentConfiguration = pickle.loads(self._connection.recv_bytes())
-        threading.Thread(target=self._receive, daemon=True, name="receiver").start()
+        configuration = self._station.configuration
+        self._station.start(self._inbox)
         beat = (configuration.node, configuration.heartbeat_seconds)
         threading.Thread(target=self._beat, args=beat, daemon=True, name="heartbeat").start()
         try:
-            self._work(configuration)
+            self._work()
         except (UserError, Diverged, MemoryError) as error:
-            self._report(Failed(configuration.node, time.monotonic(), str(error) or type(error).__name__))
-            return 1
+            return self._fail(str(error) or type(error).__name__)
         except Exception as error:
             traceback.print_exc()
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._report(Failed(configuration.node, time.monotonic(), reason))
-            return 1
+            return self._fail(f"{type(error).__name__}: {error}".splitlines()[0])
+        self._station.finish()
         return 0
 
-    def _work(self, configuration: AgentConfiguration) -> None:
-        images, self._images = configuration.images.attach()
-        labels, self._labels = configuration.labels.attach()
-        network = configuration.network
-        buffer = WeightBuffer.attach(configuration.weights_fd, network.size, configuration.nodes)
-        subnetwork = Subnetwork(network, configuration.batch_size, Executor(configuration.threads))
-        exchange = SharedExchange(buffer, configuration.node, configuration.update)
-        self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._report)
-        self._report(Ready(configuration.node, time.monotonic()))
+    def _fail(self, reason: str) -> int:
+        self._station.report(Failed(self._station.configuration.node, time.monotonic(), reason))
+        self._station.finish()
+        return 1
+
+    def _work(self) -> None:
+        # these compile where this version has not run before: everything that keeps in touch is running by now
+        from bptcnn.inner.executor import Executor
+        from bptcnn.inner.subnetwork import Subnetwork
+        from bptcnn.kernels.compilation import mark_warm
+        from bptcnn.nodes.loop import Loop
+
+        mark_warm()
+        configuration = self._station.configuration
+        images, labels = self._station.samples()
+        subnetwork = Subnetwork(configuration.network, configuration.batch_size, Executor(configuration.threads))
+        exchange = self._station.exchange()
+        self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report)
+        self._station.report(Ready(configuration.node, time.monotonic()))
         self._loop.run()
 
 
 def main() -> None:
     """Serve one coordinator over standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
-    connection: Connection[NodeEvent, Message] = Connection(os.dup(sys.stdin.fileno()))
-    code = Agent(connection).run()
+    connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
+    try:
+        first = connection.recv_bytes(_LONGEST_CONFIGURATION)
+    except (EOFError, OSError):
+        remove_names(sys.argv[1:])
+        print("no configuration came: agents are started by bptcnn train", file=sys.stderr)
+        os._exit(2)
+    code = 2
+    try:
+        code = Agent(_station(connection, first)).run()
+    except UserError as error:
+        remove_names(sys.argv[1:])
+        print(error, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # receiver and heartbeat threads are still blocked in the kernel
+    os._exit(code)  # threads are still blocked in the kernel
+
+
+def _station(connection: "Connection[Any, Any]", first: bytes) -> "Station":
+    if len(sys.argv) > 1:  # the names of the control and the data socket
+        from bptcnn.nodes.remote_station import RemoteStation
+
+        return RemoteStation(connection, first, *sys.argv[1:])
+    from bptcnn.nodes.local_station import LocalStation
+
+    return LocalStation(connection, first)
 
 
 if __name__ == "__main__":

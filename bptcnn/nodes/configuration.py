@@ -1,45 +1,18 @@
-"""What an agent is told on its standard input before anything else."""
+"""What an agent is told on its standard input before anything else. Imports nothing that compiles."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from bptcnn.memory import SharedMemory
 from bptcnn.networks import Network
+from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Update
 
 
 @dataclass(frozen=True)
-class SharedArray:
-    """An array in shared memory: the inherited descriptor, the element type and the shape."""
-
-    fd: int
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
-
-    @classmethod
-    def put(cls, array: npt.NDArray[Any], name: str) -> tuple["SharedArray", SharedMemory]:
-        """Copy `array` into new shared memory; UserError where there is too little."""
-        memory = SharedMemory.create(max(1, array.nbytes), name)
-        memory.view(array.dtype.type, array.shape)[...] = array
-        return cls(memory.fd, array.dtype.str, array.shape), memory
-
-    def attach(self) -> tuple[npt.NDArray[Any], SharedMemory]:
-        """Map the array in a process that has inherited the descriptor."""
-        memory = SharedMemory.attach(self.fd, self.size)
-        return memory.view(np.dtype(self.dtype).type, self.shape), memory
-
-
-@dataclass(frozen=True)
 class AgentConfiguration:
-    """One node of a run. `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second."""
+    """One node of a run, whatever its transport.
+
+    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second.
+    """
 
     node: int
     name: str
@@ -51,8 +24,27 @@ class AgentConfiguration:
     weight_decay: float
     update: Update
     staleness: int | None
-    nodes: int  # writers of the weight buffer
-    weights_fd: int
-    images: SharedArray
-    labels: SharedArray
     heartbeat_seconds: float = 0.5
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """Where a host finds the training set: by content, in its cache, at `source`, or sent by the coordinator.
+
+    `digest` is of the set as read; `validation` is the share held out and `seed` the run's: the host does the rest.
+    """
+
+    digest: str
+    source: str
+    dtype: str
+    shape: tuple[int, ...]  # of the images
+    validation: float | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostConfiguration(AgentConfiguration):
+    """A node behind SSH: weights travel as `wire` says. `threads` 0: the host's usable cores."""
+
+    samples: SampleSource
+    wire: Wire

@@ -1,4 +1,8 @@
-"""How a node's weights reach the global weight set: through shared memory, merged by the node itself."""
+"""How a node's weights reach the global weight set: the protocol, and the way through shared memory.
+
+One object per node holds its place in the weight buffer (`Committer`): in the node itself where memory is shared, in
+the coordinator's process for a node behind a network.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,42 +11,89 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.memory import WeightBuffer
-from bptcnn.outer import Update, submission_scale
+from bptcnn.nodes.node import Diverged
+from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
 
 
-class Diverged(ArithmeticError):
-    """Loss or weights are no longer numbers."""
+@dataclass
+class Iteration:
+    """What one local iteration has done so far. The first step of a run, which warms up, is not timed."""
+
+    epoch: int
+    samples: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    compute_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    communication_seconds: float = 0.0  # in which training stood still for it
+    timed_samples: int = 0
+    timed_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A submission as committed: its number, the node's samples over all of them, how many updates it was behind."""
+    """A submission as committed: its number, the node's samples over all of them, how many updates it was behind.
+
+    `moved`: bytes of weights each way.
+    """
 
     sequence: int
     samples_committed: int
     staleness: int
+    moved: int = 0
+
+    def report(self, node: int, time: float, iteration: Iteration) -> Submitted:
+        """Return the event that tells the coordinator."""
+        return Submitted(
+            node=node,
+            time=time,
+            sequence=self.sequence,
+            samples_committed=self.samples_committed,
+            staleness=self.staleness,
+            bytes_sent=self.moved,
+            bytes_received=self.moved,
+            **vars(iteration),
+        )
+
+
+def require_finite(progress: FloatArray) -> None:
+    """Raise Diverged where what a node has learned is beyond numbers, or its norm is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.dot(progress, progress)
+    if not np.isfinite(size):
+        raise Diverged("the weights are no longer finite: training diverged, try a smaller learning rate")
 
 
 class Exchange(Protocol):
     """A node's way to the global weight set; weight vectors are float32 (parameters,)."""
 
-    def refresh(self, out: FloatArray) -> int:
-        """Copy the weight set into `out`; return its version."""
+    overlapped: bool  # a submission travels while the node trains on
+
+    def begin(self, weights: FloatArray) -> None:
+        """Before a local iteration: bring `weights` up to date."""
         ...
 
-    def updates(self) -> int:
-        """Return the version of the weight set now."""
+    def settle(self, weights: FloatArray) -> None:
+        """Between two batches: work in what has arrived, without waiting."""
         ...
 
-    def submit(self, base: FloatArray, weights: FloatArray, samples: int, correct: int) -> Receipt:
-        """Commit `weights`, trained on `samples` from the copy `base`; `correct` of them were right."""
+    def ready(self) -> bool:
+        """Tell whether a local iteration may end here: better not while the last submission travels."""
+        ...
+
+    def updates_behind(self) -> int:
+        """Return how many updates were merged since the node's last copy."""
+        ...
+
+    def submit(self, weights: FloatArray, iteration: Iteration) -> Receipt | None:
+        """Hand over what `weights` have learned since they were brought up to date; None: it is reported elsewhere."""
         ...
 
 
-class SharedExchange:
-    """Over a `WeightBuffer`: under AGWU the node merges, under SGWU the coordinator does once all have submitted."""
+class Committer:
+    """One node's place in the weight buffer: under AGWU it merges, under SGWU the coordinator does once all have."""
 
     def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
         self._buffer = buffer
@@ -50,10 +101,11 @@ class SharedExchange:
         self._node = node
         self._update: Update = update
         self._version = 0
-        self._committed = buffer.submission(node).samples
+        self._moved = 4 * buffer.layout.parameters
+        self.samples_committed = buffer.submission(node).samples
 
     def refresh(self, out: FloatArray) -> int:
-        """Copy the weight set; publish the version that this node starts from."""
+        """Copy the weight set; publish and return the version that the node starts from."""
         self._version = self._writer.refresh(out)
         return self._version
 
@@ -61,14 +113,22 @@ class SharedExchange:
         """Return the number of submissions merged so far."""
         return self._buffer.updates()
 
-    def submit(self, base: FloatArray, weights: FloatArray, samples: int, correct: int) -> Receipt:
-        """Stage the difference, commit it with the scale that the update rule gives, and merge it under AGWU."""
-        delta = self._writer.delta
-        np.subtract(weights, base, out=delta)
-        with np.errstate(over="ignore", invalid="ignore"):
-            size = np.dot(delta, delta)
-        if not np.isfinite(size):
-            raise Diverged("the weights are no longer finite: training diverged, try a smaller learning rate")
+    def pending(self) -> bool:
+        """Tell whether the last commit is not merged yet."""
+        return self._writer.pending
+
+    @property
+    def delta(self) -> FloatArray:
+        """Where to stage what the node has learned since the copy of `version`."""
+        return self._writer.delta
+
+    def commit(self, version: int, samples: int, correct: int) -> Receipt:
+        """Commit the staged delta with the scale that the update rule gives, and merge it under AGWU.
+
+        `version` is what it was trained from; `correct` of its `samples` were right. Raises Diverged where it is not
+        finite.
+        """
+        require_finite(self.delta)
         self._buffer.set_quality(self._node, correct / samples)
         updates = self._buffer.updates()
         scale = 0.0  # SGWU: the coordinator weighs the round
@@ -77,8 +137,41 @@ class SharedExchange:
             scale = submission_scale(
                 self._update, self._node, table.base_versions, table.qualities, table.live, updates
             )
-        self._committed += samples
+        self.samples_committed += samples
         sequence = self._writer.commit(scale, samples)
         if self._update != "sgwu":
             self._writer.merge()
-        return Receipt(sequence, self._committed, updates - self._version)
+        return Receipt(sequence, self.samples_committed, updates - version, self._moved)
+
+
+class SharedExchange:
+    """Over a weight buffer that the node has mapped: everything is done at once."""
+
+    overlapped = False
+
+    def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
+        self._committer = Committer(buffer, node, update)
+        self._base = np.empty(buffer.layout.parameters, np.float32)
+        self._version = 0
+
+    def begin(self, weights: FloatArray) -> None:
+        """Copy the weight set."""
+        self._version = self._committer.refresh(self._base)
+        weights[:] = self._base
+
+    def settle(self, weights: FloatArray) -> None:
+        """Nothing travels."""
+
+    def ready(self) -> bool:
+        """Return True: nothing travels."""
+        return True
+
+    def updates_behind(self) -> int:
+        """Return the updates since the copy."""
+        return self._committer.updates() - self._version
+
+    def submit(self, weights: FloatArray, iteration: Iteration) -> Receipt:
+        """Stage the difference to the copy and commit it."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(weights, self._base, out=self._committer.delta)
+        return self._committer.commit(self._version, iteration.samples, iteration.correct)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import platform
 import socket
 import struct
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 import cloudpickle
 
 from bptcnn.errors import UserError
-from bptcnn.nodes.configuration import AgentConfiguration
+from bptcnn.nodes.local_configuration import LocalConfiguration
+from bptcnn.nodes.node import NodeGone
 from bptcnn.outer import Message, NodeEvent
 
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
@@ -21,14 +23,10 @@ _END_SECONDS = 1.0  # between a connection's end and that of its process
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-class NodeGone(Exception):
-    """The node's process has ended, or does not take or finish a message."""
-
-
 class LocalNode:
     """A running agent. Its output goes to `log`; descriptors of shared memory are inherited."""
 
-    def __init__(self, configuration: AgentConfiguration, log: Path) -> None:
+    def __init__(self, configuration: LocalConfiguration, log: Path) -> None:
         """Start the agent; raise UserError where the system does not let us."""
         self.name = configuration.name
         try:
@@ -48,6 +46,11 @@ class LocalNode:
     def pid(self) -> int:
         """Process id."""
         return int(self._process.pid)
+
+    @property
+    def host(self) -> str:
+        """This machine's name."""
+        return platform.node()
 
     def fileno(self) -> int:
         """Descriptor that is readable when an event has come or the process has ended."""
@@ -97,7 +100,7 @@ class LocalNode:
         self.kill()
 
 
-def _start_agent(configuration: AgentConfiguration, control: socket.socket, log: Path) -> "subprocess.Popen[bytes]":
+def _start_agent(configuration: LocalConfiguration, control: socket.socket, log: Path) -> "subprocess.Popen[bytes]":
     root = Path(__file__).parent.parent.parent  # where this very package is imported from
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     with log.open("ab") as output:

@@ -1,36 +1,28 @@
 """The node's loop: receive samples, refresh weights, train local steps, submit, report; over every transport."""
 
-import queue
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.inner.subnetwork import ImageArray, IndexArray, Subnetwork
 from bptcnn.nodes.configuration import AgentConfiguration
-from bptcnn.nodes.exchange import Diverged, Exchange
+from bptcnn.nodes.exchange import Exchange, Iteration
+from bptcnn.nodes.node import Diverged
+from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
-from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Submitted, Work, over_stale
-
-
-@dataclass
-class _Iteration:
-    """What one local iteration has done so far. The first step of a run, which warms up, is not timed."""
-
-    samples: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    compute_seconds: float = 0.0
-    communication_seconds: float = 0.0
-    timed_samples: int = 0
-    timed_seconds: float = 0.0
+from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Work, over_stale
 
 
 class Loop:
-    """One node at work. `inbox` holds the coordinator's messages in order, `report` sends one back."""
+    """One node at work.
+
+    `inbox` holds the coordinator's messages in order, and an `Arrival` where the exchange has news; `report` sends an
+    event back.
+    """
 
     def __init__(
         self,
@@ -39,7 +31,7 @@ class Loop:
         images: ImageArray,
         labels: IndexArray,
         exchange: Exchange,
-        inbox: "queue.SimpleQueue[Message]",
+        inbox: Inbox,
         report: Callable[[NodeEvent], None],
     ) -> None:
         self._configuration = configuration
@@ -51,11 +43,12 @@ class Loop:
         self._throttle = Throttle(
             configuration.speed * configuration.threads, time.monotonic, time.process_time, time.sleep
         )
-        self._base = np.empty(subnetwork.network.size, np.float32)
         self._work: deque[Work] = deque()
         self._local_steps = 1
         self._pausing = self._waiting_for_release = self._stopping = False
+        self._began = False
         self._wait_seconds = 0.0
+        self._unreported_seconds = 0.0
         self._steps = 0
         self.samples_trained = 0
 
@@ -68,9 +61,7 @@ class Loop:
             if self._pausing:
                 self._pause()
             elif self._waiting_for_release or not self._work:
-                begin = time.monotonic()
-                self._handle(self._inbox.get())
-                self._wait_seconds += time.monotonic() - begin
+                self._wait()
             else:
                 self._iterate()
 
@@ -80,9 +71,17 @@ class Loop:
         while not self._inbox.empty():
             self._handle(self._inbox.get())
 
-    def _handle(self, message: Message) -> None:
+    def _wait(self) -> None:
+        """Wait for a message. Until the first samples come it is others that get ready: that is set-up, not waiting."""
+        begin, began = time.monotonic(), self._began
+        self._handle(self._inbox.get())
+        if began:
+            self._wait_seconds += time.monotonic() - begin
+
+    def _handle(self, message: Message | Arrival) -> None:
         match message:
             case Work():
+                self._began = True
                 self._work.append(message)
                 self._local_steps = message.local_steps
             case Pause():
@@ -114,51 +113,58 @@ class Loop:
         return np.ascontiguousarray(np.concatenate(parts)) if parts else None
 
     def _iterate(self) -> None:
-        """One local iteration: refresh, train, submit."""
-        epoch, rate = self._work[0].epoch, self._work[0].learning_rate
-        iteration = _Iteration()
-        begin = time.monotonic()
-        version = self._exchange.refresh(self._base)
-        self._subnetwork.weights[:] = self._base
-        iteration.communication_seconds = time.monotonic() - begin
+        """One local iteration: bring the weights up to date, train, submit. It grows while the last one travels."""
+        head = self._work[0]
+        weights = self._subnetwork.weights
+        iteration = Iteration(head.epoch)
+        with self._communicating(iteration):
+            self._exchange.begin(weights)
         steps = 0
-        while steps < self._local_steps:  # the newest message decides
-            batch = self._next_batch(epoch)
-            if batch is None:
+        while True:
+            batch = self._next_batch(head.epoch)
+            if batch is not None:
+                self._step(batch, head.learning_rate, iteration)
+                steps += 1
+                self._take_messages()
+            elif self._work or self._exchange.ready():  # the epoch is over, or there is nothing to train meanwhile
                 break
-            self._step(batch, rate, iteration)
-            steps += 1
-            self._take_messages()
+            else:
+                self._wait()
+            if self._exchange.overlapped:
+                if self._pausing:  # the coordinator's side holds submissions back: what is in hand waits
+                    self._pause()
+                with self._communicating(iteration):
+                    self._exchange.settle(weights)
             if self._stopping:
                 return
-            if over_stale(version, self._exchange.updates(), self._configuration.staleness):
+            # the newest message decides how long an iteration is
+            stale = over_stale(0, self._exchange.updates_behind(), self._configuration.staleness)
+            if (stale or steps >= self._local_steps) and self._exchange.ready():
                 break
+        iteration.wait_seconds, self._wait_seconds = self._wait_seconds, 0.0
         begin = time.monotonic()
-        receipt = self._exchange.submit(self._base, self._subnetwork.weights, iteration.samples, iteration.correct)
+        receipt = self._exchange.submit(weights, iteration)
         self._throttle.pay()
-        iteration.communication_seconds += time.monotonic() - begin
+        seconds = time.monotonic() - begin
         self._waiting_for_release = self._configuration.update == "sgwu"
-        wait, self._wait_seconds = self._wait_seconds, 0.0
-        self._report(
-            Submitted(
-                node=self._configuration.node,
-                time=time.monotonic(),
-                sequence=receipt.sequence,
-                samples_committed=receipt.samples_committed,
-                epoch=epoch,
-                samples=iteration.samples,
-                loss_sum=iteration.loss_sum,
-                correct=iteration.correct,
-                staleness=receipt.staleness,
-                compute_seconds=iteration.compute_seconds,
-                wait_seconds=wait,
-                communication_seconds=iteration.communication_seconds,
-                timed_samples=iteration.timed_samples,
-                timed_seconds=iteration.timed_seconds + iteration.communication_seconds,
-            )
-        )
+        if receipt is None:
+            self._unreported_seconds = seconds
+            return
+        iteration.communication_seconds += seconds
+        iteration.timed_seconds += seconds
+        self._report(receipt.report(self._configuration.node, time.monotonic(), iteration))
 
-    def _step(self, batch: npt.NDArray[np.int32], rate: float, iteration: _Iteration) -> None:
+    @contextmanager
+    def _communicating(self, iteration: Iteration) -> Iterator[None]:
+        """Count what happens within as communication, and what the last submission took after it was sent."""
+        begin = time.monotonic()
+        yield
+        seconds = time.monotonic() - begin + self._unreported_seconds
+        self._unreported_seconds = 0.0
+        iteration.communication_seconds += seconds
+        iteration.timed_seconds += seconds
+
+    def _step(self, batch: npt.NDArray[np.int32], rate: float, iteration: Iteration) -> None:
         settings = self._configuration
         begin = time.monotonic()
         result = self._subnetwork.step(

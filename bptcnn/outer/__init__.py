@@ -18,8 +18,10 @@ from bptcnn.outer.messages import (
     Kill,
     MergeRound,
     Message,
+    NodeAbandoned,
     NodeEvent,
     NodeLost,
+    NodeReturned,
     Pause,
     Paused,
     Ready,
@@ -44,7 +46,8 @@ from bptcnn.outer.partition import (
 )
 from bptcnn.outer.settings import NodeProfile, Partition, RunSettings, Update
 from bptcnn.outer.sgwu import average, merge_scales, waiting
-from bptcnn.outer.simulator import Conditions, SimulatedNode, SimulatedRun, simulate
+from bptcnn.outer.simulated_node import SimulatedNode
+from bptcnn.outer.simulator import Conditions, SimulatedRun, simulate
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState
 
 __all__ = [
@@ -64,9 +67,11 @@ __all__ = [
     "Ledger",
     "MergeRound",
     "Message",
+    "NodeAbandoned",
     "NodeEvent",
     "NodeLost",
     "NodeProfile",
+    "NodeReturned",
     "NodeState",
     "NodeStatus",
     "NodeTotals",

@@ -1,23 +1,26 @@
 """The coordinator: a state machine, events in, actions out. No I/O, no clock: times come with the events.
 
-    STARTING --all ready--> TRAINING --epoch complete--> PAUSING --all live paused--> RECORDING
+    STARTING --all live ready-> TRAINING --epoch complete-> PAUSING --all live paused--> RECORDING
                                ^                                          EpochEnd -'     |
                                +------------------------ EpochRecorded -------------------+--> FINISHED
 
 Guarantees:
 - every epoch trains each of its N samples exactly once (the ledger's guarantee), whatever nodes die when;
 - while a live node owes something, an event will come from it, or it is killed for silence or lack of progress; while
-  none does, the state moves on by itself: so the run ends as long as the driver executes actions and ticks;
+  none does, the state moves on by itself; while none is live, one returns or all are given up after a time: so the run
+  ends as long as the driver executes actions and ticks;
 - EpochEnd is given once per epoch, with all live nodes paused and everything committed merged;
 - a node is at most one epoch ahead (under SGWU, or alone: none);
 - a run on one node does not depend on time: it repeats bit for bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum
 from math import isnan
 
 from bptcnn.outer.barrier import Barrier
+from bptcnn.outer.deadlines import Deadlines
+from bptcnn.outer.hand_out import HandOut
 from bptcnn.outer.ledger import UNOWNED, Ledger
 from bptcnn.outer.messages import (
     Action,
@@ -30,7 +33,9 @@ from bptcnn.outer.messages import (
     Heartbeat,
     Kill,
     Message,
+    NodeAbandoned,
     NodeLost,
+    NodeReturned,
     Outcome,
     Pause,
     Paused,
@@ -41,16 +46,11 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
-    Work,
 )
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.settings import RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
-
-LOW_ITERATIONS = 2  # a node with no more than this many local iterations in hand is sent more...
-FULL_ITERATIONS = 4  # ...up to this many: it never waits for the coordinator, and little is redone when it dies
-PROGRESS_BATCHES = 20  # a node may take as long as this many of its batches without a sign of progress
 
 
 class Phase(Enum):
@@ -86,11 +86,13 @@ class Coordinator:
             self._restore_nodes(state)
         self._ledger = Ledger(settings.samples, len(self._records), settings.seed, owners)
         self._planner = Planner(settings, self._ledger, self._records)
+        self._hand_out = HandOut(settings, self._ledger, self._planner)
+        self._deadlines = Deadlines(settings, self._records)
         self._barrier = Barrier() if settings.update == "sgwu" else None
         self._phase = Phase.STARTING
         self._submissions = 0
         self._now = 0.0
-        self._last_tick: float | None = None
+        self._last_lost = ""
         self._actions: list[Action] = []
 
     # ---- reading -----------------------------------------------------------------------------------------------------
@@ -135,6 +137,7 @@ class Coordinator:
                 float(share),
                 record.staleness,
                 record.reason_lost,
+                record.away,
             )
             for record, speed, share in zip(self._records, speeds, shares, strict=True)
         )
@@ -181,6 +184,10 @@ class Coordinator:
             case NodeLost():
                 if not self._records[event.node].lost:
                     self._on_lost(self._records[event.node], event)
+            case NodeReturned():
+                self._on_returned(self._records[event.node])
+            case NodeAbandoned():
+                self._on_abandoned(self._records[event.node], event)
             case _:
                 record = self._records[event.node]
                 if not record.lost:
@@ -232,7 +239,8 @@ class Coordinator:
 
     def _on_lost(self, record: NodeRecord, event: NodeLost) -> None:
         record.lost = True
-        record.reason_lost = event.reason
+        record.away = event.may_return
+        record.reason_lost = self._last_lost = event.reason
         trained = max(event.samples_trained, record.samples_trained)
         committed = self._ledger.lose(record.node, event.samples_committed, trained)
         unreported = event.sequence - record.sequence
@@ -243,10 +251,27 @@ class Coordinator:
         self._submissions += unreported
         if self._barrier and unreported:
             self._barrier.submit(record.node, event.quality, event.time)
-        if any(not other.lost for other in self._records):
-            self._planner.divide(record.node)
-        else:
-            self._finish("failed", f"every node is lost, the last one: {event.reason}")
+        self._deadlines.lost(event.time)
+        self._planner.divide()
+
+    def _on_returned(self, record: NodeRecord) -> None:
+        if not record.lost:
+            raise ValueError(f"node {record.name} returned without being lost")
+        if self._barrier and self._barrier.holds(record.node):
+            raise ValueError(f"node {record.name} returned before its last submission was merged")
+        # while TRAINING it goes on like the others; else it gets their Resume, which it ignores
+        resting = self._phase in (Phase.PAUSING, Phase.RECORDING)
+        record.revive(self._now, self._ledger.committed(record.node), resting)
+        self._deadlines.returned()
+        self._planner.divide()
+        if self._phase is Phase.TRAINING:
+            self._planner.welcome(self._epoch)
+
+    def _on_abandoned(self, record: NodeRecord, event: NodeAbandoned) -> None:
+        if not record.lost:
+            raise ValueError(f"node {record.name} was abandoned without being lost")
+        record.away = False
+        record.reason_lost = self._last_lost = event.reason
 
     def _on_recorded(self, event: EpochRecorded) -> None:
         if self._phase is not Phase.RECORDING:
@@ -269,26 +294,21 @@ class Coordinator:
                 self._send(record, Resume())
 
     def _on_tick(self) -> None:
-        silence = self._settings.silence_seconds
-        last, self._last_tick = self._last_tick, self._now
-        if last is None or self._now - last > silence / 2:
-            # it was the driver that slept, not the nodes: judge nobody, give everyone a fresh period
-            for record in self._records:
-                record.heard = record.moved = self._now
+        if not self._deadlines.tick(self._now):
             return
         for record in self._live():
-            if not record.ready and self._now - record.moved > self._settings.ready_seconds:
-                self._condemn(record, f"not ready after {self._settings.ready_seconds:g} s")
-            elif record.spoke and self._now - record.heard > silence:
-                self._condemn(record, f"silent for {silence:g} s")
-            elif self._owes(record) and self._now - record.moved > self._patience(record):
-                self._condemn(record, f"no progress for {self._patience(record):g} s")
+            missed = self._deadlines.missed(record, self._owes(record), self._now)
+            if missed:
+                self._condemn(record, missed)
+        if self._deadlines.hopeless(self._now):
+            for record in self._records:
+                record.away = False
 
     # ---- what follows from the state ---------------------------------------------------------------------------------
 
     def _advance(self) -> None:
         """Do all that the state allows; called after every event, so nothing waits for a particular one."""
-        if self._phase is Phase.STARTING and all(record.ready or record.lost for record in self._records):
+        if self._phase is Phase.STARTING and self._live() and all(record.ready for record in self._live()):
             self._start()
         if self._phase is Phase.TRAINING:
             self._merge()
@@ -300,14 +320,18 @@ class Coordinator:
                 self._planner.replenish(self._epoch)
                 if not self._may_start_next():
                     self._planner.relieve(self._epoch)
+                ahead = self._may_start_next()
                 for record in self._healthy():
-                    self._feed(record)
+                    for work in self._hand_out.feed(record, self._epoch, ahead, self._now):
+                        self._send(record, work)
         if self._phase is Phase.PAUSING and all(record.paused for record in self._live()):
             self._phase = Phase.RECORDING
             tally = self._tallies.get(self._epoch, Tally())
             seen = max(1, tally.samples)
             metrics = EpochMetrics(tally.samples, tally.loss_sum / seen, tally.correct / seen)
             self._actions.append(EpochEnd(self._epoch, metrics))
+        if self._phase in (Phase.STARTING, Phase.TRAINING) and not any(record.hopeful for record in self._records):
+            self._finish("failed", f"every node is lost, the last one: {self._last_lost}")
 
     def _start(self) -> None:
         self._phase = Phase.TRAINING
@@ -332,50 +356,17 @@ class Coordinator:
             for record in waiting:
                 self._send(record, Release())
 
-    def _feed(self, record: NodeRecord) -> None:
-        """Send the node its next samples if it has few in hand: of this epoch, and behind them of the next."""
-        node, ledger = record.node, self._ledger
-        if len(self._records) == 1:  # nobody to move samples to: given whole, an epoch repeats bit for bit
-            self._send_work(record, self._epoch, self._settings.samples)
-            return
-        local = self._planner.local_samples(node)
-        if ledger.outstanding(node) > LOW_ITERATIONS * local:
-            return
-        full = FULL_ITERATIONS * local
-        self._send_work(record, self._epoch, full)
-        if self._may_start_next() and not ledger.queued(node, self._epoch) and ledger.outstanding(node) < full:
-            if not ledger.is_open(self._epoch + 1):
-                ledger.open(self._epoch + 1)
-            self._send_work(record, self._epoch + 1, full)
-
-    def _send_work(self, record: NodeRecord, epoch: int, full: int) -> None:
-        queued = self._ledger.queued(record.node, epoch)
-        outstanding = self._ledger.outstanding(record.node)
-        count = min(queued, full - outstanding)
-        if self._ledger.unallocated or count < queued:
-            # more will follow: keep to whole batches, but never let a node run dry for it
-            whole = count - count % self._settings.batch_size
-            count = whole if whole or outstanding else count
-        if count > 0:
-            rate = self._settings.learning_rates[epoch - 1]
-            indices = self._ledger.send(record.node, epoch, count)
-            steps = self._planner.local_steps(record.node)
-            if record.began is None:
-                record.began = self._now
-                record.first_samples = min(count, steps * self._settings.batch_size)
-            self._send(record, Work(epoch, indices, rate, steps))
-
     def _may_start_next(self) -> bool:
         """Whether nodes without samples of this epoch may go on to the next one."""
-        asynchronous = self._barrier is None and len(self._records) > 1
+        asynchronous = self._barrier is None and not self._settings.alone
         return asynchronous and self._epoch < self._settings.epochs and not self._ledger.unallocated
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
 
-    def _live(self) -> Iterable[NodeRecord]:
+    def _live(self) -> Sequence[NodeRecord]:
         return [record for record in self._records if not record.lost]
 
-    def _healthy(self) -> Iterable[NodeRecord]:
+    def _healthy(self) -> Sequence[NodeRecord]:
         return [record for record in self._records if record.healthy]
 
     def _owes(self, record: NodeRecord) -> bool:
@@ -384,11 +375,6 @@ class Coordinator:
             return not record.paused
         in_hand = self._ledger.outstanding(record.node) > 0
         return self._phase is Phase.TRAINING and in_hand and not (self._barrier and self._barrier.holds(record.node))
-
-    def _patience(self, record: NodeRecord) -> float:
-        seconds = record.speedometer.seconds_per_sample()
-        batch = 0.0 if isnan(seconds) else seconds * self._settings.batch_size
-        return max(self._settings.progress_seconds, PROGRESS_BATCHES * batch)
 
     def _condemn(self, record: NodeRecord, reason: str) -> None:
         """Have the node killed; its samples move when it is lost."""
@@ -422,15 +408,20 @@ class Coordinator:
         """Check the machine and its ledger, O(N); AssertionError names what is broken. For tests and simulations."""
         self._ledger.validate()
         owners = set(self._ledger.owners().tolist()) - {UNOWNED}
-        live = [record for record in self._records if not record.lost]
-        assert self._phase is Phase.FINISHED or live, "no node is live but the run goes on"
+        live = self._live()
+        hope = any(record.hopeful for record in self._records)
+        assert hope or self._phase in (Phase.RECORDING, Phase.FINISHED), "the run goes on though no node can be live"
         if live:
             assert not any(self._records[owner].lost for owner in owners), "a lost node owns samples"
+        if self._barrier:
+            held = [record.node for record in self._records if self._barrier.holds(record.node)]
+            assert live or not held, "a merge waits for nobody"
         if self._phase is Phase.TRAINING:
             assert not any(record.paused for record in live), "a paused node while training"
             assert not self._ledger.is_complete(self._epoch), "a complete epoch goes on"
             condemned = any(record.condemned for record in live)
-            assert condemned or any(self._owes(record) for record in live), "no event can come: the run hangs"
+            owed = any(self._owes(record) for record in live)
+            assert condemned or owed or not live, "no event can come: the run hangs"
         if self._phase is Phase.PAUSING:
             assert not all(record.paused for record in live), "all are paused but the epoch does not end"
         if self._phase is Phase.RECORDING:

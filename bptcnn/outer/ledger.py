@@ -59,6 +59,7 @@ class Ledger:
         self._sent = [0] * nodes
         self._committed = [0] * nodes
         self._closed = 0
+        self._sizes: Counts | None = None  # counted when asked for: that is after every event
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -73,7 +74,9 @@ class Ledger:
 
     def shard_sizes(self) -> Counts:
         """Samples owned by each node, int64 (m,)."""
-        return np.bincount(self._owner[self._owner >= 0], minlength=self.nodes).astype(np.int64)
+        if self._sizes is None:
+            self._sizes = np.bincount(self._owner[self._owner >= 0], minlength=self.nodes).astype(np.int64)
+        return self._sizes.copy()
 
     def is_open(self, epoch: int) -> bool:
         """Whether samples of the epoch can be sent."""
@@ -131,6 +134,7 @@ class Ledger:
                 raise ValueError(f"cannot take {count} of {self._pool.size} samples")
             given, self._pool = self._pool[:count], self._pool[count:]
             self._owner[given] = node
+            self._sizes = None
             for book in self._books.values():
                 book.queues[node] = np.concatenate([book.queues[node], given])
 
@@ -197,19 +201,29 @@ class Ledger:
         ordered, first = np.unique(np.concatenate([*queues, shard]), return_index=True)
         ordered = ordered[np.argsort(first, kind="stable")]
         self._owner[ordered] = np.asarray(heirs, np.int32)[interleave(ordered.size, weights)]
+        self._sizes = None
         for book in self._books.values():
             orphans, book.queues[node] = book.queues[node], _NONE
             for heir in heirs:
                 book.queues[heir] = np.concatenate([book.queues[heir], orphans[self._owner[orphans] == heir]])
 
     def move(self, epoch: int, giver: int, receiver: int, count: int) -> None:
-        """Move the last `count` unsent samples from one shard to another, while no other epoch is open."""
-        queues = self._books[epoch].queues
-        if len(self._books) != 1 or not 0 < count <= queues[giver].size:
+        """Move the last `count` unsent samples of an epoch from one shard to another, in every open epoch.
+
+        ValueError if one was sent in another epoch: it then belongs to the giver until that one is over.
+        """
+        if not 0 < count <= self.queued(giver, epoch):
             raise ValueError(f"cannot move {count} samples from node {giver} to {receiver} in epoch {epoch}")
-        moved, queues[giver] = queues[giver][-count:], queues[giver][:-count]
+        moved = self._books[epoch].queues[giver][-count:]
+        if any(np.isin(segment.indices, moved).any() for segment in self._streams[giver]):
+            raise ValueError(f"cannot move samples from node {giver} in epoch {epoch}: they were sent in another one")
         self._owner[moved] = receiver
-        queues[receiver] = np.concatenate([queues[receiver], moved])
+        self._sizes = None
+        for book in self._books.values():
+            queues = book.queues
+            goes = np.isin(queues[giver], moved)
+            going, queues[giver] = queues[giver][goes], queues[giver][~goes]
+            queues[receiver] = np.concatenate([queues[receiver], going])
 
     # ---- proof -------------------------------------------------------------------------------------------------------
 

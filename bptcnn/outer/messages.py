@@ -32,12 +32,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Stop at the next boundary between submissions, at once if idle or waiting for a release; then report Paused."""
+    """Commit nothing more until Resume, then report Paused.
+
+    A node stops at its next boundary between submissions, at once if idle or waiting for a release. One behind a link
+    may be slow to hear of it, so its stub on the coordinator's side answers for it at once: the stub holds back every
+    submission that arrives until Resume; the node stops between two batches and goes on with its unfinished local
+    iteration after Resume.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on after a pause."""
+    """Go on after a pause; a node that is not paused ignores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,9 @@ class Submitted:
 
     `sequence` counts the node's submissions from 1; `samples_committed` counts samples over all of them, this one
     included. `timed_samples` took `timed_seconds` of computing and communicating, waiting and the first step of a run
-    left out: that is what speed is measured from. `staleness` is in updates.
+    left out: that is what speed is measured from. `staleness` is in updates. `transfer_seconds`: how long weights were
+    under way for it, most of it while the node trained; `bytes_sent` and `bytes_received`: what that was, as the node
+    sees it (0 without a link).
     """
 
     node: int
@@ -87,6 +95,9 @@ class Submitted:
     communication_seconds: float
     timed_samples: int
     timed_seconds: float
+    transfer_seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
 
     @property
     def quality(self) -> float:
@@ -96,7 +107,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The node stands at a boundary between submissions, everything it committed is merged and reported."""
+    """The node commits nothing until Resume, and everything it committed is merged and reported."""
 
     node: int
     time: float
@@ -132,6 +143,7 @@ class NodeLost:
 
     `sequence`, `samples_committed` and `quality` are those of its last commit, read from shared memory after its death
     (0, 0, 0.0: none); in AGWU the driver has finished that merge. `samples_trained`: as in its last heartbeat.
+    `may_return`: the driver may start it anew and then says NodeReturned, or NodeAbandoned once that is hopeless.
     """
 
     node: int
@@ -140,6 +152,30 @@ class NodeLost:
     samples_committed: int
     quality: float
     samples_trained: int
+    reason: str
+    may_return: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReturned:
+    """A new agent of a lost node is ready, has the current weights, no samples, and stands idle.
+
+    Its cumulative counts go on where its NodeLost left them: the next submission has `sequence` + 1, and both
+    `samples_committed` and a heartbeat's `samples_trained` start from that `samples_committed`. Nothing that the old
+    agent said may come after this. Under SGWU its last commit may still wait for a MergeRound: the driver says
+    NodeReturned after that merge only. ValueError if the node is not lost.
+    """
+
+    node: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAbandoned:
+    """A lost node that might have returned will not. ValueError if it is not lost."""
+
+    node: int
+    time: float
     reason: str
 
 
@@ -158,7 +194,7 @@ class Tick:
     time: float
 
 
-Event = NodeEvent | NodeLost | EpochRecorded | Tick
+Event = NodeEvent | NodeLost | NodeReturned | NodeAbandoned | EpochRecorded | Tick
 
 
 # ---- coordinator -> driver -------------------------------------------------------------------------------------------
@@ -174,7 +210,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill and reap the node, or refuse its generation; then report NodeLost. Asked once per node."""
+    """Kill and reap the node, or refuse its generation; then report NodeLost. Asked once per life of a node."""
 
     node: int
     reason: str
@@ -201,7 +237,10 @@ class EpochMetrics:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """All samples of the epoch are trained and every live node is paused: checkpoint, evaluate, say EpochRecorded."""
+    """All samples of the epoch are trained and every live node is paused: checkpoint, evaluate, say EpochRecorded.
+
+    No node may be live: the last one was lost and none has returned yet.
+    """
 
     epoch: int
     metrics: EpochMetrics

@@ -1,11 +1,14 @@
 """What the coordinator knows of one node, and the snapshot of it that displays and reports read."""
 
-from dataclasses import dataclass, field
-from math import inf, nan
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import inf, isfinite, isnan, nan
 
 from bptcnn.outer.messages import Submitted
 
 MEASURED_BATCHES = 3  # fewer say too little about a node's speed
+RECENT = 4  # submissions that tell their usual size
 WINDOW_BATCHES = 64  # speed is that of about this many last batches, so that drift shows
 
 
@@ -18,11 +21,17 @@ class NodeTotals:
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0
     communication_seconds: float = 0.0
+    transfer_seconds: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
-    """A node now: `speed` in images/s (measured, else by profile), `share` of all samples, `staleness` in updates."""
+    """A node now: `speed` in images/s (measured, else by profile), `share` of all samples, `staleness` in updates.
+
+    `away`: it is lost, but may return.
+    """
 
     name: str
     live: bool
@@ -33,6 +42,7 @@ class NodeStatus:
     share: float
     staleness: int
     reason_lost: str | None
+    away: bool = False
 
 
 @dataclass(slots=True)
@@ -51,6 +61,13 @@ class Speedometer:
         if surplus < 1.0:
             self.samples *= surplus
             self.seconds *= surplus
+
+    def doubt(self) -> None:
+        """Keep what was measured as a first estimate only: a few batches outweigh it."""
+        seconds = self.seconds_per_sample()
+        if isfinite(seconds):
+            self.samples = float(MEASURED_BATCHES * self.batch_size)
+            self.seconds = seconds * self.samples
 
     def seconds_per_sample(self) -> float:
         """t_j, or NaN if too little was measured."""
@@ -71,14 +88,18 @@ class NodeRecord:
     ready: bool = False
     condemned: bool = False  # a kill is asked for; its samples stay until it is lost
     lost: bool = False
+    away: bool = False  # lost, but it may return
     paused: bool = False
     sequence: int = 0
     staleness: int = 0
     samples_trained: int = 0
     heard: float = 0.0  # when anything came from it
     moved: float = 0.0  # when it last made progress or was given something to do
-    began: float | None = None  # when it was sent its first samples...
-    first_samples: int = 0  # ...and how many make its first local iteration
+    began: float | None = None  # when it was sent its first samples in this life...
+    first_samples: int = 0  # ...how many make its first local iteration...
+    reported: bool = False  # ...and whether it has submitted any
+    sizes: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))  # samples of its last submissions
+    transfers: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that they were under way
     reason_lost: str | None = None
 
     @property
@@ -86,9 +107,37 @@ class NodeRecord:
         """Whether work may be given to it."""
         return not (self.lost or self.condemned)
 
+    @property
+    def hopeful(self) -> bool:
+        """Whether it is live or may be again."""
+        return self.away or not self.lost
+
+    def revive(self, now: float, samples_committed: int, paused: bool) -> None:
+        """It has returned: a new agent, ready, at whatever speed the host has now, without samples."""
+        self.lost = self.away = self.condemned = False
+        self.spoke = self.ready = True
+        self.paused = paused
+        self.reason_lost = None
+        self.heard = self.moved = now
+        self.samples_trained = samples_committed
+        self.staleness = 0
+        self.began, self.reported = None, False
+        self.sizes.clear()
+        self.transfers.clear()
+        self.speedometer.doubt()
+
+    def usual_samples(self) -> int:
+        """Samples of a submission lately, 0 without any."""
+        return int(_usual(self.sizes))
+
+    def under_way(self) -> int:
+        """Samples that it trains while a submission is under way: at a report, it is that far beyond it."""
+        seconds = self.speedometer.seconds_per_sample()
+        return 0 if isnan(seconds) else round(_usual(self.transfers) / seconds)
+
     def fastest(self, now: float) -> float:
         """The most images/s it can be doing: while it has submitted nothing, less than one local iteration so far."""
-        if self.began is None or self.sequence or now <= self.began:
+        if self.began is None or self.reported or now <= self.began:
             return inf
         return self.first_samples / (now - self.began)
 
@@ -101,8 +150,14 @@ class NodeRecord:
             totals.compute_seconds + event.compute_seconds,
             totals.wait_seconds + event.wait_seconds,
             totals.communication_seconds + event.communication_seconds,
+            totals.transfer_seconds + event.transfer_seconds,
+            totals.bytes_sent + event.bytes_sent,
+            totals.bytes_received + event.bytes_received,
         )
         self.sequence = event.sequence
+        self.reported = True
+        self.sizes.append(event.samples)
+        self.transfers.append(event.transfer_seconds)
         self.staleness = event.staleness
         self.samples_trained = max(self.samples_trained, event.samples_committed)
         self.speedometer.add(event.timed_samples, event.timed_seconds)
@@ -110,10 +165,9 @@ class NodeRecord:
     def add_unreported(self, images: int, submissions: int) -> None:
         """Count what a lost node had committed without saying so."""
         totals = self.totals
-        self.totals = NodeTotals(
-            totals.images + images,
-            totals.submissions + submissions,
-            totals.compute_seconds,
-            totals.wait_seconds,
-            totals.communication_seconds,
-        )
+        self.totals = replace(totals, images=totals.images + images, submissions=totals.submissions + submissions)
+
+
+def _usual(values: Sequence[float]) -> float:
+    """The upper median, 0 without any: one submission cut short, or held up, tells nothing."""
+    return sorted(values)[len(values) // 2] if values else 0.0

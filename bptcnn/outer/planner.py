@@ -50,8 +50,18 @@ class Planner:
         return max(1, round(steps * len(nodes) * float(weights[nodes.index(node)] / weights.sum())))
 
     def local_samples(self, node: int) -> int:
-        """Samples in the node's local iteration."""
-        return self.local_steps(node) * self._settings.batch_size
+        """Samples in the node's local iteration: as planned, or more where it trains on behind a slow link."""
+        planned = self.local_steps(node) * self._settings.batch_size
+        if self._settings.update == "sgwu":
+            return planned
+        return max(planned, self._records[node].usual_samples(), self._under_way(node))
+
+    def in_hand(self, node: int) -> int:
+        """Samples sent to the node that it has still to train, as far as its reports tell."""
+        return max(0, self._ledger.outstanding(node) - self._under_way(node))
+
+    def _under_way(self, node: int) -> int:
+        return 0 if self._settings.update == "sgwu" else self._records[node].under_way()
 
     def allocate_round(self) -> None:
         """Give out the next allocation round of the first epoch."""
@@ -73,15 +83,19 @@ class Planner:
             return
         sizes = self._ledger.shard_sizes()
         for node in self._heirs():
-            left = self._ledger.outstanding(node) + self._ledger.queued(node, epoch)
+            left = self.in_hand(node) + self._ledger.queued(node, epoch)
             if sizes[node] and left <= min(self.local_samples(node), sizes[node] // 2):
                 self.allocate_round()
                 return
 
-    def divide(self, node: int) -> None:
-        """Divide a lost node's shard over the others by speed."""
+    def divide(self) -> None:
+        """Divide the shards of lost nodes over the others by speed, once there are others."""
         heirs = self._heirs()
-        self._ledger.divide(node, heirs, self.speeds()[heirs])
+        if heirs:
+            sizes = self._ledger.shard_sizes()
+            for record in self._records:
+                if record.lost and sizes[record.node]:
+                    self._ledger.divide(record.node, heirs, self.speeds()[heirs])
 
     def adopt(self) -> None:
         """After a restore, before an epoch is opened: give out what belongs to nobody."""
@@ -97,6 +111,8 @@ class Planner:
         Baselines keep their partition, but a node that owns nothing (it is new) gets its share under any.
         """
         nodes = self._heirs()
+        if not nodes:  # whoever returns first inherits everything
+            return
         sizes = self._ledger.shard_sizes()[nodes]
         if self._settings.partition != "idpa" and sizes.all():
             return
@@ -110,14 +126,30 @@ class Planner:
         if self._settings.partition != "idpa" or self._ledger.unallocated:
             return
         nodes = self._heirs()
-        sent = np.array([self._ledger.outstanding(node) for node in nodes], np.int64)
-        unsent = np.array([self._ledger.queued(node, epoch) for node in nodes], np.int64)
+        sent, unsent = self._to_train(epoch, nodes)
         needy = [not unsent[place] and sent[place] <= self.local_samples(node) for place, node in enumerate(nodes)]
         if not unsent.any() or not any(needy):
             return
         gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
         if np.any(gains[needy] >= self._settings.batch_size):
             self._move(epoch, nodes, gains)
+
+    def welcome(self, epoch: int) -> None:
+        """A node has returned: move unsent samples so that all would end together.
+
+        While rounds are given out it is an heir of the next one; under the baselines it waits for an epoch's start.
+        """
+        if self._settings.partition != "idpa" or self._ledger.unallocated:
+            return
+        nodes = self._heirs()
+        sent, unsent = self._to_train(epoch, nodes)
+        self._move(epoch, nodes, rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent)
+
+    def _to_train(self, epoch: int, nodes: list[int]) -> tuple[Counts, Counts]:
+        """What each node has still to train: what is in its hands, and what is unsent of the epoch, int64 (nodes,)."""
+        sent = [self.in_hand(node) for node in nodes]
+        unsent = [self._ledger.queued(node, epoch) for node in nodes]
+        return np.array(sent, np.int64), np.array(unsent, np.int64)
 
     def _heirs(self) -> list[int]:
         """Nodes that may be given samples: the healthy ones, else those not known to be dead yet."""

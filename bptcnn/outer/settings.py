@@ -26,6 +26,7 @@ class RunSettings:
     `rounds`: allocation rounds of IDPA's first epoch, None for the default. `silence_seconds`: a node unheard of for
     so long is killed (DESIGN: noticed within 5 s); `ready_seconds` and `progress_seconds`: the same for a node that
     does not become ready, or that lives but makes no progress on what it owes (or for 20 of its batches, if longer).
+    `return_seconds`: how long a run without a live node waits for one that may return.
     """
 
     nodes: tuple[NodeProfile, ...]
@@ -41,6 +42,7 @@ class RunSettings:
     silence_seconds: float = 4.0
     ready_seconds: float = 300.0
     progress_seconds: float = 120.0
+    return_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         """Raise UserError for what a user can get wrong."""
@@ -66,9 +68,14 @@ class RunSettings:
         if len(self.learning_rates) != self.epochs:
             raise ValueError(f"{len(self.learning_rates)} learning rates for {self.epochs} epochs")
 
+    @property
+    def alone(self) -> bool:
+        """Whether the run has one node only."""
+        return len(self.nodes) == 1
+
     def allocation_rounds(self) -> int:
         """The number of rounds A in which the first epoch is given out."""
-        if self.partition != "idpa" or len(self.nodes) == 1:
+        if self.partition != "idpa" or self.alone:
             return 1
         default = default_rounds(self.samples, len(self.nodes), self.batch_size, self.local_steps)
         return min(self.samples, self.rounds or default)

@@ -68,9 +68,10 @@ def train(
     nodes: int | str | Sequence[float] | None = None,
     **changes: Any,
 ) -> "Result":
-    """Train `network` on `dataset` over local nodes; return the summary, and leave a run folder.
+    """Train `network` on `dataset` over local nodes and hosts; return the summary, and leave a run folder.
 
-    Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`, `epochs=4`.
+    Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`,
+    `hosts="hosts.toml"`, `epochs=4`.
     `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch
     with the settings that it has: only those of `RESUMABLE` may be others.
     `init`: a run folder whose best weights to start from. Raises UserError for whatever the user can mend, and where

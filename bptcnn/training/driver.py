@@ -7,7 +7,6 @@ clock ──Tick─────────────────────�
 
 import contextlib
 import math
-import platform
 import selectors
 import time
 from collections import deque
@@ -16,31 +15,37 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bptcnn.data import Samples, order
+from bptcnn.data import Samples
 from bptcnn.errors import UserError
-from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.networks import Network
-from bptcnn.nodes import AgentConfiguration, LocalNode, NodeGone, SharedArray
+from bptcnn.nodes import Node, NodeGone
 from bptcnn.outer import (
     Action,
     Coordinator,
     EpochEnd,
     EpochRecorded,
     Event,
+    Failed,
     Finish,
     Heartbeat,
     Kill,
     MergeRound,
     Message,
+    NodeAbandoned,
     NodeLost,
+    NodeReturned,
     Phase,
+    Ready,
     RunSettings,
     Send,
     Tick,
 )
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
 from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.launcher import Launcher
+from bptcnn.training.members import Member
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
+from bptcnn.training.returns import Returns
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
@@ -50,14 +55,14 @@ _STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a driver trains, from `start` on; `measured` are the images that accuracy is taken on."""
+    """What a driver trains, on whom, from `start` on; `measured` are the images that accuracy is taken on."""
 
     network: Network
     train: Samples
     measured: Samples
     settings: TrainSettings
+    members: tuple[Member, ...]
     outer: RunSettings
-    threads: int  # per node
     start: Checkpoint
 
 
@@ -71,13 +76,18 @@ class Driver:
         folder: RunFolder,
         evaluator: Evaluator,
         observer: Observer,
+        launcher: Launcher,
     ) -> None:
         self._assignment, self._folder, self._evaluator, self._observer = assignment, folder, evaluator, observer
         self.coordinator = coordinator
+        self._launcher = launcher
+        self._buffer = launcher.buffer
         self._selector = selectors.DefaultSelector()
-        self._nodes: dict[int, LocalNode] = {}
+        self._nodes: dict[int, Node] = {}
+        self._returns = Returns(launcher.start, lambda index: not self._buffer.pending(index))
         self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
-        self._shared: list[SharedMemory | WeightBuffer] = []
+        self._ready: set[int] = set()  # nodes that got ready once
+        self._failed: set[int] = set()  # nodes that said that they cannot go on
         self._epoch_began: float | None = None  # None while nothing trains
         self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
         self.train_seconds = 0.0  # without checkpoints and evaluation
@@ -92,6 +102,7 @@ class Driver:
 
     def _set_up(self) -> None:
         try:
+            self._buffer.store(self._assignment.start.weights)
             if self._assignment.start.rows:  # of a resumed run; the last one was saved before it was evaluated
                 self._evaluate(self._assignment.start)
             self._folder.write_metrics(self.rows)
@@ -101,40 +112,19 @@ class Driver:
             raise
 
     def _start_nodes(self) -> None:
-        assignment, settings = self._assignment, self._assignment.settings
-        images, labels = self._share_samples(assignment.train.take(order(len(assignment.train), settings.seed)))
-        self._buffer = WeightBuffer.create(assignment.network.size, len(settings.nodes))
-        self._shared.append(self._buffer)
-        self._buffer.store(assignment.start.weights)
-        for index, (profile, speed) in enumerate(zip(assignment.outer.nodes, settings.nodes, strict=True)):
-            configuration = AgentConfiguration(
-                node=index,
-                name=profile.name,
-                speed=speed,
-                threads=assignment.threads,
-                network=assignment.network,
-                batch_size=settings.batch_size,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                update=settings.update,
-                staleness=settings.staleness,
-                nodes=len(settings.nodes),
-                weights_fd=self._buffer.fd,
-                images=images,
-                labels=labels,
-            )
-            node = LocalNode(configuration, self._folder.logs / f"{profile.name}.log")
-            self._nodes[index] = node
-            self._buffer.set_live(index, True)
-            self._selector.register(node, selectors.EVENT_READ, index)
+        for index, member in enumerate(self._assignment.members):
+            if member.absent is None:
+                self._admit(index, self._launcher.start(index))
+                continue
+            self._handle(NodeLost(index, time.monotonic(), 0, 0, 0.0, 0, member.absent, may_return=member.may_return))
+            if member.may_return:
+                self._returns.add(index)
         self._write_nodes()
 
-    def _share_samples(self, samples: Samples) -> tuple[SharedArray, SharedArray]:
-        images, images_memory = SharedArray.put(samples.images, "images")
-        self._shared.append(images_memory)
-        labels, labels_memory = SharedArray.put(samples.labels, "labels")
-        self._shared.append(labels_memory)
-        return images, labels
+    def _admit(self, index: int, node: Node) -> None:
+        self._nodes[index] = node
+        self._buffer.set_live(index, True)
+        self._selector.register(node, selectors.EVENT_READ, index)
 
     def close(self) -> None:
         """End and reap every node, free the shared memory; safe to call again, at any moment."""
@@ -150,14 +140,12 @@ class Driver:
         if self._nodes:
             self._nodes.clear()
             self._write_nodes()
+        self._returns.close()
         self._selector.close()
-        for memory in self._shared:
-            memory.close()
-        self._shared.clear()
+        self._launcher.close()
 
     def _write_nodes(self) -> None:
-        host = platform.node()
-        nodes = [{"name": node.name, "pid": node.pid, "host": host} for node in self._nodes.values()]
+        nodes = [{"name": node.name, "pid": node.pid, "host": node.host} for node in self._nodes.values()]
         with contextlib.suppress(UserError):  # a list for onlookers: a full disk shows at the next checkpoint
             self._folder.write_nodes(nodes)
 
@@ -170,6 +158,7 @@ class Driver:
             for event in self._events(max(0.0, tick - time.monotonic())):
                 self._handle(event)
             if time.monotonic() >= tick:
+                self._attend_returns()
                 self._handle(Tick(time.monotonic()))
                 self._show()
                 tick = time.monotonic() + _TICK_SECONDS
@@ -187,11 +176,17 @@ class Driver:
             try:
                 events = self._nodes[index].receive()
             except NodeGone as gone:
-                yield self._bury(index, str(gone))
+                yield self._bury(index, str(gone), gone.may_return)
                 continue
             for event in events:
-                if isinstance(event, Heartbeat):
-                    self._trained[index] = event.samples_trained
+                match event:
+                    case Heartbeat(samples_trained=trained):
+                        self._trained[index] = trained
+                    case Failed():
+                        self._failed.add(index)
+                    case Ready():
+                        self._ready.add(index)
+                        self._write_nodes()  # a remote agent's process id is known by now
                 yield replace(event, time=time.monotonic())
 
     def _handle(self, event: Event) -> None:
@@ -237,10 +232,13 @@ class Driver:
             try:
                 self._nodes[index].send(message)
             except NodeGone as gone:
-                self._handle(self._bury(index, str(gone)))
+                self._handle(self._bury(index, str(gone), gone.may_return))
 
-    def _bury(self, index: int, reason: str) -> NodeLost:
-        """Kill and reap a node, finish what it had committed; from here on it cannot merge."""
+    def _bury(self, index: int, reason: str, may_return: bool = False) -> NodeLost:
+        """Kill and reap a node, finish what it had committed; from here on it cannot merge.
+
+        A host may come back, unless its agent never got ready for a lasting reason, or said that it cannot go on.
+        """
         node = self._nodes[index]
         self._selector.unregister(node)
         node.kill()
@@ -251,6 +249,10 @@ class Driver:
             self._buffer.set_live(index, False)  # its round is still to be merged by MergeRound
         else:
             self._buffer.finish(index)
+        remote = self._assignment.members[index].host is not None
+        may_return = remote and index not in self._failed and (may_return or index in self._ready)
+        if may_return:
+            self._returns.add(index)
         self._observer.node_lost(node.name, reason)
         self._write_nodes()
         return NodeLost(
@@ -261,7 +263,21 @@ class Driver:
             quality,
             max(self._trained.get(index, 0), submission.samples),
             reason,
+            may_return,
         )
+
+    def _attend_returns(self) -> None:
+        """Take in the hosts that are back, give up those that never will be."""
+        outcome = self._returns.attend()
+        for index, node in outcome.back:
+            self._admit(index, node)
+            self._ready.add(index)
+            self._trained[index] = self._buffer.submission(index).samples
+            self._observer.node_returned(node.name)
+            self._write_nodes()
+            self._handle(NodeReturned(index, time.monotonic()))
+        for index, reason in outcome.abandoned:
+            self._handle(NodeAbandoned(index, time.monotonic(), reason))
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 

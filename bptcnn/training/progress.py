@@ -47,5 +47,11 @@ class Observer:
     def epoch_ended(self, row: EpochRow, best: bool) -> None:
         """An epoch was trained, evaluated and saved; `best`: no epoch before it was as accurate."""
 
+    def warning(self, message: str) -> None:
+        """Something that the user should know of, though the run goes on: a host that is left out."""
+
     def node_lost(self, name: str, reason: str) -> None:
         """A node is gone; the others train its samples."""
+
+    def node_returned(self, name: str) -> None:
+        """A node that was lost trains again."""

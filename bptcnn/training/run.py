@@ -1,6 +1,7 @@
 """`train`: a whole run, from settings to a run folder with a summary."""
 
 import contextlib
+import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +12,18 @@ from bptcnn.errors import UserError
 from bptcnn.inner.storage import Storage
 from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
-from bptcnn.outer import Coordinator, Finish, NodeProfile, NodeTotals, RunSettings
-from bptcnn.profiling import comparable_speeds, find_profile, node_speed, usable_cores
+from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
+from bptcnn.profiling import usable_cores
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.launcher import Launcher
+from bptcnn.training.members import Member, gather, profiles
 from bptcnn.training.progress import EpochRow, Observer
 from bptcnn.training.report import write_report
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.summary import NodeSummary, Summary
-
-_FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,23 @@ def train_run(
     observer: Observer,
     began: float,
 ) -> Result:
-    """Train from `start` on, over local nodes; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
+    """Train from `start` on; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
     train, measured = dataset.train, dataset.test
     if settings.validation is not None:
         train, measured = split_validation(dataset.train, settings.validation, settings.seed)
-    threads = settings.threads or max(1, usable_cores() // len(settings.nodes))
-    outer = _outer_settings(network, train, settings, threads)
+    members = gather(network, settings, observer)
+    outer = _outer_settings(train, settings, members)
     coordinator = Coordinator(outer, start.state)
-    _require_memory(network, train, settings, threads)
-    assignment = Assignment(network, train, measured, settings, outer, threads, start)
+    _require_memory(network, train, settings, members)
+    assignment = Assignment(network, train, measured, settings, members, outer, start)
     folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
     with folder.held():
         folder.forget_results()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
-        observer.setup(_starting(settings, threads, start))
+        observer.setup(_starting(settings, members, start))
         with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
-            driver = Driver(assignment, coordinator, folder, evaluator, observer)
+            launcher = Launcher(network, settings, members, dataset, train, folder)
+            driver = Driver(assignment, coordinator, folder, evaluator, observer, launcher)
             try:
                 outcome = driver.run()
             except KeyboardInterrupt:
@@ -75,30 +77,33 @@ def train_run(
     return Result(summary, folder.path, tuple(driver.rows))
 
 
-def _starting(settings: TrainSettings, threads: int, start: Checkpoint) -> str:
+def _starting(settings: TrainSettings, members: tuple[Member, ...], start: Checkpoint) -> str:
     """Return what to say before the nodes start."""
     if start.epoch >= settings.epochs:
         return f"nothing to train: all {start.epoch} epochs are done; ask for more epochs to go on"
-    nodes, cores = len(settings.nodes), usable_cores()
-    crowd = f": {nodes * threads} threads on {cores} cores" if settings.threads and nodes * threads > cores else ""
+    nodes = sum(member.absent is None for member in members)
+    cores = usable_cores()
+    busy = sum(member.threads for member in members if member.host is None)
+    crowd = f": {busy} threads on {cores} cores" if settings.threads and busy > cores else ""
     return f"starting {nodes} node{'s' if nodes > 1 else ''}{crowd}"
 
 
-def _require_memory(network: Network, train: Samples, settings: TrainSettings, threads: int) -> None:
-    """Raise UserError where the nodes together need more memory than there is."""
-    nodes = len(settings.nodes)
-    node = Storage(network, settings.batch_size, threads, training=True).arena.size
-    need = nodes * node + Layout(network.size, nodes).size + train.images.nbytes
-    what = f"{nodes} nodes need {need / 1e6:,.0f} MB at batch size {settings.batch_size}"
+def _require_memory(network: Network, train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> None:
+    """Raise UserError where this machine's nodes together need more memory than there is."""
+    local = [member for member in members if member.host is None]
+    need = Layout(network.size, len(members)).size
+    for member in local:
+        need += Storage(network, settings.batch_size, member.threads, training=True).arena.size
+    if local:
+        need += train.images.nbytes
+    what = f"{len(members)} nodes need {need / 1e6:,.0f} MB here at batch size {settings.batch_size}"
     require_available(need, what, "use fewer nodes or a smaller batch")
 
 
-def _outer_settings(network: Network, train: Samples, settings: TrainSettings, threads: int) -> RunSettings:
-    profile = find_profile()
-    alone = node_speed(network.name, settings.batch_size, threads, profile, network.input_shape)
-    full = comparable_speeds([alone])[0]
+def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> RunSettings:
+    assert settings.local_steps is not None  # chosen where the user did not
     return RunSettings(
-        nodes=tuple(NodeProfile(f"node{j}", full * speed) for j, speed in enumerate(settings.nodes)),
+        nodes=profiles(members),
         samples=len(train),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -112,28 +117,44 @@ def _outer_settings(network: Network, train: Samples, settings: TrainSettings, t
 
 def _node_summaries(driver: Driver, assignment: Assignment) -> tuple[NodeSummary, ...]:
     """Return every node's part, in the order of the settings, then those of earlier parts of a resumed run."""
-    coordinator = driver.coordinator
-    parts: list[tuple[str, float | None, NodeTotals, str | None]] = [
-        (status.name, speed, status.totals, status.reason_lost)
-        for status, speed in zip(coordinator.statuses(), assignment.settings.nodes, strict=True)
+    coordinator, here = driver.coordinator, platform.node()
+    parts: list[tuple[str, str | None, float | None, NodeTotals, str | None]] = [
+        (status.name, member.host.address if member.host else here, member.speed, status.totals, status.reason_lost)
+        for status, member in zip(coordinator.statuses(), assignment.members, strict=True)
     ]
-    parts += [(node.name, None, node.totals, "left out when the run was resumed") for node in coordinator.departed()]
-    moved = _FLOAT * assignment.network.size
+    left_out = "left out when the run was resumed"
+    parts += [(node.name, None, None, node.totals, left_out) for node in coordinator.departed()]
     return tuple(
         NodeSummary(
             name=name,
+            host=host,
             speed=speed,
             alone_images_per_second=None,
             images=totals.images,
             compute_seconds=totals.compute_seconds,
             wait_seconds=totals.wait_seconds,
             communication_seconds=totals.communication_seconds,
-            bytes_sent=totals.submissions * moved,
-            bytes_received=totals.submissions * moved,
+            transfer_seconds=totals.transfer_seconds,
+            bytes_sent=totals.bytes_sent,
+            bytes_received=totals.bytes_received,
             lost=lost,
         )
-        for name, speed, totals, lost in parts
+        for name, host, speed, totals, lost in parts
     )
+
+
+def _bytes_per_merge(driver: Driver) -> float:
+    """Return the bytes of weights that were sent and received for a submission, on average over all nodes' ones."""
+    totals = [status.totals for status in driver.coordinator.statuses()]
+    totals += [node.totals for node in driver.coordinator.departed()]
+    return sum(t.bytes_sent + t.bytes_received for t in totals) / max(1, sum(t.submissions for t in totals))
+
+
+def _communication_share(nodes: tuple[NodeSummary, ...]) -> float:
+    """Return the share of the nodes' time that training stood still for communication."""
+    communication = sum(node.communication_seconds for node in nodes)
+    time = communication + sum(node.compute_seconds + node.wait_seconds for node in nodes)
+    return communication / time if time else 0.0
 
 
 def _conclude(
@@ -148,6 +169,7 @@ def _conclude(
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
     train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
+    nodes = _node_summaries(driver, assignment)
     summary = Summary(
         outcome=outcome.outcome,
         reason=outcome.reason,
@@ -167,8 +189,10 @@ def _conclude(
         network=assignment.network.name,
         parameters=assignment.network.size,
         waiting_seconds=counters.waiting_seconds,
+        bytes_per_merge=_bytes_per_merge(driver),
+        communication_share=_communication_share(nodes),
         efficiency=None,
-        nodes=_node_summaries(driver, assignment),
+        nodes=nodes,
     )
     folder.write_metrics(rows)  # an interrupt may have come between a row and its file
     folder.write_summary(summary)

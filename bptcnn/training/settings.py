@@ -12,9 +12,13 @@ import numexpr
 import numpy as np
 
 from bptcnn.errors import UserError
+from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
 
 _MOST_NODES = 256
+_TWO_NODES = (1.0, 1.0)
+_LOCAL_STEPS = 8
+_HOST_LOCAL_STEPS = 16  # half the weights to move: 3 % of a host's time is in 8 (benchmarks/hosts.py)
 _MOST = {
     "epochs": 1_000_000,
     "batch_size": 65_536,
@@ -29,13 +33,19 @@ _MOST = {
 class TrainSettings:
     """What `train` can be told. One local node for each of `nodes`, a speed in (0, 1]; `threads` each.
 
+    `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
+    start without one of them. `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
+
     `lr` is a number or an expression of `epoch` (1, 2, ...) and `epochs`, as numexpr evaluates it. `staleness`: a node
     more than so many updates behind submits early (None: no bound). `validation`: the share of the training set that is
     held out to choose the best epoch and to stop by; without, the test set serves. `threads` None: the usable cores,
     shared out.
     """
 
-    nodes: tuple[float, ...] = (1.0, 1.0)
+    nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts
+    hosts: str | None = None
+    require_all: bool = False
+    wire: Wire | None = None
     update: Update = "agwu"
     partition: Partition = "idpa"
     epochs: int = 8
@@ -43,7 +53,7 @@ class TrainSettings:
     lr: str = "0.05"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    local_steps: int = 8
+    local_steps: int | None = None  # 8, or 16 where there are hosts
     staleness: int | None = None
     threads: int | None = None
     seed: int = 0
@@ -52,11 +62,23 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Raise UserError for values that make no sense."""
-        object.__setattr__(self, "nodes", parse_nodes(self.nodes))
+        if self.nodes in ((), []):
+            object.__setattr__(self, "nodes", _TWO_NODES if self.hosts is None else ())
+        else:
+            object.__setattr__(self, "nodes", parse_nodes(self.nodes))
+        if self.hosts is not None:
+            if not isinstance(self.hosts, str | os.PathLike):
+                raise UserError(f"hosts must be the path of a hosts file, not {self.hosts!r}")
+            object.__setattr__(self, "hosts", os.path.abspath(self.hosts))
+        if not isinstance(self.require_all, bool):
+            raise UserError(f"require_all must be true or false, not {self.require_all!r}")
         object.__setattr__(self, "lr", str(self.lr))
-        for name, choices in (("update", get_args(Update)), ("partition", get_args(Partition))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} {getattr(self, name)!r} does not exist: choose one of {', '.join(choices)}")
+        if self.local_steps is None:
+            object.__setattr__(self, "local_steps", _LOCAL_STEPS if self.hosts is None else _HOST_LOCAL_STEPS)
+        for name, kind in (("update", Update), ("partition", Partition), ("wire", Wire)):
+            value, choices = getattr(self, name), get_args(kind)
+            if value not in choices and not (name == "wire" and value is None):
+                raise UserError(f"{name} {value!r} does not exist: choose one of {', '.join(choices)}")
         for name in ("epochs", "batch_size", "local_steps"):
             check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, 0)
@@ -94,7 +116,7 @@ class TrainSettings:
         return {**values, "nodes": list(self.nodes)}
 
 
-RESUMABLE = ("epochs", "nodes", "staleness", "target_accuracy", "threads")
+RESUMABLE = ("epochs", "hosts", "nodes", "require_all", "staleness", "target_accuracy", "threads", "wire")
 """What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 
 

@@ -10,16 +10,20 @@ from bptcnn.outer import Partition, Update
 class NodeSummary:
     """One node. `speed` as in the settings, None for a node of an earlier part of a resumed run.
 
-    Measured speed in images/s, None where not measured; bytes are those of weights moved through shared memory.
+    Measured speed in images/s, None where not measured. communication_seconds is how long training stood still for
+    communication, transfer_seconds how long weights were under way, most of it while the node trained. Bytes are those
+    of weights, through shared memory or, framing included, over the network; `host` is where it ran.
     """
 
     name: str
+    host: str | None
     speed: float | None
     alone_images_per_second: float | None
     images: int
     compute_seconds: float
     wait_seconds: float
     communication_seconds: float
+    transfer_seconds: float
     bytes_sent: int
     bytes_received: int
     lost: str | None  # why it is gone
@@ -32,7 +36,8 @@ class Summary:
     test_accuracy is that of the last epoch's weights on the test set. train_seconds runs from the first step to the
     last, evaluation and compilation left out. waiting_seconds is what SGWU's rounds cost: every node's wait for the
     slowest, summed up; under AGWU it is 0. efficiency is images_per_second over the sum of the nodes' separately
-    measured speeds, None where they were not measured.
+    measured speeds, None where they were not measured. bytes_per_merge is what the nodes sent and received over the
+    number of their submissions; communication_share is the share of the nodes' time that training stood still for it.
     """
 
     outcome: str
@@ -53,6 +58,8 @@ class Summary:
     network: str
     parameters: int
     waiting_seconds: float
+    bytes_per_merge: float
+    communication_share: float
     efficiency: float | None
     nodes: tuple[NodeSummary, ...]
 

@@ -1,15 +1,54 @@
 """`bptcnn checks`."""
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from bptcnn_cli.output import console
 
 
-def checks() -> None:
+def checks(
+    hosts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Check the machines that this file names instead of this one: .toml, or a hostfile of Open MPI.",
+        ),
+    ] = None,
+) -> None:
     """Check what training needs on this machine: versions, CPU, memory, files; exit code 1 where something is broken.
 
     Each line that is not fine says what to do about it.
+
+    With --hosts, look at other machines instead, all at once: does ssh reach
+    each without a password, is bptcnn there, how much memory and disk does it
+    have, how fast is its link. Nothing is left there. A file of hosts:
+
+    \b
+      # hosts.toml
+      [\\[host]]
+      address = "ann@fast.example.org"      # what ssh is given
+      python = "/home/ann/venv/bin/python"  # there, with bptcnn installed
+      [\\[host]]
+      address = "old"                       # an alias of ~/.ssh/config
+      python = "/opt/python/bin/python3"
+      name = "attic"                        # how bptcnn calls it
+      threads = 4                           # otherwise: its usable cores
+      [\\[host]]
+      local = true                          # this machine, without ssh
+
+    A host may also have port, workdir, and env, a table of variables.
+    As a hostfile, a line each: ann@fast slots=8 python=/home/ann/venv/bin/python
+
+    BPTCNN_SSH is the command to use for ssh, such as 'ssh -F FILE'.
     """
+    if hosts is not None:
+        from bptcnn_cli.host_checks import check_hosts
+
+        check_hosts(hosts)
+        return
     from rich.table import Table
     from rich.text import Text
 

@@ -61,10 +61,18 @@ class LiveDisplay(Display):
             line.append("  best", style="green")
         self._console.print(line)
 
+    def warning(self, message: str) -> None:
+        """Print it."""
+        self._console.print(Text.assemble(("Note", "yellow"), f": {message}"))
+
     def node_lost(self, name: str, reason: str) -> None:
         """Print who is gone."""
         line = Text.assemble((f"Lost {name}", "red"), f": {reason}; the others train its samples")
         self._console.print(line)
+
+    def node_returned(self, name: str) -> None:
+        """Print who is back."""
+        self._console.print(Text.assemble((f"{name} is back", "green"), " and trains"))
 
     def tick(self) -> None:
         """Draw the next frame."""
@@ -140,6 +148,8 @@ def _row(node: NodeStatus) -> tuple[str | Text, ...]:
 
 
 def _state(node: NodeStatus) -> Text:
+    if node.away:
+        return Text(f"away: {node.reason_lost}", style="yellow")
     if not node.live:
         return Text(f"lost: {node.reason_lost}" if node.reason_lost else "lost", style="red")
     return Text("paused", style="yellow") if node.paused else Text("training", style="green")

@@ -12,8 +12,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="A folder of IDX or CIFAR-10 binary files, an .npz with x_train, y_train, x_test, y_test, or a known "
-        "name. Default: the embedded sample of Fashion-MNIST.",
+        help="A folder of IDX or CIFAR-10 binary files, an .npz with x_train, y_train, x_test, y_test, a .py file that "
+        "defines `dataset`, or a known name. Default: the embedded sample of Fashion-MNIST.",
     ),
 ]
 Network = Annotated[
@@ -39,9 +39,40 @@ Nodes = Annotated[
         "Default: {nodes}.",
     ),
 ]
+Hosts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="HOSTS.toml",
+        rich_help_panel=_NODES,
+        help="Train on the machines of this file, through ssh: [[host]] tables with address and python, or an Open "
+        "MPI hostfile (see bptcnn checks --help). Local nodes only where --nodes asks for them or the file has "
+        "local = true.",
+    ),
+]
+RequireAll = Annotated[
+    bool | None,
+    typer.Option(
+        "--require-all",
+        rich_help_panel=_NODES,
+        show_default=False,
+        help="Refuse to start without one of the hosts. Default: the others train, and it may join later.",
+    ),
+]
+Wire = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM",
+        rich_help_panel=_NODES,
+        help="Weights on their way to hosts: {wires}. Default: float32 on fast networks, else bfloat16.",
+    ),
+]
 Threads = Annotated[
     int | None,
-    typer.Option(metavar="T", rich_help_panel=_NODES, help="Threads of each node. Default: the usable cores, shared."),
+    typer.Option(
+        metavar="T",
+        rich_help_panel=_NODES,
+        help="Threads of each node. Default: the usable cores, shared; on a host all of them.",
+    ),
 ]
 Update = Annotated[
     str | None,
@@ -60,7 +91,9 @@ Partition = Annotated[
 LocalSteps = Annotated[
     int | None,
     typer.Option(
-        metavar="S", rich_help_panel=_NODES, help="Batches a node trains between submissions. Default: {local_steps}."
+        metavar="S",
+        rich_help_panel=_NODES,
+        help="Batches a node trains between submissions. Default: {local_steps}, with hosts 16.",
     ),
 ]
 Staleness = Annotated[

@@ -33,9 +33,17 @@ class PlainDisplay(Display):
             f"{row.images_per_second:.0f} images/s{', best so far' if best else ''}"
         )
 
+    def warning(self, message: str) -> None:
+        """Print it."""
+        self._say(f"note: {message}")
+
     def node_lost(self, name: str, reason: str) -> None:
         """Print who is gone."""
         self._say(f"lost {name}: {reason}; the others train its samples")
+
+    def node_returned(self, name: str) -> None:
+        """Print who is back."""
+        self._say(f"{name} is back and trains")
 
 
 def counted(count: int, noun: str) -> str:

@@ -87,6 +87,14 @@ class Relay(Observer):
         """Hand on."""
         self._calls.put(partial(self._display.epoch_ended, row, best))
 
+    def warning(self, message: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.warning, message))
+
     def node_lost(self, name: str, reason: str) -> None:
         """Hand on."""
         self._calls.put(partial(self._display.node_lost, name, reason))
+
+    def node_returned(self, name: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.node_returned, name))

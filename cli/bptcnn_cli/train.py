@@ -20,6 +20,9 @@ def train(
     network: options.Network = None,
     config: options.Config = None,
     nodes: options.Nodes = None,
+    hosts: options.Hosts = None,
+    require_all: options.RequireAll = None,
+    wire: options.Wire = None,
     threads: options.Threads = None,
     update: options.Update = None,
     partition: options.Partition = None,
@@ -46,12 +49,16 @@ def train(
       bptcnn train                               the embedded sample, 2 nodes
       bptcnn train --nodes 1.0,0.5,0.25          three nodes of different speeds
       bptcnn train mnist/ --network lenet5       a folder of IDX files
+      bptcnn train mnist/ --hosts hosts.toml     machines that ssh reaches
       bptcnn train --resume --run-dir runs/a     go on after Ctrl-C or a crash
     """
     given = {
         "data": data,
         "network": network,
         "nodes": nodes,
+        "hosts": None if hosts is None else str(hosts),
+        "require_all": require_all,
+        "wire": wire,
         "threads": threads,
         "update": update,
         "partition": partition,

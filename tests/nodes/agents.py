@@ -2,6 +2,7 @@
 
 import os
 import select
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,9 +13,23 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from bptcnn.data import Samples
+from bptcnn.data.content import digest
 from bptcnn.memory import WeightBuffer
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
-from bptcnn.nodes import AgentConfiguration, LocalNode, NodeGone, SharedArray
+from bptcnn.nodes import (
+    AgentConfiguration,
+    Host,
+    HostConfiguration,
+    LocalConfiguration,
+    LocalNode,
+    Node,
+    NodeGone,
+    RemoteNode,
+    SampleSource,
+    SharedArray,
+    Wire,
+)
 from bptcnn.outer import NodeEvent, Ready, Submitted, Update, Work
 
 CLASSES = 3
@@ -27,7 +42,7 @@ ORPHAN_SECONDS = 5.0  # what the design allows a node to outlive its coordinator
 class Bench:
     """One agent, the weight set it merges into, and its samples."""
 
-    node: LocalNode
+    node: Node
     buffer: WeightBuffer
     log: Path
     samples: int
@@ -57,18 +72,16 @@ def agent(
     speed: float = 1.0,
     update: Update = "agwu",
     labels: npt.NDArray[np.int32] | None = None,
+    address: str | None = None,
+    wire: Wire = "float32",
 ) -> Iterator[Bench]:
-    """Start an agent; at the end it is killed and reaped, whatever became of it."""
+    """Start an agent, through ssh if there is an `address`; at the end it is killed, whatever became of it."""
     images, drawn = problem(samples, network)
     with ExitStack() as stack:
-        shared_images, memory = SharedArray.put(images, "images")
-        stack.callback(memory.close)
-        shared_labels, memory = SharedArray.put(drawn if labels is None else labels, "labels")
-        stack.callback(memory.close)
         buffer = stack.enter_context(WeightBuffer.create(network.size, 1))
         buffer.store(network.initial_weights(0))
         buffer.set_live(0, True)
-        configuration = AgentConfiguration(
+        common = AgentConfiguration(
             node=0,
             name="node0",
             speed=speed,
@@ -79,20 +92,36 @@ def agent(
             weight_decay=0.0,
             update=update,
             staleness=None,
-            nodes=1,
-            weights_fd=buffer.fd,
-            images=shared_images,
-            labels=shared_labels,
             heartbeat_seconds=0.1,
         )
+        data = Samples(images, drawn if labels is None else labels)
         log = folder / "node0.log"
-        node = LocalNode(configuration, log)
+        node: Node
+        if address is None:
+            node = LocalNode(shared(common, data, buffer, stack), log)
+        else:
+            node = RemoteNode(Host("node0", address, sys.executable), distant(common, data, wire), buffer, data, log)
         stack.callback(node.kill)
         yield Bench(node, buffer, log, samples)
 
 
+def shared(common: AgentConfiguration, data: Samples, buffer: WeightBuffer, stack: ExitStack) -> LocalConfiguration:
+    """Put the samples into shared memory, which the stack frees."""
+    images, memory = SharedArray.put(data.images, "images")
+    stack.callback(memory.close)
+    labels, memory = SharedArray.put(data.labels, "labels")
+    stack.callback(memory.close)
+    return LocalConfiguration(**vars(common), nodes=1, weights_fd=buffer.fd, images=images, labels=labels)
+
+
+def distant(common: AgentConfiguration, data: Samples, wire: Wire) -> HostConfiguration:
+    """Have the samples sent: nothing else has them."""
+    source = SampleSource(digest(data), "/nowhere", data.images.dtype.str, data.images.shape, None, 0)
+    return HostConfiguration(**vars(common), samples=source, wire=wire)
+
+
 def wait_for(
-    node: LocalNode, wanted: Callable[[NodeEvent], bool], seconds: float = READY_SECONDS
+    node: Node, wanted: Callable[[NodeEvent], bool], seconds: float = READY_SECONDS
 ) -> tuple[NodeEvent, list[NodeEvent]]:
     """Return the first event wanted, and all that came with and before it; NodeGone if the process ends first."""
     seen: list[NodeEvent] = []
@@ -110,17 +139,17 @@ def kind(*kinds: type) -> Callable[[NodeEvent], bool]:
     return lambda event: isinstance(event, kinds)
 
 
-def ready(node: LocalNode) -> None:
+def ready(node: Node) -> None:
     wait_for(node, kind(Ready))
 
 
-def submissions(node: LocalNode, samples: int) -> list[Submitted]:
+def submissions(node: Node, samples: int) -> list[Submitted]:
     """Wait until so many samples are submitted; return all submissions."""
     _, seen = wait_for(node, lambda event: isinstance(event, Submitted) and event.samples_committed >= samples)
     return [event for event in seen if isinstance(event, Submitted)]
 
 
-def gone(node: LocalNode, seconds: float = READY_SECONDS) -> str:
+def gone(node: Node, seconds: float = READY_SECONDS) -> str:
     """Wait for the process to end; return what NodeGone says."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

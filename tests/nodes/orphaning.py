@@ -1,6 +1,6 @@
 """A coordinator to be killed: starts an agent, prints its pid once it is ready or trains, and waits for its end.
 
-python orphaning.py FOLDER idle|busy
+python orphaning.py FOLDER idle|busy [ADDRESS]      with an address: the agent is started through ssh
 """
 
 import signal
@@ -12,7 +12,8 @@ from agents import agent, kind, ready, wait_for
 from bptcnn.networks import lenet5
 from bptcnn.outer import Submitted
 
-with agent(Path(sys.argv[1]), network=lenet5(), samples=256, batch_size=64) as bench:
+address = sys.argv[3] if len(sys.argv) > 3 else None
+with agent(Path(sys.argv[1]), network=lenet5(), samples=256, batch_size=64, address=address) as bench:
     ready(bench.node)
     if sys.argv[2] == "busy":
         bench.node.send(bench.work(count=40_000, steps=2))

@@ -12,7 +12,7 @@ import pytest
 
 from bptcnn.inner.subnetwork import StepResult
 from bptcnn.nodes import loop as loop_module
-from bptcnn.nodes.exchange import Receipt
+from bptcnn.nodes.exchange import Iteration, Receipt
 from bptcnn.nodes.loop import Loop
 from bptcnn.outer import Message, NodeEvent, Paused, Release, Resume, Stop, Submitted, Update, Work
 
@@ -98,24 +98,28 @@ class Surroundings:
 
     # ---- the exchange ------------------------------------------------------------------------------------------------
 
-    def refresh(self, out: npt.NDArray[np.float32]) -> int:
+    overlapped = False
+
+    def begin(self, weights: npt.NDArray[np.float32]) -> None:
         self.log.append("refresh")
         self.now += REFRESH
-        out[:] = 100.0 * self.version
+        weights[:] = 100.0 * self.version
         self._base_version = self.version
-        return self.version
 
-    def updates(self) -> int:
-        return self.version
+    def settle(self, weights: npt.NDArray[np.float32]) -> None:
+        raise AssertionError("nothing travels")
 
-    def submit(
-        self, base: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], samples: int, correct: int
-    ) -> Receipt:
-        self.log.append(f"submit {samples}")
+    def ready(self) -> bool:
+        return True
+
+    def updates_behind(self) -> int:
+        return self.version - self._base_version
+
+    def submit(self, weights: npt.NDArray[np.float32], iteration: Iteration) -> Receipt:
+        self.log.append(f"submit {iteration.samples}")
         self.now += SUBMIT
-        assert np.all(base == 100.0 * self._base_version), "the base is not the copy that was trained from"
         staleness = self.version - self._base_version
-        self._committed += samples
+        self._committed += iteration.samples
         self._sequence += 1
         self.version += self.update != "sgwu"
         return Receipt(self._sequence, self._committed, staleness)

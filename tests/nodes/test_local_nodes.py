@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nodes.agents import (
-    CLASSES,
     READY_SECONDS,
     agent,
     await_end,
@@ -25,7 +24,7 @@ from nodes.agents import (
 )
 
 from bptcnn.nodes import NodeGone
-from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Release, Resume, Stop
+from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Resume, Stop
 
 
 def snapshot(size: int) -> np.ndarray:
@@ -60,23 +59,6 @@ def test_a_node_from_ready_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         node.end(time.monotonic() + 1.0)
         assert has_ended(node.pid)
         assert bench.log.read_text() == ""
-
-
-def test_learning_lowers_the_loss(tmp_path: Path) -> None:
-    with agent(tmp_path) as bench:
-        bench.node.send(bench.work(count=64 * 30, rate=0.02))
-        losses = [s.loss_sum / s.samples for s in submissions(bench.node, 64 * 30)]
-        assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
-
-
-def test_sgwu_commits_and_waits(tmp_path: Path) -> None:
-    with agent(tmp_path, update="sgwu") as bench:
-        bench.node.send(bench.work(count=32))
-        submissions(bench.node, 16)
-        assert bench.buffer.pending(0)
-        assert bench.buffer.merge_for(0, 1.0)
-        bench.node.send(Release())
-        submissions(bench.node, 32)
 
 
 def test_a_killed_node_is_gone_by_its_signal(tmp_path: Path) -> None:
@@ -140,26 +122,6 @@ def failure(bench_events: list[object]) -> Failed:
     assert len(found) == 1
     assert "\n" not in found[0].reason
     return found[0]
-
-
-def test_a_label_that_is_no_class_fails_the_node(tmp_path: Path) -> None:
-    labels = np.zeros(64, np.int32)
-    labels[20] = CLASSES
-    with agent(tmp_path, labels=labels) as bench:
-        bench.node.send(bench.work())
-        _, seen = wait_for(bench.node, kind(Failed))
-        assert f"outside 0 to {CLASSES - 1}" in failure(list(seen)).reason
-        assert gone(bench.node) == "its process ended with code 1"
-        assert bench.buffer.submission(0).samples == 16, "only what was right is committed"
-
-
-def test_a_node_that_diverges_says_so(tmp_path: Path) -> None:
-    with agent(tmp_path) as bench:
-        bench.node.send(bench.work(count=6400, rate=1e30))
-        _, seen = wait_for(bench.node, kind(Failed))
-        assert "smaller learning rate" in failure(list(seen)).reason
-        assert gone(bench.node) == "its process ended with code 1"
-        assert bench.log.read_text() == "", "no traceback for what the user can mend"
 
 
 def test_the_end_of_the_connection_ends_the_node(tmp_path: Path) -> None:

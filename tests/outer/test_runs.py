@@ -8,7 +8,8 @@ import pytest
 
 from bptcnn.errors import UserError
 from bptcnn.outer.settings import NodeProfile, RunSettings, Update
-from bptcnn.outer.simulator import Conditions, SimulatedNode, SimulatedRun, simulate
+from bptcnn.outer.simulated_node import SimulatedNode
+from bptcnn.outer.simulator import Conditions, SimulatedRun, simulate
 from bptcnn.outer.state import CoordinatorState
 
 SPEEDS = (1000.0, 500.0, 250.0, 250.0)
@@ -146,6 +147,86 @@ def test_the_survivor_of_all_others_finishes_the_run() -> None:
     assert result.counters.images_trained == 60000
     assert result.counters.images_redone > 0
     assert result.shares[-1] == (1.0, 0.0, 0.0, 0.0)
+
+
+def linked(seed: int) -> SimulatedRun:
+    """Nodes behind a link on which a submission takes three to eight times as long as a planned local iteration."""
+    speeds = (9000.0, 4500.0, 2250.0)
+    told = settings(speeds, samples=60000, epochs=4, learning_rates=(0.1,) * 4, local_steps=8)
+    nodes = tuple(SimulatedNode(speed, travel=0.18) for speed in speeds)
+    return simulate(told, nodes, Conditions(delay=0.04, least_delay=0.02, seed=seed), validate=False)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_nodes_whose_submissions_travel_do_not_run_dry(seed: int) -> None:
+    result = linked(seed)
+    assert result.outcome == "completed"
+    assert result.efficiency >= 0.95
+
+
+@pytest.mark.parametrize("update", UPDATES)
+@pytest.mark.parametrize("travel", [0.0, 0.2])
+def test_a_node_that_returns_gets_its_share_again(update: Update, travel: float) -> None:
+    nodes = (
+        SimulatedNode(1000.0, fate_at=12.0, return_after=3.0, travel=travel),
+        *(SimulatedNode(speed) for speed in SPEEDS[1:]),
+    )
+    told = settings(update=update, epochs=6, learning_rates=(0.1,) * 6)
+    result = simulate(told, nodes)
+    assert (result.outcome, result.returns) == ("completed", 1)
+    assert result.counters.images_trained == 6 * 20000
+    assert np.allclose(result.shares[4], np.array(SPEEDS) / sum(SPEEDS), rtol=0.15)
+    without = simulate(told, (replace(nodes[0], return_after=None), *nodes[1:]))
+    assert result.seconds < 0.85 * without.seconds
+
+
+@pytest.mark.parametrize("partition", ["static", "uniform"])
+def test_a_node_that_returns_gets_its_part_of_a_baseline_at_the_next_epoch(partition: str) -> None:
+    nodes = (SimulatedNode(1000.0, fate_at=2.0, return_after=1.0), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    result = simulate(settings(update="sgwu", partition=partition), nodes)
+    assert result.shares[0][0] == 0.0
+    assert result.shares[1][0] == pytest.approx(0.5 if partition == "static" else 0.25, rel=0.01)
+
+
+def test_a_run_goes_on_with_whoever_returns_first_after_all_were_lost() -> None:
+    nodes = tuple(
+        SimulatedNode(speed, fate_at=14.0, return_after=5.0 + 3.0 * place) for place, speed in enumerate(SPEEDS)
+    )
+    result = simulate(settings(), nodes)
+    assert (result.outcome, result.returns) == ("completed", 4)
+    assert result.counters.images_trained == 60000
+
+
+def test_a_run_waits_for_its_first_node() -> None:
+    nodes = tuple(SimulatedNode(speed, fate_at=0.0, late=1.0, return_after=60.0) for speed in SPEEDS)
+    result = simulate(settings(), nodes)
+    assert (result.outcome, result.returns) == ("completed", 4)
+
+
+@pytest.mark.parametrize("travel", [0.0, 0.2])
+def test_a_run_on_one_node_survives_its_absences(travel: float) -> None:
+    node = SimulatedNode(1000.0, fate_after_commit=7, return_after=2.0, deaths=5, travel=travel)
+    result = simulate(settings((1000.0,)), (node,))
+    assert (result.outcome, result.returns) == ("completed", 5)
+    assert result.counters.images_trained == 60000
+
+
+def test_a_state_taken_while_a_node_is_away_restores() -> None:
+    nodes = (SimulatedNode(1000.0, fate_at=3.0, return_after=1e5), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    before = simulate(settings(), nodes)
+    state = through_json(before.states[1])
+    assert before.statuses[0].away
+    after = run(settings(), state)
+    assert (after.outcome, after.counters.images_trained) == ("completed", 60000)
+
+
+def test_a_checkpoint_without_the_totals_of_transfer_loads() -> None:
+    state = run(settings()).states[0]
+    scalars = json.loads(json.dumps(state.scalars()))
+    for node in scalars["nodes"]:
+        for name in ("transfer_seconds", "bytes_sent", "bytes_received"):
+            del node["totals"][name]
+    assert CoordinatorState.build(scalars, state.arrays()).nodes == state.nodes
 
 
 @pytest.mark.parametrize(

@@ -6,24 +6,36 @@ import numpy as np
 import pytest
 
 from bptcnn.outer.settings import NodeProfile, Partition, RunSettings, Update
-from bptcnn.outer.simulator import Conditions, Fate, SimulatedNode, SimulatedRun, simulate
+from bptcnn.outer.simulated_node import Fate, SimulatedNode
+from bptcnn.outer.simulator import Conditions, SimulatedRun, simulate
 
 UPDATES: tuple[Update, ...] = ("agwu", "agwu-published", "sgwu")
 PARTITIONS: tuple[Partition, ...] = ("idpa", "static", "uniform")
 FATES: tuple[Fate, ...] = ("dies", "hangs", "fails")
 
 
-def random_node(rng: np.random.Generator, horizon: float) -> SimulatedNode:
-    speed = float(rng.uniform(50.0, 400.0))
-    fate = FATES[int(rng.integers(3))]
-    drift, drift_at = float(rng.choice([1.0, 0.3, 2.0])), float(rng.uniform(0.0, horizon))
-    match int(rng.integers(4)):
+RETURN_SECONDS = 15.0
+
+
+def random_node(rng: np.random.Generator, horizon: float, fragile: bool) -> SimulatedNode:
+    node = SimulatedNode(
+        speed=float(rng.uniform(50.0, 400.0)),
+        drift=float(rng.choice([1.0, 0.3, 2.0])),
+        drift_at=float(rng.uniform(0.0, horizon)),
+        fate=FATES[int(rng.integers(3))],
+        late=float(rng.choice([0.0, 1.5])),
+        travel=float(rng.choice([0.0, 0.0, 0.05, 1.0])),
+    )
+    match int(rng.integers(3 if fragile else 5)):
         case 0:
-            return SimulatedNode(speed, drift, drift_at, fate, fate_at=float(rng.uniform(0.0, horizon)))
+            node = replace(node, fate_at=float(rng.uniform(0.0, horizon)))
         case 1:
-            return SimulatedNode(speed, drift, drift_at, fate, fate_after_commit=int(rng.integers(1, 12)))
-        case _:
-            return SimulatedNode(speed, drift, drift_at, late=float(rng.choice([0.0, 1.5])))
+            node = replace(node, fate_after_commit=int(rng.integers(1, 12)))
+        case 2:  # never reached
+            node = replace(node, fate="dies", fate_at=0.0, late=1.5)
+    return_after = None if rng.random() < 0.4 else float(rng.choice([0.0, 0.3, 4.0, 2 * RETURN_SECONDS]))
+    abandon_after = None if rng.random() < 0.7 else float(rng.choice([0.0, 5.0]))
+    return replace(node, return_after=return_after, abandon_after=abandon_after, deaths=int(rng.integers(1, 4)))
 
 
 def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSettings, SimulatedRun, Conditions]:
@@ -33,7 +45,8 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
     epochs = int(rng.integers(1, 4))
     samples = int(rng.choice([1, 3, 40, 333, 900]))
     horizon = 3.0 * samples * epochs / (200.0 * count)
-    nodes = tuple(random_node(rng, horizon) for _ in range(count))
+    fragile = bool(rng.random() < 0.4)  # all nodes are lost at some time
+    nodes = tuple(random_node(rng, horizon, fragile) for _ in range(count))
     settings = RunSettings(
         nodes=tuple(NodeProfile(f"n{i}", node.speed * 4.0 ** rng.uniform(-1, 1)) for i, node in enumerate(nodes)),
         samples=samples,
@@ -45,6 +58,7 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
         partition=partition,
         rounds=None if rng.random() < 0.5 else int(rng.integers(1, 20)),
         seed=seed,
+        return_seconds=RETURN_SECONDS,
     )
     conditions = Conditions(
         delay=float(rng.choice([0.0, 0.002, 0.3])),
@@ -69,7 +83,7 @@ def check(seed: int, update: Update, partition: Partition) -> SimulatedRun:
         assert run.counters.images_trained == settings.epochs * settings.samples
         assert run.epochs_ended == settings.epochs
     elif run.outcome == "failed":
-        assert not any(status.live for status in run.statuses)
+        assert not any(status.live or status.away for status in run.statuses)
     else:
         assert conditions.stop_at is not None or conditions.target_epoch is not None
     return run
@@ -78,8 +92,10 @@ def check(seed: int, update: Update, partition: Partition) -> SimulatedRun:
 @pytest.mark.parametrize("partition", PARTITIONS)
 @pytest.mark.parametrize("update", UPDATES)
 def test_random_schedules_end_and_train_each_sample_once(update: Update, partition: Partition) -> None:
-    outcomes = [check(seed, update, partition).outcome for seed in range(45)]
-    assert set(outcomes) == {"completed", "failed", "stopped"}, "the schedules do not cover every outcome"
+    runs = [check(seed, update, partition) for seed in range(45)]
+    outcomes = {run.outcome for run in runs}
+    assert outcomes == {"completed", "failed", "stopped"}, "the schedules do not cover every outcome"
+    assert any(run.outcome == "completed" and run.returns > 1 for run in runs), "no completed run had nodes return"
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ def fonts_are_open(tmp_path_factory: pytest.TempPathFactory) -> None:
         network="none",
         parameters=1,
         waiting_seconds=0.0,
+        bytes_per_merge=0.0,
+        communication_share=0.0,
         efficiency=None,
         nodes=(),
     )

@@ -32,7 +32,6 @@ BAD = [
     ("batch_size", 0),
     ("batch_size", 1.5),
     ("local_steps", 0),
-    ("local_steps", None),
     ("seed", -1),
     ("seed", 0.5),
     ("staleness", -1),

@@ -1,0 +1,96 @@
+"""What a remote agent gets on its standard input: one line of JSON, the only place where the run's key is.
+
+A network that its description says whole travels as that, so that the two sides' Python versions may differ; one that
+is more (a class of the user's) is pickled by cloudpickle, and then both must run the same minor version of Python.
+"""
+
+import base64
+import json
+import pickle
+import sys
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cloudpickle
+
+from bptcnn.errors import UserError
+from bptcnn.networks import Network
+from bptcnn.nodes.configuration import HostConfiguration, SampleSource
+
+PROTOCOL = 1  # of bootstrap, control and frames together
+_MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
+_NO_CONFIGURATION = "standard input holds no configuration: agents are started by bptcnn train --hosts"
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What proves who the agent is, which object it asks the control socket for, and what it is to be."""
+
+    version: str  # of bptcnn
+    key: bytes
+    desk: str
+    configuration: HostConfiguration
+
+
+def needs_same_python(network: Network) -> bool:
+    """Tell whether the network is more than its description, so that it must be pickled."""
+    if type(network) is not Network:
+        return True
+    try:
+        return Network.from_dict(network.to_dict()).to_dict() != network.to_dict()
+    except UserError:
+        return True
+
+
+def encode_bootstrap(bootstrap: Bootstrap) -> bytes:
+    """Return the line to send, without its line break."""
+    configuration = bootstrap.configuration
+    network: dict[str, Any] = {"python": list(sys.version_info[:2])}
+    if needs_same_python(configuration.network):
+        network["pickle"] = base64.b64encode(cloudpickle.dumps(configuration.network)).decode()
+    else:
+        network["description"] = configuration.network.to_dict()
+    plain = {name: value for name, value in vars(configuration).items() if name not in ("network", "samples")}
+    return json.dumps(
+        {
+            "protocol": PROTOCOL,
+            "version": bootstrap.version,
+            "key": bootstrap.key.hex(),
+            "desk": bootstrap.desk,
+            "network": network,
+            "samples": asdict(configuration.samples),
+            "settings": plain,
+        }
+    ).encode()
+
+
+def decode_bootstrap(line: bytes, version: str) -> Bootstrap:
+    """The inverse, on a host whose bptcnn is `version`.
+
+    Raises UserError where the two do not fit, before anything is unpickled.
+    """
+    try:
+        values = json.loads(line)
+        protocol, theirs = values["protocol"], values["version"]
+    except _MALFORMED:
+        raise UserError(_NO_CONFIGURATION) from None
+    if (protocol, theirs) != (PROTOCOL, version):
+        raise UserError(f"the coordinator runs bptcnn {theirs!s:.50}, this host {version}: install the same version")
+    try:
+        key, desk, network = bytes.fromhex(values["key"]), str(values["desk"]), dict(values["network"])
+        samples = SampleSource(**{**values["samples"], "shape": tuple(values["samples"]["shape"])})
+        settings = dict(values["settings"])
+    except _MALFORMED:
+        raise UserError(_NO_CONFIGURATION) from None
+    return Bootstrap(theirs, key, desk, HostConfiguration(**settings, network=_network(network), samples=samples))
+
+
+def _network(values: dict[str, Any]) -> Network:
+    if "description" in values:
+        return Network.from_dict(values["description"])
+    theirs = ".".join(map(str, values["python"]))
+    ours = ".".join(map(str, sys.version_info[:2]))
+    if theirs != ours:
+        raise UserError(f"the network is Python code, pickled by Python {theirs}; this host has {ours}: use the same")
+    network: Network = pickle.loads(base64.b64decode(values["pickle"]))
+    return network

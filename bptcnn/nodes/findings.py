@@ -1,0 +1,188 @@
+"""What a host tells about itself, and what of that keeps it from training or slows it down. No I/O."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bptcnn.nodes.hosts import Host
+from bptcnn.nodes.ssh import Problem, by_hand
+from bptcnn.profiling import NodeSpeed
+
+OLDEST_PYTHON = (3, 11)
+_MB, _GB = 1e6, 1e9
+_NO_MEMORY, _LITTLE_MEMORY = 0.5, 1.0  # GB; Python with its libraries, then a node on the sample
+_NO_DISK, _LITTLE_DISK = 0.1, 1.0  # GB; compiled kernels are some 0.02
+_SLOW_LINK = 4.0  # MB/s; cnn2's 1.7 MB of weights take half a second each way
+_MOST_CHARACTERS = 300  # of a text that a host tells
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to train there: the host's own `threads`, if any, go before these; None: its usable cores."""
+
+    network: str
+    batch_size: int
+    input_shape: tuple[int, ...]
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds there and back (the median of some), and bytes per second from here to there and back."""
+
+    latency_seconds: float
+    upload: float
+    download: float
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A host as it is now. None stands for what it does not tell; packages that are missing have no version.
+
+    `speed` answers the question, if one was asked. Local hosts have no link.
+    """
+
+    python: tuple[int, int, int]
+    executable: str
+    bptcnn: str | None
+    numpy: str | None
+    numba: str | None
+    llvmlite: str | None
+    cloudpickle: str | None
+    cpu: str
+    cores: int  # usable ones
+    memory_available: int | None  # bytes
+    disk_free: int | None  # bytes, where compiled kernels are kept
+    cache_folder: str
+    hostname: str
+    uid: int
+    kernels_warm: bool | None
+    speed: NodeSpeed | None
+    troubles: tuple[tuple[str, str], ...]  # what of the package does not work there, and how it fails
+    link: Link | None
+
+    @property
+    def python_version(self) -> str:
+        """As "3.11.7"."""
+        return ".".join(map(str, self.python))
+
+    @property
+    def same_python(self) -> bool:
+        """Whether that Python and this one can exchange functions: major and minor version are the same."""
+        return self.python[:2] == sys.version_info[:2]
+
+
+def read_facts(told: Mapping[str, Any], python: tuple[int, int, int], link: Link | None) -> HostFacts:
+    """Return the facts that `probe.gather` has told; raise KeyError, TypeError or ValueError where it is not that."""
+    versions = {name: None if version is None else _line(version) for name, version in told["versions"].items()}
+    speed = told["speed"]
+    return HostFacts(
+        python=python,
+        executable=_line(told["executable"]),
+        bptcnn=versions["bptcnn"],
+        numpy=versions["numpy"],
+        numba=versions["numba"],
+        llvmlite=versions["llvmlite"],
+        cloudpickle=versions["cloudpickle"],
+        cpu=_line(told["cpu"]),
+        cores=max(1, int(told["cores"])),
+        memory_available=_whole(told["memory"]),
+        disk_free=_whole(told["disk"]),
+        cache_folder=_line(told["cache"]),
+        hostname=_line(told["hostname"]),
+        uid=int(told["uid"]),
+        kernels_warm=None if told["warm"] is None else bool(told["warm"]),
+        speed=None if speed is None else NodeSpeed(None if speed[0] is None else float(speed[0]), float(speed[1])),
+        troubles=tuple((_line(what), _line(how)) for what, how in told["troubles"].items()),
+        link=link,
+    )
+
+
+def _line(text: object) -> str:
+    """What a host tells is shown on terminals: one line, nothing that controls them."""
+    return "".join(character if character.isprintable() else " " for character in str(text))[:_MOST_CHARACTERS]
+
+
+def _whole(number: Any) -> int | None:
+    return None if number is None else int(number)
+
+
+def find_problems(host: Host, facts: HostFacts, here: Mapping[str, str | None]) -> tuple[Problem, ...]:
+    """Return what is wrong with a host that answered, hard problems first; `here`: this machine's package versions."""
+    found = [*_software(host, facts, here)]
+    if not any(problem.hard for problem in found):
+        found += [*_resources(host, facts), *_pace(host, facts)]
+    return tuple(sorted(found, key=lambda problem: not problem.hard))
+
+
+def too_old(host: Host, version: str) -> Problem:
+    """The problem of a Python that bptcnn does not run on."""
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    remedy = f"install Python {oldest} or later there and put its path into the hosts file"
+    return Problem(f"Python {version} at {host.python} is too old", remedy)
+
+
+def _software(host: Host, facts: HostFacts, here: Mapping[str, str | None]) -> list[Problem]:
+    if facts.python < OLDEST_PYTHON:
+        return [too_old(host, facts.python_version)]
+    wanted = f"bptcnn=={here['bptcnn']}"
+    if facts.bptcnn is None:
+        return [Problem(f"bptcnn is missing in {facts.executable}", _install(host, wanted))]
+    if facts.bptcnn != here["bptcnn"]:
+        what = f"bptcnn {facts.bptcnn} is not this machine's {here['bptcnn']}"
+        return [Problem(what, f"{_install(host, wanted)} (or upgrade here)")]
+    there = {name: getattr(facts, name) for name in here}
+    missing = [name for name, version in there.items() if version is None]
+    if missing:
+        return [Problem(f"{', '.join(missing)} missing in {facts.executable}", _install(host, *missing))]
+    for what, how in facts.troubles:
+        if what != "profile":
+            remedy = _install(host, "--force-reinstall", wanted)
+            return [Problem(f"bptcnn is there, but its {what} failed: {how}", remedy)]
+    found = [Problem(f"profile: {how}", "run bptcnn profile there", hard=False) for _, how in facts.troubles]
+    for name in ("numpy", "numba"):
+        if there[name] != here[name]:
+            what = f"{name} {there[name]} is not this machine's {here[name]}: results may differ in the last digits"
+            found.append(Problem(what, _install(host, f"{name}=={here[name]}"), hard=False))
+    if not facts.same_python:
+        ours = ".".join(map(str, sys.version_info[:2]))
+        what = f"Python {facts.python_version} is not this machine's {ours}: networks defined in Python cannot be sent"
+        found.append(Problem(what, f"give networks as names or TOML, or use Python {ours} there", hard=False))
+    return found
+
+
+def _resources(host: Host, facts: HostFacts) -> list[Problem]:
+    found = []
+    memory, disk = facts.memory_available, facts.disk_free
+    if memory is not None and memory < _LITTLE_MEMORY * _GB:
+        what = f"only {memory / _GB:.2f} GB of memory are available"
+        found.append(Problem(what, "end other programs there", hard=memory < _NO_MEMORY * _GB))
+    if disk is not None and disk < _LITTLE_DISK * _GB:
+        what = f"only {disk / _GB:.2f} GB of disk are free at {facts.cache_folder}"
+        remedy = 'make room, or give the host env = { BPTCNN_CACHE_DIR = "/FOLDER" } in the hosts file'
+        if host.local:
+            remedy = "make room, or set BPTCNN_CACHE_DIR"
+        found.append(Problem(what, remedy, hard=disk < _NO_DISK * _GB))
+    return found
+
+
+def _pace(host: Host, facts: HostFacts) -> list[Problem]:
+    found = []
+    if facts.kernels_warm is False:
+        found.append(Problem("its kernels are not compiled yet", "its first run does that, in some 20 s", hard=False))
+    if host.threads is not None and host.threads > facts.cores:
+        what = f"threads is {host.threads}, but it has {facts.cores} usable cores"
+        found.append(Problem(what, f"set threads = {facts.cores} in the hosts file, or leave it out", hard=False))
+    if facts.link is not None:
+        slowest = min(facts.link.upload, facts.link.download) / _MB
+        if slowest < _SLOW_LINK:
+            what = f"its link carries {slowest:.2g} MB/s: large networks will wait for it"
+            found.append(Problem(what, "use a faster link, a smaller network or more local steps", hard=False))
+    return found
+
+
+def _install(host: Host, *packages: str) -> str:
+    words = (host.python or sys.executable, "-m", "pip", "install", *packages)
+    return f"run {shlex.join(words) if host.local else by_hand(host, *words)}"

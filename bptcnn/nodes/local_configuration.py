@@ -1,0 +1,46 @@
+"""What a local agent is told on its standard input, and arrays in shared memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.memory import SharedMemory
+from bptcnn.nodes.configuration import AgentConfiguration
+
+
+@dataclass(frozen=True)
+class SharedArray:
+    """An array in shared memory: the inherited descriptor, the element type and the shape."""
+
+    fd: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    @classmethod
+    def put(cls, array: npt.NDArray[Any], name: str) -> tuple["SharedArray", SharedMemory]:
+        """Copy `array` into new shared memory; UserError where there is too little."""
+        memory = SharedMemory.create(max(1, array.nbytes), name)
+        memory.view(array.dtype.type, array.shape)[...] = array
+        return cls(memory.fd, array.dtype.str, array.shape), memory
+
+    def attach(self) -> tuple[npt.NDArray[Any], SharedMemory]:
+        """Map the array in a process that has inherited the descriptor."""
+        memory = SharedMemory.attach(self.fd, self.size)
+        return memory.view(np.dtype(self.dtype).type, self.shape), memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalConfiguration(AgentConfiguration):
+    """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor."""
+
+    nodes: int  # writers of the weight buffer
+    weights_fd: int
+    images: SharedArray
+    labels: SharedArray

@@ -1,0 +1,58 @@
+"""An agent on the coordinator's machine: a socket as standard input, shared memory by inherited descriptors."""
+
+import os
+import pickle
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bptcnn.memory import SharedMemory, WeightBuffer
+from bptcnn.nodes.exchange import SharedExchange
+from bptcnn.nodes.local_configuration import LocalConfiguration
+from bptcnn.nodes.station import ORPHANED, Images, Inbox, Labels
+from bptcnn.outer import NodeEvent
+
+
+class LocalStation:
+    """Events and messages over the socket, everything else in shared memory."""
+
+    def __init__(self, connection: "Connection[NodeEvent, Any]", first: bytes) -> None:
+        self._connection = connection
+        self.configuration: LocalConfiguration = pickle.loads(first)
+        self._sending = threading.Lock()
+        self._mapped: list[SharedMemory] = []
+
+    def start(self, inbox: Inbox) -> None:
+        """Start the receiver thread."""
+        threading.Thread(target=self._receive, args=(inbox,), daemon=True, name="receiver").start()
+
+    def _receive(self, inbox: Inbox) -> None:
+        while True:
+            try:
+                inbox.put(self._connection.recv())
+            except (EOFError, OSError):
+                os._exit(ORPHANED)
+
+    def report(self, event: NodeEvent) -> None:
+        """Send the event."""
+        try:
+            with self._sending:
+                self._connection.send(event)
+        except OSError:
+            os._exit(ORPHANED)
+
+    def samples(self) -> tuple[Images, Labels]:
+        """Map the samples."""
+        images, images_memory = self.configuration.images.attach()
+        labels, labels_memory = self.configuration.labels.attach()
+        self._mapped += [images_memory, labels_memory]
+        return images, labels
+
+    def exchange(self) -> SharedExchange:
+        """Map the weight buffer."""
+        configuration = self.configuration
+        buffer = WeightBuffer.attach(configuration.weights_fd, configuration.network.size, configuration.nodes)
+        return SharedExchange(buffer, configuration.node, configuration.update)
+
+    def finish(self) -> None:
+        """What was sent is in the socket."""

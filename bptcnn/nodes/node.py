@@ -1,0 +1,56 @@
+"""A node as the driver sees it, whatever its transport, and how nodes end."""
+
+from typing import Protocol
+
+from bptcnn.outer import Message, NodeEvent
+
+
+class NodeGone(Exception):
+    """The node has ended, or does not take or finish a message. `may_return`: it is worth starting it again."""
+
+    def __init__(self, reason: str, may_return: bool = False) -> None:
+        super().__init__(reason)
+        self.may_return = may_return
+
+
+class Diverged(ArithmeticError):
+    """Loss or weights are no longer numbers."""
+
+
+class Node(Protocol):
+    """A running agent."""
+
+    name: str
+
+    @property
+    def pid(self) -> int | None:
+        """Process id on its machine; None while that is not known."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The machine that it runs on."""
+        ...
+
+    def fileno(self) -> int:
+        """Descriptor that is readable when an event has come or the node has ended."""
+        ...
+
+    def send(self, message: Message) -> None:
+        """Send a message; raise NodeGone where the node does not take it.
+
+        To a node that has ended nothing is sent: `receive` says so, after its last events.
+        """
+        ...
+
+    def receive(self) -> list[NodeEvent]:
+        """Return the events that have come; raise NodeGone after the last one of a node that has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End the node: when this returns, it cannot merge any more. Safe to call again."""
+        ...
+
+    def end(self, deadline: float) -> None:
+        """Let a node that was told to stop end by itself until `deadline` (monotonic), then kill it."""
+        ...

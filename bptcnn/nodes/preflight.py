@@ -1,0 +1,240 @@
+"""Looking at hosts before a run: can each be reached, is what training needs there, how far away is it.
+
+All hosts at once, each within a deadline. Nothing that is started here outlives the call, here or there.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bptcnn.errors import UserError
+from bptcnn.nodes import probe
+from bptcnn.nodes.conversation import Conversation, Ended, Flooded, Silent
+from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems, read_facts, too_old
+from bptcnn.nodes.hosts import Host
+from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, by_hand, explain, ssh_command
+
+_MOST_AT_ONCE = 64  # hosts; three pipes each, and a process may have 1024 descriptors
+_START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
+_LINK_SECONDS = 8.0
+_PINGS = 7
+_FIRST_BYTES, _MOST_BYTES = 1 << 14, 1 << 22  # of a transfer that is timed; 4 MB are more than the buffers on the way
+_TRANSFER_SECONDS = 1.0  # no transfer begins that is expected to take longer
+_END_SECONDS = 2.0  # between the end of a process's output and its own
+_MOST_FACTS = 1 << 20  # bytes
+_REMOVE = "import os, sys; os.unlink(sys.argv[1])"  # sshd leaves the sockets that it listened on
+_ROOT = Path(__file__).parent.parent.parent  # where this very package is imported from
+
+
+@dataclass(frozen=True)
+class HostReport:
+    """What was found out about a host: facts if it answered, and what is wrong or could be better."""
+
+    host: Host
+    facts: HostFacts | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the host can train."""
+        return self.facts is not None and not any(problem.hard for problem in self.problems)
+
+
+class _Failed(Exception):
+    """Why no more can be found out about a host."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.what)
+        self.problem = problem
+
+
+def preflight(
+    hosts: Sequence[Host],
+    question: Question | None = None,
+    seconds: float = 20.0,
+    told: Callable[[HostReport], None] | None = None,
+) -> list[HostReport]:
+    """Return what is found out about each host within `seconds`, in their order; 64 are looked at at a time.
+
+    With a question the facts have the speed of a node there. `told` gets each report as it comes, in this thread.
+    Raise UserError where ssh cannot be started at all. An exception from outside (Ctrl-C) ends all inspections.
+    """
+    if not hosts:
+        return []
+    for host in hosts:
+        if not host.local:
+            ssh_command(host, ())  # a wrong BPTCNN_SSH is no host's problem
+    here = probe.package_versions()
+    cancel, cancelling = os.pipe()
+    try:
+        with ThreadPoolExecutor(min(len(hosts), _MOST_AT_ONCE), "preflight") as pool:
+            try:
+                futures = [pool.submit(_report, host, question, here, seconds, cancel) for host in hosts]
+                for future in as_completed(futures):
+                    report = future.result()
+                    if told is not None:
+                        told(report)
+            except BaseException:
+                os.write(cancelling, b"!")
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            return [future.result() for future in futures]
+    finally:
+        os.close(cancel)
+        os.close(cancelling)
+
+
+def _report(
+    host: Host, question: Question | None, here: Mapping[str, str | None], seconds: float, cancel: int
+) -> HostReport:
+    """Look at one host; that it does not do something in time is a problem like any other."""
+    deadline = time.monotonic() + seconds
+    if question is not None and host.threads is not None:
+        question = replace(question, threads=host.threads)
+    facts: HostFacts | None = None
+    problems: tuple[Problem, ...] = ()
+    try:
+        facts = _facts(host, question, deadline, cancel)
+        problems = find_problems(host, facts, here)
+        if not host.local and not any(problem.hard for problem in problems):
+            _forward_a_socket(host, deadline, cancel)
+    except _Failed as failed:
+        problems = (failed.problem, *problems)
+    return HostReport(host, facts, problems)
+
+
+def _facts(host: Host, question: Question | None, deadline: float, cancel: int) -> HostFacts:
+    """Return what the host tells about itself, and how far away it is."""
+    mark, source = secrets.token_hex(16), Path(str(probe.__file__)).read_bytes()
+    started = time.monotonic()
+    arguments = ["-c", probe.BOOTSTRAP, mark, str(len(source))]
+    with contextlib.closing(_start(host, arguments, (), cancel)) as talk:
+        step = "did not answer"
+        try:
+            until = min(deadline, started + _START_SECONDS)
+            talk.send(source, until)
+            version = _version(talk.receive_line(mark.encode(), until))
+            if version < probe.OLDEST_SYNTAX:
+                raise _Failed(too_old(host, ".".join(map(str, version))))
+            step = "answered, but its link stalled"
+            link = None if host.local else _measure(talk, min(deadline, time.monotonic() + _LINK_SECONDS))
+            step = "answered, but did not tell about itself"
+            return read_facts(_ask(talk, question, deadline), version, link)
+        except Silent:
+            what = f"{step} (given up after {time.monotonic() - started:.1f} s)"
+            raise _Failed(Problem(what, _see(host), passing=True)) from None
+        except Flooded:
+            remedy = "keep its shell's start-up files silent where the shell is not interactive"
+            raise _Failed(Problem("prints without end", remedy)) from None
+        except Ended:
+            raise _Failed(_ending(host, talk)) from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            what = f"answered with something else ({type(error).__name__}: {error})"
+            raise _Failed(Problem(what, _see(host))) from None
+
+
+def _start(host: Host, arguments: Sequence[str], forwards: Sequence[tuple[str, str]], cancel: int) -> Conversation:
+    try:
+        if not host.local:
+            return Conversation(ssh_command(host, arguments, forwards), cancel)
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": path}
+        return Conversation([sys.executable, *arguments], cancel, environment)
+    except OSError as error:
+        program = error.filename or "a process"
+        remedy = "install OpenSSH's client, or set BPTCNN_SSH to its command line"
+        raise UserError(
+            f"cannot run {program}: {error.strerror or error}" + ("" if host.local else f": {remedy}")
+        ) from None
+
+
+def _see(host: Host) -> str:
+    if host.local:
+        return "see what keeps this machine busy"
+    return f"see whether this answers: {by_hand(host, host.python, '--version')}"
+
+
+def _ending(host: Host, talk: Conversation) -> Problem:
+    """Return why a process has ended that was to talk with us."""
+    code = talk.code(time.monotonic() + _END_SECONDS)
+    if host.local:
+        return Problem(f"{sys.executable} failed: {talk.words[-200:]}", "reinstall bptcnn")
+    if code is None:
+        return Problem("closed its output and stayed", _see(host), passing=True)
+    return explain(host, code, talk.words)
+
+
+def _version(line: bytes) -> tuple[int, int, int]:
+    match = re.fullmatch(rb"\[(\d+), (\d+), (\d+)\]", line.strip())
+    if match is None:
+        raise ValueError("no version")
+    major, minor, micro = map(int, match.groups())
+    return major, minor, micro
+
+
+def _ask(talk: Conversation, question: Question | None, deadline: float) -> dict[str, Any]:
+    asked = json.dumps(None if question is None else asdict(question)).encode()
+    talk.send(b"r" + struct.pack("!I", len(asked)) + asked, deadline)
+    (size,) = struct.unpack("!I", talk.receive(4, deadline))
+    if size > _MOST_FACTS:
+        raise ValueError(f"{size} bytes")
+    told: dict[str, Any] = json.loads(talk.receive(size, deadline))
+    return told
+
+
+def _measure(talk: Conversation, deadline: float) -> Link:
+    """Time round trips of a byte, and transfers that grow until they take long enough to be measured."""
+    payload = os.urandom(_MOST_BYTES)  # random: ssh may compress
+
+    def ping() -> None:
+        talk.send(b"p", deadline)
+        talk.receive(1, deadline)
+
+    def upload(size: int) -> None:
+        talk.send(b"u" + struct.pack("!I", size) + payload[:size], deadline)
+        talk.receive(1, deadline)
+
+    def download(size: int) -> None:
+        talk.send(b"d" + struct.pack("!I", size), deadline)
+        talk.receive(size, deadline)
+
+    latency = statistics.median(_seconds(ping) for _ in range(_PINGS))
+    return Link(latency, _rate(upload, latency), _rate(download, latency))
+
+
+def _seconds(action: Callable[..., None], *arguments: int) -> float:
+    start = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - start
+
+
+def _rate(transfer: Callable[[int], None], latency: float) -> float:
+    """Return bytes per second, the round trip that each transfer has besides not counted."""
+    size = _FIRST_BYTES
+    while True:
+        taken = _seconds(transfer, size)
+        if 4 * size > _MOST_BYTES or 4 * taken > _TRANSFER_SECONDS:
+            return size / max(taken - latency, taken / 2)
+        size *= 4
+
+
+def _forward_a_socket(host: Host, deadline: float, cancel: int) -> None:
+    """Fail where the host does not let us have a socket there that leads here, which training needs."""
+    socket = f"/tmp/bptcnn-check-{secrets.token_hex(8)}.sock"
+    with contextlib.closing(_start(host, ["-c", _REMOVE, socket], [(socket, os.devnull)], cancel)) as talk:
+        code = talk.code(deadline)
+        if code is None:
+            raise _Failed(Problem("a second connection did not answer", _see(host), passing=True))
+        if code != 0:
+            raise _Failed(explain(host, code, talk.words))

@@ -1,0 +1,307 @@
+"""A node on another machine, as the driver sees it: an SSH connection, an agent at its end, and its certain end.
+
+    driver ── send ──> outbox ──────────> Desk.collect (control) ──┐
+           <─receive── events <── Desk.report ────────────────────┤── ssh ──> agent
+                              <── Servant (data): Submitted ───────┘
+    ssh's own end ──────────> gone
+
+A pause is answered here and at once: the gate holds back what the node submits until it is resumed.
+"""
+
+import contextlib
+import errno
+import os
+import queue
+import secrets
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bptcnn.data import Samples
+from bptcnn.errors import UserError
+from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.bootstrap import Bootstrap, encode_bootstrap
+from bptcnn.nodes.codec import decode_event, encode_message
+from bptcnn.nodes.configuration import HostConfiguration
+from bptcnn.nodes.control import ControlServer
+from bptcnn.nodes.exchange import Committer
+from bptcnn.nodes.frames import Channel, FrameError
+from bptcnn.nodes.gate import Shut
+from bptcnn.nodes.hosts import Host
+from bptcnn.nodes.node import Diverged, NodeGone
+from bptcnn.nodes.servant import Refused, Servant
+from bptcnn.nodes.sockets import LocalSockets, remote_names
+from bptcnn.nodes.ssh import explain, ssh_command
+from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
+from bptcnn.version import VERSION
+
+_AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
+_TIED = """\
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ssh ends with us, even while it waits for its network
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+_SIGN_SECONDS = 0.5  # between signs of life made from traffic
+_HANDSHAKE_SECONDS = 5.0
+_REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
+_TAIL_BYTES = 4096  # of the log: where ssh and the agent say why they end
+
+
+class _Desk:
+    """What the agent can ask for; see `control.Desk`."""
+
+    def __init__(self, node: int, take: Callable[[NodeEvent], None], updates: Callable[[], int]) -> None:
+        self._node, self._take, self._updates = node, take, updates
+        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.pid: int | None = None
+
+    def send(self, message: Message | None) -> None:
+        """Have a message collected; None only wakes who waits."""
+        self._outbox.put(message)
+
+    def greet(self, version: str, pid: int) -> None:
+        """An agent has come."""
+        if version != VERSION or not isinstance(pid, int):
+            raise ValueError(f"an agent of bptcnn {version!r:.20} came to a coordinator of {VERSION}")
+        self.pid = pid
+
+    def report(self, events: list[Any]) -> None:
+        """Take the agent's events."""
+        for value in events:
+            event = decode_event(value)
+            if event.node != self._node:
+                raise ValueError(f"node {self._node} speaks for node {event.node}")
+            self._take(event)
+
+    def collect(self, seconds: float) -> dict[str, Any]:
+        """Wait for messages."""
+        found: list[Message | None] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._outbox.get(timeout=min(max(0.0, float(seconds)), 1.0)))
+            while True:
+                found.append(self._outbox.get_nowait())
+        messages = [encode_message(message) for message in found if message is not None]
+        return {"messages": messages, "updates": self._updates()}
+
+
+class RemoteNode:
+    """One agent on a host, from the start of its SSH connection; a new agent is a new object with a new key."""
+
+    def __init__(
+        self, host: Host, configuration: HostConfiguration, buffer: WeightBuffer, samples: Samples, log: Path
+    ) -> None:
+        """Start to connect; raise UserError where there is no ssh or the log cannot be written."""
+        self.name = configuration.name
+        self._host, self._node, self._log = host, configuration.node, log
+        self._events: deque[NodeEvent] = deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._gone: NodeGone | None = None
+        self._telling = threading.Lock()
+        self._killed = False
+        self._sign_at = 0.0
+        committer = Committer(buffer, self._node, configuration.update)
+        self._done_before = committer.samples_committed  # by earlier agents of this node
+        self._trained = self._done_before
+        self._servant = Servant(
+            self._node,
+            committer,
+            configuration.update,
+            configuration.wire,
+            configuration.network.size,
+            samples,
+            self._tell,
+        )
+        self._desk = _Desk(self._node, self._take, committer.updates)
+        self._channel: Channel | None = None
+        self._sockets = LocalSockets()
+        key = secrets.token_bytes(32)
+        self._control = ControlServer(self._sockets.control, key, self._desk)
+        bootstrap = encode_bootstrap(Bootstrap(VERSION, key, self._control.ident, configuration))
+        self._threads = [
+            threading.Thread(target=self._serve, args=(key,), daemon=True, name=f"{self.name} data"),
+            threading.Thread(target=self._wait, args=(bootstrap,), daemon=True, name=f"{self.name} ssh"),
+        ]
+        try:
+            self._process = self._connect()
+        except OSError as error:
+            self._threads.clear()
+            self._close()
+            raise UserError(f"cannot start ssh for {self.name}: {error.strerror or error}") from None
+        for thread in self._threads:
+            thread.start()
+
+    def _connect(self) -> "subprocess.Popen[bytes]":
+        names = remote_names()
+        command = ssh_command(self._host, (*_AGENT, *names), tuple(zip(names, self._sockets.paths(), strict=True)))
+        if shutil.which(command[0]) is None:
+            raise FileNotFoundError(errno.ENOENT, f"there is no {command[0]} here")
+        with self._log.open("ab") as output:
+            self._log_start = output.tell()
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+            )
+
+    # ---- what the driver uses ----------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int | None:
+        """The agent's process id on its host."""
+        return self._desk.pid
+
+    @property
+    def host(self) -> str:
+        """The host's address."""
+        return self._host.address
+
+    def fileno(self) -> int:
+        """Descriptor that is readable when `receive` has something."""
+        return self._bell
+
+    def send(self, message: Message) -> None:
+        """Queue a message for the agent; a pause is answered here."""
+        match message:
+            case Work():
+                self._servant.shipments.add(message)
+            case Pause():
+                self._servant.gate.close()
+                self._tell(Paused(self._node, time.monotonic()))
+            case Resume():
+                self._servant.gate.open()
+        self._desk.send(message)
+
+    def receive(self) -> list[NodeEvent]:
+        """Return the events that have come; raise NodeGone after the last one of a node that has ended."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+        events: list[NodeEvent] = []
+        with self._telling:
+            while self._events:
+                events.append(self._events.popleft())
+            gone = self._gone
+        if gone is not None:
+            if not events:
+                raise gone
+            os.eventfd_write(self._bell, 1)
+        return events
+
+    def kill(self) -> None:
+        """Refuse this agent from here on, and end the connection: the host ends what is at its other end."""
+        self._servant.gate.shut()
+        if self._killed:
+            return
+        self._killed = True
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def end(self, deadline: float) -> None:
+        """Let an agent that was told to stop end by itself until `deadline` (monotonic), then kill it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        self.kill()
+
+    def _close(self) -> None:
+        for _ in range(2):
+            self._desk.send(None)
+        with contextlib.suppress(OSError):
+            self._sockets.data.shutdown(socket.SHUT_RDWR)
+        if self._channel is not None:
+            self._channel.shutdown()
+        self._control.close()
+        for thread in self._threads:
+            thread.join()
+        self._sockets.data.close()
+        self._sockets.forget_names()
+        os.close(self._bell)
+
+    # ---- threads -----------------------------------------------------------------------------------------------------
+
+    def _serve(self, key: bytes) -> None:
+        """Serve the agent's data channel until it ends."""
+        reason: Exception
+        try:
+            with contextlib.closing(self._accept(key)) as channel:
+                self._channel = channel
+                channel.on_traffic = self._sign
+                self._servant.serve(channel)
+        except Shut:
+            return
+        except (Refused, Diverged, ValueError) as error:
+            self._tell(Failed(self._node, time.monotonic(), str(error)))
+            return
+        except (OSError, EOFError, FrameError) as error:
+            reason = error
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REASON_SECONDS)
+            return  # `_wait` says why
+        self._lose(NodeGone(f"its data connection broke: {str(reason) or type(reason).__name__}", may_return=True))
+
+    def _accept(self, key: bytes) -> Channel:
+        """Return the agent's channel; who cannot prove to be the agent is turned away."""
+        while True:
+            accepted, _ = self._sockets.data.accept()
+            with contextlib.suppress(FrameError, TimeoutError):
+                return Channel.accept(accepted, key, self._node, _HANDSHAKE_SECONDS)
+
+    def _wait(self, bootstrap: bytes) -> None:
+        """Hand the agent its configuration, then wait for ssh's end. Standard input stays open as long as we live."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # ssh ended: it says why
+            self._process.stdin.write(struct.pack("!i", len(bootstrap)) + bootstrap)
+            self._process.stdin.flush()
+        code = self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        if code == -signal.SIGKILL and self._killed:
+            return
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            tail = log.read().decode(errors="replace")
+        problem = explain(self._host, code, tail)
+        self._lose(NodeGone(problem.what, problem.passing))
+
+    def _sign(self) -> None:
+        """Traffic on the data channel is a sign of life: heartbeats may be stuck behind it."""
+        now = time.monotonic()
+        if now - self._sign_at >= _SIGN_SECONDS:
+            self._sign_at = now
+            self._tell(Heartbeat(self._node, now, self._trained))
+
+    def _take(self, event: NodeEvent) -> None:
+        """An event that the agent has reported. Its own Paused says nothing: the gate's came first."""
+        match event:
+            case Heartbeat():
+                self._trained = max(self._trained, self._done_before + event.samples_trained)
+                self._tell(Heartbeat(event.node, event.time, self._trained))
+            case Paused():
+                pass
+            case Ready():
+                self._sockets.forget_names()
+                self._tell(event)
+            case _:
+                self._tell(event)
+
+    def _tell(self, event: NodeEvent) -> None:
+        with self._telling:
+            self._events.append(event)
+        os.eventfd_write(self._bell, 1)
+
+    def _lose(self, gone: NodeGone) -> None:
+        with self._telling:
+            self._gone = self._gone or gone
+        os.eventfd_write(self._bell, 1)

@@ -1,0 +1,151 @@
+"""The coordinator's side of a remote node's data: it commits the node's submissions and sends weights and samples.
+
+What a host sends is checked before it counts: a submission must be finite, of the samples that the node was sent, in
+their order, so that a host that lies or is broken is refused and harms nobody else.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.data import Samples
+from bptcnn.nodes.codec import checked
+from bptcnn.nodes.exchange import Committer, Iteration
+from bptcnn.nodes.frames import Channel, Frame, Kind
+from bptcnn.nodes.gate import Gate
+from bptcnn.nodes.wire import Wire, decode, encode, payload_size
+from bptcnn.outer import Submitted, Update, Work
+
+_CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
+
+
+class Refused(Exception):
+    """What the node sent cannot be: it is out."""
+
+
+@dataclass
+class _Submission(Iteration):
+    """The head of a SUBMIT frame."""
+
+    version: int = 0
+    transfer_seconds: float = 0.0
+
+
+class Shipments:
+    """What a node was sent and has not submitted yet: (epoch, samples) in order. One thread adds, another takes."""
+
+    def __init__(self) -> None:
+        self._runs: deque[tuple[int, int]] = deque()
+
+    def add(self, work: Work) -> None:
+        """Samples were sent."""
+        self._runs.append((work.epoch, len(work.indices)))
+
+    def take(self, epoch: int, samples: int) -> None:
+        """They come back trained; raise Refused unless they are the next ones and of one epoch."""
+        left = samples
+        while left > 0:
+            if not self._runs or self._runs[0][0] != epoch:
+                raise Refused(f"it submitted {samples} samples of epoch {epoch} that it was not sent")
+            sent = self._runs.popleft()[1]
+            if sent > left:
+                self._runs.appendleft((epoch, sent - left))
+            left -= sent
+
+
+class Servant:
+    """Serves one node's channel until it ends; `report` takes what was committed, in order."""
+
+    def __init__(
+        self,
+        node: int,
+        committer: Committer,
+        update: Update,
+        wire: Wire,
+        parameters: int,
+        samples: Samples,
+        report: Callable[[Submitted], None],
+    ) -> None:
+        self.gate = Gate()
+        self.shipments = Shipments()
+        self._node, self._committer, self._update, self._wire = node, committer, update, wire
+        self._samples, self._report = samples, report
+        self._held: npt.NDArray[np.float32] | None = None  # the weights that the node holds, bit for bit
+        self._weights = np.empty(parameters, np.float32)
+        self._scratch = np.empty(parameters, np.float32)
+        self._version = 0
+        self._sent = self._received = 0  # bytes that were reported
+
+    def serve(self, channel: Channel) -> None:
+        """Answer requests until the node is gone (EOFError, OSError, FrameError), refused, or shut out."""
+        limits = {
+            Kind.WEIGHTS: 0,
+            Kind.SAMPLES: 0,
+            Kind.SUBMIT: payload_size(self._wire, self._weights.size),
+        }
+        while True:
+            frame = channel.receive(limits)
+            match frame.kind:
+                case Kind.SAMPLES:
+                    self._send_samples(channel)
+                case Kind.WEIGHTS:
+                    self._version = self._committer.refresh(self._weights)
+                    self._send_weights(channel, Kind.WEIGHTS)
+                case Kind.SUBMIT:
+                    self._commit(channel, frame)
+                    if self._update == "sgwu":  # the weights come when the round is merged and the node asks
+                        channel.send(Kind.MERGED)
+                    else:
+                        self._send_weights(channel, Kind.MERGED)
+
+    def _commit(self, channel: Channel, frame: Frame) -> None:
+        try:
+            submission = checked(_Submission, frame.meta)
+        except ValueError as error:
+            raise Refused(f"it sent no submission: {error}") from None
+        if not 0 <= submission.correct <= submission.samples or not submission.samples:
+            raise Refused(f"it submitted {submission.correct} right of {submission.samples} samples")
+        if submission.timed_samples > submission.samples:
+            raise Refused(f"it timed {submission.timed_samples} of {submission.samples} samples")
+        if submission.version > self._version:
+            raise Refused(f"it trained from version {submission.version}, which it was not sent")
+        with self.gate.passing():
+            if self._committer.pending():
+                raise Refused("it submitted again before its round was merged")
+            self.shipments.take(submission.epoch, submission.samples)
+            decode(self._wire, frame.payload, self._committer.delta)
+            receipt = self._committer.commit(submission.version, submission.samples, submission.correct)
+            self._version = self._committer.refresh(self._weights)
+            sent, received = channel.bytes_sent, channel.bytes_received
+            iteration = Iteration(**{field.name: getattr(submission, field.name) for field in fields(Iteration)})
+            report = replace(
+                receipt.report(self._node, time.monotonic(), iteration),
+                transfer_seconds=submission.transfer_seconds,
+                bytes_sent=received - self._received,  # as the node sees it
+                bytes_received=sent - self._sent,
+            )
+            self._sent, self._received = sent, received
+            self._report(report)
+
+    def _send_weights(self, channel: Channel, kind: Kind) -> None:
+        """Send the difference to what the node holds; the whole set at first."""
+        if self._held is None:
+            self._held = self._weights.copy()
+            channel.send(kind, {"version": self._version, "full": True}, encode("float32", self._weights))
+            return
+        difference = np.subtract(self._weights, self._held, out=self._scratch)
+        payload = encode(self._wire, difference)
+        decode(self._wire, payload, self._scratch)
+        self._held += self._scratch
+        channel.send(kind, {"version": self._version, "full": False}, payload)
+
+    def _send_samples(self, channel: Channel) -> None:
+        for array in (self._samples.images, self._samples.labels):
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            for begin in range(0, content.size, _CHUNK):
+                channel.send(Kind.CHUNK, {}, content[begin : begin + _CHUNK])
+        self._sent = channel.bytes_sent  # what is reported are weights

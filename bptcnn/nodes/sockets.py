@@ -1,0 +1,93 @@
+"""The names of the sockets that an SSH connection forwards: private while they exist, and gone as soon as they can be.
+
+On the coordinator's machine they lie in a folder that only its user may enter; on a host sshd makes them, for its user
+alone, and leaves them behind (it never removes them): the agent does, once it is connected. What a kill in between left
+over is swept by the next one.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_PREFIX = "bptcnn-"
+_REMOTE_FOLDER = Path("/tmp")  # the one folder that every host has; names are drawn from 128 bits
+_CONTROL, _DATA = ".control", ".data"
+_SWEEP_SECONDS = 0.2  # a listener answers at once
+
+
+def remote_names() -> tuple[str, str]:
+    """Draw the paths of the control and the data socket on a host."""
+    stem = os.fspath(_REMOTE_FOLDER / f"{_PREFIX}{secrets.token_hex(16)}")
+    return stem + _CONTROL, stem + _DATA
+
+
+def remove_names(paths: Sequence[str]) -> None:
+    """Remove the names of an agent's sockets; they may be gone already."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def sweep_remote(own: tuple[str, ...]) -> None:
+    """Remove this user's forwarded sockets that nobody listens on, beside its `own`."""
+    for path in _REMOTE_FOLDER.glob(f"{_PREFIX}*"):
+        if path.suffix not in (_CONTROL, _DATA) or os.fspath(path) in own:
+            continue
+        with contextlib.suppress(OSError):  # another sweep came first
+            if path.lstat().st_uid == os.getuid() and path.is_socket():
+                _remove_if_dead(path)
+
+
+def _remove_if_dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as tried:
+        tried.settimeout(_SWEEP_SECONDS)
+        try:
+            tried.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+
+
+class LocalSockets:
+    """Two listening sockets in a folder of their own."""
+
+    def __init__(self) -> None:
+        _sweep_local()
+        owner = f"{os.getpid()}-{_started(os.getpid())}"
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-"))  # mode 0700
+        self.control, self.data = self._listen("c"), self._listen("d")
+
+    def _listen(self, name: str) -> socket.socket:
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(os.fspath(self._folder / name))
+        made.listen()
+        return made
+
+    def paths(self) -> tuple[str, str]:
+        """Return the paths of the control and the data socket."""
+        return os.fspath(self._folder / "c"), os.fspath(self._folder / "d")
+
+    def forget_names(self) -> None:
+        """Remove the names: who is connected stays so, nobody else can come. Safe to call again."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _sweep_local() -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*-*"):
+        pid, _, rest = folder.name.removeprefix(_PREFIX).partition("-")
+        started = rest.rpartition("-")[0]
+        with contextlib.suppress(FileNotFoundError):  # another sweep came first
+            if pid.isdecimal() and folder.lstat().st_uid == os.getuid() and _started(pid) != started:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _started(pid: int | str) -> str | None:
+    """When a process started, in clock ticks since boot, which no change of the clock moves; None if it is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return None

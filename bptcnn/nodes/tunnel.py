@@ -1,0 +1,154 @@
+"""A node's way to the global weight set through a network: submissions travel while the node trains on.
+
+    loop ──submit──> [courier thread: SUBMIT ──frames──> coordinator's side merges ──frames──> MERGED] ──Arrival──> loop
+                                                                                                 settle
+
+Both sides hold `held`, the weights that this node was last told, bit for bit alike: an answer is the difference to the
+global weight set, as the wire rounds it, so that what one answer rounds off is in the next one. What the node sends is
+rounded with error feedback.
+
+    held ──progress of submissions that travel──> landing ──progress since──> the subnetwork's weights
+
+When an answer comes, `held` moves, the submission that it answers is in it, and all progress made since is carried
+over: the node goes on from the newest weights and has lost no step.
+"""
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from bptcnn.nodes.exchange import FloatArray, Iteration, require_finite
+from bptcnn.nodes.frames import Channel, Frame, FrameError, Kind
+from bptcnn.nodes.wire import ErrorFeedback, Wire, decode, payload_size
+from bptcnn.outer import Update
+
+
+@dataclass(frozen=True)
+class _Job:
+    kind: Kind
+    meta: dict[str, float]
+    payload: np.ndarray
+    begun: float
+
+
+@dataclass(frozen=True)
+class _Answer:
+    frame: Frame
+    transfer_seconds: float
+
+
+class TunnelExchange:
+    """Over a channel to the coordinator's side; `notify` is called when an answer has come, `lost` when none will."""
+
+    overlapped = True
+
+    def __init__(
+        self,
+        channel: Channel,
+        size: int,
+        wire: Wire,
+        update: Update,
+        notify: Callable[[], None],
+        lost: Callable[[Exception], None],
+    ) -> None:
+        self._channel, self._wire, self._update = channel, wire, update
+        self._notify, self._lost = notify, lost
+        self._feedback = ErrorFeedback(wire, size)
+        self._held = np.zeros(size, np.float32)
+        self._scratch = np.zeros(size, np.float32)
+        self._landings: deque[FloatArray] = deque()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        self._version = 0
+        self._transfer_seconds = 0.0  # not reported yet
+        self.updates = 0  # of the global weight set, as last heard
+        self._courier = threading.Thread(target=self._carry, daemon=True, name="courier")
+        self._courier.start()
+        self._load()
+
+    def begin(self, weights: FloatArray) -> None:
+        """Under SGWU fetch the merged weights; else go on from what has arrived."""
+        if self._update == "sgwu":
+            self._load()
+        self.settle(weights)
+        if not self._landings:
+            weights[:] = self._held
+
+    def settle(self, weights: FloatArray) -> None:
+        """Work in the answers that have come: `weights` keep the progress that no answer contains yet."""
+        while not self._answers.empty():
+            self._take(self._answers.get())
+            landing = self._landings.popleft()
+            if self._update == "sgwu":  # the round is not merged yet
+                continue
+            shift = np.subtract(self._held, landing, out=landing)
+            weights += shift
+            for later in self._landings:
+                later += shift
+
+    def ready(self) -> bool:
+        """Tell whether nothing travels."""
+        return not self._landings
+
+    def updates_behind(self) -> int:
+        """Return the updates since the weights that were last told, as far as known."""
+        return max(0, self.updates - self._version)
+
+    def submit(self, weights: FloatArray, iteration: Iteration) -> None:
+        """Send what `weights` have learned since the last submission; the coordinator's side reports it."""
+        origin = self._landings[-1] if self._landings else self._held
+        progress = np.subtract(weights, origin, out=self._scratch)
+        require_finite(progress)
+        payload = self._feedback.encode(progress)
+        self._landings.append(weights.copy())
+        meta = {**asdict(iteration), "version": self._version, "transfer_seconds": self._transfer_seconds}
+        self._transfer_seconds = 0.0
+        self._jobs.put(_Job(Kind.SUBMIT, meta, payload, time.monotonic()))
+
+    def close(self) -> None:
+        """End the courier; the channel is the owner's."""
+        self._jobs.put(None)
+        self._courier.join()
+
+    def _load(self) -> None:
+        """Fetch the global weight set and wait for it; nothing may travel beside it but what SGWU has committed."""
+        self._jobs.put(_Job(Kind.WEIGHTS, {}, np.empty(0, np.uint8), time.monotonic()))
+        while True:
+            answer = self._answers.get()
+            self._take(answer)
+            if answer.frame.kind is Kind.WEIGHTS:
+                return
+            self._landings.popleft()
+
+    def _take(self, answer: _Answer) -> None:
+        frame = answer.frame
+        self._transfer_seconds += answer.transfer_seconds
+        if not frame.payload.size:
+            return
+        if frame.meta.get("full"):
+            decode("float32", frame.payload, self._held)
+        else:
+            decode(self._wire, frame.payload, self._scratch)
+            self._held += self._scratch
+        self._version = int(frame.meta["version"])
+        self.updates = max(self.updates, self._version)
+
+    def _carry(self) -> None:
+        largest = max(payload_size("float32", self._held.size), payload_size(self._wire, self._held.size))
+        try:
+            while (job := self._jobs.get()) is not None:
+                self._channel.send(job.kind, job.meta, job.payload)
+                wanted = Kind.WEIGHTS if job.kind is Kind.WEIGHTS else Kind.MERGED
+                frame = self._channel.receive({wanted: largest, Kind.ERROR: 0})
+                if frame.kind is Kind.ERROR:
+                    raise FrameError(json.dumps(frame.meta))
+                self._answers.put(_Answer(frame, time.monotonic() - job.begun))
+                self._notify()
+        except (OSError, EOFError, FrameError, ValueError) as error:
+            self._lost(error)

@@ -1,0 +1,57 @@
+"""The hand-out: how much of its shard a node has in its hands, and what it is sent next.
+
+What is sent cannot move any more, so it is little; a node must never run dry, so it is enough.
+"""
+
+from collections.abc import Iterator
+
+from bptcnn.outer.ledger import Ledger
+from bptcnn.outer.messages import Work
+from bptcnn.outer.node_record import NodeRecord
+from bptcnn.outer.planner import Planner
+from bptcnn.outer.settings import RunSettings
+
+LOW_ITERATIONS = 2  # a node with no more than this many local iterations in hand is sent more...
+FULL_ITERATIONS = 4  # ...up to this many: it never waits for the coordinator, and little is redone when it dies
+
+
+class HandOut:
+    """Sends what the ledger queues."""
+
+    def __init__(self, settings: RunSettings, ledger: Ledger, planner: Planner) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._planner = planner
+
+    def feed(self, record: NodeRecord, epoch: int, ahead: bool, now: float) -> Iterator[Work]:
+        """The node's next samples if it has few in hand: of this epoch, and (`ahead`) behind them of the next."""
+        node, ledger = record.node, self._ledger
+        if self._settings.alone:  # nobody to move samples to: given whole, an epoch repeats bit for bit
+            yield from self._take(record, epoch, self._settings.samples, now)
+            return
+        local = self._planner.local_samples(node)
+        if self._planner.in_hand(node) > LOW_ITERATIONS * local:
+            return
+        room = FULL_ITERATIONS * local - self._planner.in_hand(node)
+        full = ledger.outstanding(node) + room
+        yield from self._take(record, epoch, full, now)
+        if ahead and not ledger.queued(node, epoch) and ledger.outstanding(node) < full:
+            if not ledger.is_open(epoch + 1):
+                ledger.open(epoch + 1)
+            yield from self._take(record, epoch + 1, full, now)
+
+    def _take(self, record: NodeRecord, epoch: int, full: int, now: float) -> Iterator[Work]:
+        queued = self._ledger.queued(record.node, epoch)
+        outstanding = self._ledger.outstanding(record.node)
+        count = min(queued, full - outstanding)
+        if self._ledger.unallocated or count < queued:
+            # more will follow: keep to whole batches, but never let a node run dry for it
+            whole = count - count % self._settings.batch_size
+            count = whole if whole or outstanding else count
+        if count > 0:
+            steps = self._planner.local_steps(record.node)
+            if record.began is None:
+                record.began = now
+                record.first_samples = min(count, steps * self._settings.batch_size)
+            rate = self._settings.learning_rates[epoch - 1]
+            yield Work(epoch, self._ledger.send(record.node, epoch, count), rate, steps)

@@ -1,0 +1,358 @@
+"""A node in virtual time: it trains batches, commits, pauses, dies and returns as told; no weights.
+
+    stream -> local iteration -> commit (merging)                             a node beside the coordinator
+    stream -> local iteration -> under way (it trains on) -> stub -> commit   a node behind a link, `travel` > 0
+
+What a commit leaves (`sequence`, `committed`, `quality`, `staged`) lies in shared memory: it outlives the node.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.outer.messages import (
+    Failed,
+    Message,
+    NodeEvent,
+    Pause,
+    Paused,
+    Ready,
+    Release,
+    Resume,
+    Stop,
+    Submitted,
+    Work,
+)
+from bptcnn.outer.settings import RunSettings
+
+Fate = Literal["dies", "hangs", "fails"]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    """A node that trains `speed` images/s, `drift` times that from `drift_at` seconds on.
+
+    `fate_at`: when it dies (noticed by its exit), hangs (noticed by silence) or fails (says so); or, with
+    `fate_after_commit` = n, right after its n-th commit, before anybody is told. `late`: seconds until it is ready.
+    `travel`: seconds that a submission is under way while the node trains on, at most one; 0 without a link.
+    `return_after`: seconds after its loss is noticed until it stands ready again, `abandon_after`: until it is given
+    up, if it is still away (None: never). Its first `deaths` lives end by its fate; each counts seconds and commits
+    from its own start.
+    """
+
+    speed: float
+    drift: float = 1.0
+    drift_at: float = 0.0
+    fate: Fate = "dies"
+    fate_at: float | None = None
+    fate_after_commit: int | None = None
+    late: float = 0.0
+    travel: float = 0.0
+    return_after: float | None = None
+    abandon_after: float | None = None
+    deaths: int = 1
+
+
+class Clock:
+    """Virtual time: what is to happen, in order."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._counter = 0
+
+    def at(self, time: float, what: Callable[[], None]) -> None:
+        """Have `what` happen then; of two things at the same time, the one asked for first."""
+        self._counter += 1
+        heapq.heappush(self._heap, (time, self._counter, what))
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        """Have `what` happen in so many seconds."""
+        self.at(self.now + seconds, what)
+
+    def next(self) -> Callable[[], None]:
+        """Go on to the next thing; AssertionError if there is none."""
+        assert self._heap, "nothing can happen any more, but the run is not over"
+        self.now, _, what = heapq.heappop(self._heap)
+        return what
+
+
+@dataclass
+class World:
+    """What nodes share: the clock, the count of updates, and the simulator's own books of committed samples."""
+
+    settings: RunSettings
+    merge_seconds: float
+    clock: Clock
+    random: np.random.Generator
+    report: Callable[["Node", NodeEvent], None]  # to the coordinator, behind what was reported before
+    lose: Callable[["Node", str], None]  # the driver will notice that the node is gone
+    ended: int = 0  # epochs
+    updates: int = 0
+    submissions: int = 0
+    seen: dict[int, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Iteration:
+    """A local iteration: (epoch, sample) of what was trained in it."""
+
+    base_version: int
+    samples: list[tuple[int, int]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    timed_samples: int = 0
+    timed_seconds: float = 0.0
+
+
+class Node:
+    """One node over all of its lives."""
+
+    def __init__(self, node: int, told: SimulatedNode, world: World) -> None:
+        self.node, self.told, self._world = node, told, world
+        self.linked = told.travel > 0.0
+        self.life = 0
+        self.away = False
+        # shared memory
+        self.sequence = self.committed = 0
+        self.quality = 0.0
+        self.staged = False
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        self.dead = False  # it computes no more
+        self.cut = False  # its generation is refused: nothing of it can commit any more
+        self.stopped = False
+        self.fresh = True  # it was not given anything yet
+        self.paused = self.holding = False  # the node itself; its stub
+        self.trained = self.committed
+        self.last_arrival = self.last_delivery = 0.0
+        self._stream: deque[tuple[int, int]] = deque()
+        self._iteration: _Iteration | None = None
+        self._travelling: _Iteration | None = None
+        self._held: _Iteration | None = None  # arrived while the stub holds back
+        self._local_steps = 1
+        self._busy = self._pausing = self._waits = self._warm = self._failed = False
+        self._commits = 0
+        if self.life < self.told.deaths and self.told.fate_at is not None:
+            self.later(self.told.fate_at, self._meet_fate)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Have `what` happen in so many seconds if this life of the node lasts so long."""
+        self.at(self._world.clock.now + seconds, what)
+
+    def at(self, time: float, what: Callable[[], None]) -> None:
+        """Have `what` happen then if this life of the node lasts so long."""
+        life = self.life
+
+        def happen() -> None:
+            if self.life == life:
+                what()
+
+        self._world.clock.at(time, happen)
+
+    def start(self) -> None:
+        """It will be ready when it was told to be."""
+
+        def ready() -> None:
+            if not self.dead:
+                self._world.report(self, Ready(self.node, self._world.clock.now))
+
+        self.later(self.told.late, ready)
+
+    def rise(self) -> None:
+        """A new agent stands ready: only shared memory is as it was."""
+        self.life += 1
+        self.away = False
+        self._begin_life()
+
+    @property
+    def still(self) -> bool:
+        """Whether nothing of it can commit before it hears of the coordinator again."""
+        return self.dead or self.fresh or (self.holding if self.linked else self.paused)
+
+    # ---- messages ----------------------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Its stub holds submissions back, and says so at once."""
+        self.holding = True
+
+    def let_go(self) -> None:
+        """Its stub commits what it held back."""
+        self.holding = False
+        held, self._held = self._held, None
+        if held:
+            self._land(held)
+
+    def deliver(self, message: Message) -> None:
+        """A message has arrived."""
+        if self.dead:
+            return
+        match message:
+            case Work():
+                assert message.epoch <= self._world.ended + 2, "a node was sent more than one epoch ahead"
+                self._stream.extend((message.epoch, int(sample)) for sample in message.indices)
+                self._local_steps = message.local_steps
+                self.fresh = False
+            case Pause():
+                self._pausing = True
+            case Resume():
+                self._pausing = self.paused = False
+            case Release():
+                assert self._waits, "a node was released that did not wait"
+                self._waits = False
+            case Stop():
+                self.stopped = True
+        self._proceed()
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def _proceed(self) -> None:
+        """What the node's loop does between two batches."""
+        if self.dead or self._failed or self.stopped or self._busy or self._waits or self.paused:
+            return
+        iteration = self._iteration
+        if self._pausing and (self.linked or not iteration):
+            self.paused = True
+            if not self.linked:
+                self._world.report(self, Paused(self.node, self._world.clock.now))
+            return
+        more = bool(self._stream) and (not iteration or self._stream[0][0] == iteration.samples[0][0])
+        if iteration and (not more or iteration.steps >= self._local_steps) and not self._travelling:
+            self._submit(iteration)
+        elif more:
+            self._train(iteration or _Iteration(self._world.updates))
+
+    def _train(self, iteration: _Iteration) -> None:
+        epoch = self._stream[0][0]
+        batch: list[tuple[int, int]] = []
+        while self._stream and self._stream[0][0] == epoch and len(batch) < self._world.settings.batch_size:
+            batch.append(self._stream.popleft())
+        speed = self.told.speed * (self.told.drift if self._world.clock.now >= self.told.drift_at else 1.0)
+        seconds = len(batch) / speed
+
+        def trained() -> None:
+            if self.dead or self._failed:
+                return
+            if self._warm:  # the first step of an agent is not timed
+                iteration.timed_samples += len(batch)
+                iteration.timed_seconds += seconds
+            self._warm = True
+            self.trained += len(batch)
+            iteration.seconds += seconds
+            iteration.samples.extend(batch)
+            iteration.steps += 1
+            self._iteration = iteration
+            self._busy = False
+            self._proceed()
+
+        self._busy = True
+        self.later(seconds, trained)
+
+    # ---- submissions -------------------------------------------------------------------------------------------------
+
+    def _submit(self, iteration: _Iteration) -> None:
+        self._iteration = None
+        self._waits = self._world.settings.update == "sgwu"
+        if self.linked:
+            self._travelling = iteration
+            self.later(self.told.travel, lambda: self._arrive(iteration))
+            self._proceed()
+            return
+        merge = self._world.merge_seconds
+        report = self._commit(iteration, merge)
+        if self._ends_after_commit():
+            return
+
+        def merged() -> None:
+            if self.dead:
+                return
+            self._count_update()
+            self._busy = False
+            self._world.report(self, report)
+            self._proceed()
+
+        self._busy = True
+        self.later(merge, merged)
+
+    def _arrive(self, iteration: _Iteration) -> None:
+        """What a dead node had sent arrives as well, until its generation is refused."""
+        if self.cut:
+            return
+        if self.holding:
+            self._held = iteration
+        else:
+            self._land(iteration)
+
+    def _land(self, iteration: _Iteration) -> None:
+        if self.cut:
+            return
+        report = self._commit(iteration, 0.0)
+        self._count_update()
+        self._travelling = None
+        if not self._ends_after_commit():
+            self._world.report(self, report)
+            self._proceed()
+
+    def _count_update(self) -> None:
+        if self._world.settings.update != "sgwu":
+            self._world.updates += 1
+
+    def _commit(self, iteration: _Iteration, merge_seconds: float) -> Submitted:
+        """Enter a submission into the books and shared memory; returns the report of it."""
+        world = self._world
+        epoch, samples = iteration.samples[0][0], len(iteration.samples)
+        seen = world.seen.setdefault(epoch, np.zeros(world.settings.samples, np.int64))
+        for _, sample in iteration.samples:
+            seen[sample] += 1
+        correct = int(world.random.integers(0, samples + 1))
+        self.sequence += 1
+        self.committed += samples
+        self.quality = correct / samples
+        self._commits += 1
+        world.submissions += 1
+        if world.settings.update == "sgwu":
+            assert not self.staged, "a node staged over a submission not merged"
+            self.staged = True
+        return Submitted(
+            node=self.node,
+            time=world.clock.now + merge_seconds,
+            sequence=self.sequence,
+            samples_committed=self.committed,
+            epoch=epoch,
+            samples=samples,
+            loss_sum=float(samples),
+            correct=correct,
+            staleness=world.updates - iteration.base_version,
+            compute_seconds=iteration.seconds,
+            wait_seconds=0.0,
+            communication_seconds=merge_seconds,
+            timed_samples=iteration.timed_samples,
+            timed_seconds=iteration.timed_seconds + (merge_seconds if iteration.timed_samples else 0.0),
+            transfer_seconds=self.told.travel,
+        )
+
+    # ---- its end -----------------------------------------------------------------------------------------------------
+
+    def _ends_after_commit(self) -> bool:
+        fated = self.life < self.told.deaths and self._commits == self.told.fate_after_commit
+        if fated:
+            self._meet_fate()
+        return fated
+
+    def _meet_fate(self) -> None:
+        if self.dead or self.stopped:
+            return
+        match self.told.fate:
+            case "dies":
+                self._world.lose(self, "killed")
+            case "hangs":
+                self.dead = True
+            case "fails":
+                self._world.report(self, Failed(self.node, self._world.clock.now, "out of memory"))
+                self._failed = True  # it waits for its end

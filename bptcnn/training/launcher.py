@@ -1,0 +1,120 @@
+"""Starts a run's agents, each over its transport, and owns the memory that they share."""
+
+from bptcnn.data import Dataset, Samples, order
+from bptcnn.data.content import digest
+from bptcnn.memory import SharedMemory, WeightBuffer
+from bptcnn.networks import Network
+from bptcnn.nodes import (
+    AgentConfiguration,
+    HostConfiguration,
+    LocalConfiguration,
+    LocalNode,
+    Node,
+    RemoteNode,
+    SampleSource,
+    SharedArray,
+    Wire,
+    choose_wire,
+)
+from bptcnn.training.members import Member
+from bptcnn.training.run_folder import RunFolder
+from bptcnn.training.settings import TrainSettings
+
+
+class Launcher:
+    """The weight buffer, the samples in shared memory where local nodes want them, and a new agent for any member."""
+
+    def __init__(
+        self,
+        network: Network,
+        settings: TrainSettings,
+        members: tuple[Member, ...],
+        dataset: Dataset,
+        train: Samples,
+        folder: RunFolder,
+    ) -> None:
+        """Allocate; raise UserError where memory is too small. `train` are the dataset's training images to use."""
+        self._network, self._settings, self._members = network, settings, members
+        self._dataset, self._folder = dataset, folder
+        self._shared: list[SharedMemory | WeightBuffer] = []
+        self._samples: tuple[SharedArray, SharedArray] | None = None
+        self._source: SampleSource | None = None
+        self.buffer = WeightBuffer.create(network.size, len(members))
+        self._shared.append(self.buffer)
+        try:
+            if any(member.host is None for member in members):
+                self._share(train.take(order(len(train), settings.seed)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _share(self, samples: Samples) -> None:
+        images, images_memory = SharedArray.put(samples.images, "images")
+        self._shared.append(images_memory)
+        labels, labels_memory = SharedArray.put(samples.labels, "labels")
+        self._shared.append(labels_memory)
+        self._samples = images, labels
+
+    def start(self, index: int) -> Node:
+        """Start the agent of node `index`; raise UserError where the system does not let us."""
+        member = self._members[index]
+        log = self._folder.logs / f"{member.name}.log"
+        if member.host is None:
+            return LocalNode(self._local(index, member), log)
+        return RemoteNode(member.host, self._remote(index, member), self.buffer, self._dataset.train, log)
+
+    def _local(self, index: int, member: Member) -> LocalConfiguration:
+        assert self._samples is not None
+        images, labels = self._samples
+        return LocalConfiguration(
+            **vars(self._common(index, member)),
+            nodes=len(self._members),
+            weights_fd=self.buffer.fd,
+            images=images,
+            labels=labels,
+        )
+
+    def _remote(self, index: int, member: Member) -> HostConfiguration:
+        return HostConfiguration(
+            **vars(self._common(index, member)), samples=self._sample_source(), wire=self.wire(member)
+        )
+
+    def wire(self, member: Member) -> Wire:
+        """Return how weights travel to a host: as the settings say, else by its bandwidth."""
+        if self._settings.wire is not None:
+            return self._settings.wire
+        return choose_wire(self._network.size, member.bandwidth or 0.0)  # unknown: as on a slow link
+
+    def _common(self, index: int, member: Member) -> AgentConfiguration:
+        settings = self._settings
+        return AgentConfiguration(
+            node=index,
+            name=member.name,
+            speed=member.speed,
+            threads=member.threads,
+            network=self._network,
+            batch_size=settings.batch_size,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+            update=settings.update,
+            staleness=settings.staleness,
+        )
+
+    def _sample_source(self) -> SampleSource:
+        if self._source is None:
+            content = self._dataset.train
+            self._source = SampleSource(
+                digest(content),
+                self._dataset.source,
+                content.images.dtype.str,
+                content.images.shape,
+                self._settings.validation,
+                self._settings.seed,
+            )
+        return self._source
+
+    def close(self) -> None:
+        """Free the memory; safe to call again."""
+        for memory in self._shared:
+            memory.close()
+        self._shared.clear()

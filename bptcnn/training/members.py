@@ -1,0 +1,111 @@
+"""Who takes part in a run: the local nodes of `nodes`, and the hosts of a hosts file after a look at each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bptcnn.errors import UserError
+from bptcnn.networks import Network
+from bptcnn.nodes import Host, HostReport, Question, needs_same_python, read_hosts
+from bptcnn.nodes.preflight import preflight
+from bptcnn.outer import NodeProfile
+from bptcnn.profiling import NodeSpeed, comparable_speeds, find_profile, node_speed, usable_cores
+from bptcnn.training.progress import Observer
+from bptcnn.training.settings import TrainSettings
+
+_UNKNOWN = NodeSpeed(None, 1.0)  # of a host that was not reached: replaced by the others' mean
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node of a run. `host` None: a local process, of `speed` and `threads`; threads 0: the host's usable cores.
+
+    `absent`: why a host cannot be used at the start; it may come later if `may_return`. `bandwidth`: bytes/s to it.
+    """
+
+    name: str
+    speed: float
+    threads: int
+    expected: NodeSpeed
+    host: Host | None = None
+    absent: str | None = None
+    may_return: bool = False
+    bandwidth: float | None = None
+
+
+def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
+    """Return the run's nodes; raise UserError where none can be used, or one cannot and `require_all` is set."""
+    hosts = read_hosts(Path(settings.hosts)) if settings.hosts is not None else ()
+    threads = settings.threads or max(1, usable_cores() // max(1, len(settings.nodes)))
+    members = [
+        Member(f"node{j}", speed, threads, _local_speed(network, settings, threads))
+        for j, speed in enumerate(settings.nodes)
+    ]
+    if hosts:
+        members += _from_hosts(hosts, network, settings, observer)
+    names = [member.name for member in members]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UserError(f"two nodes are called {min(twice)}: give the host another name in {settings.hosts}")
+    return tuple(members)
+
+
+def profiles(members: tuple[Member, ...]) -> tuple[NodeProfile, ...]:
+    """Return each node's expected speed, in units that compare."""
+    known = [member.expected for member in members if member.expected is not _UNKNOWN]
+    mean = sum(speed.cores_times_clock for speed in known) / len(known) if known else 1.0
+    expected = [NodeSpeed(None, mean) if member.expected is _UNKNOWN else member.expected for member in members]
+    speeds = comparable_speeds(expected)
+    return tuple(NodeProfile(member.name, full * member.speed) for member, full in zip(members, speeds, strict=True))
+
+
+def _local_speed(network: Network, settings: TrainSettings, threads: int) -> NodeSpeed:
+    return node_speed(network.name, settings.batch_size, threads, find_profile(), network.input_shape)
+
+
+def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettings, observer: Observer) -> list[Member]:
+    observer.setup(f"looking at {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
+    question = Question(network.name, settings.batch_size, network.input_shape, settings.threads)
+    asked = [replace(host, threads=host.threads or settings.threads) for host in hosts]
+    reports = preflight(asked, question)
+    pickled = needs_same_python(network)
+    members = []
+    for report in reports:
+        reason, may_return = _obstacle(report, pickled)
+        host = report.host
+        if reason is not None and settings.require_all:
+            raise UserError(f"{host.name} cannot train: {reason}")
+        if reason is not None:
+            observer.warning(
+                f"{host.name} is left out for now: {reason}" if may_return else f"{host.name} is left out: {reason}"
+            )
+        facts = report.facts
+        if host.local:
+            threads = host.threads or usable_cores()
+            members.append(Member(host.name, 1.0, threads, _local_speed(network, settings, threads)))
+            continue
+        members.append(
+            Member(
+                name=host.name,
+                speed=1.0,
+                threads=host.threads or 0,
+                expected=facts.speed if facts and facts.speed else _UNKNOWN,
+                host=host,
+                absent=reason,
+                may_return=may_return,
+                bandwidth=min(facts.link.upload, facts.link.download) if facts and facts.link else None,
+            )
+        )
+    if not settings.nodes and all(member.absent for member in members):
+        raise UserError(f"no host of {settings.hosts} can train: {members[0].name}: {members[0].absent}")
+    return members
+
+
+def _obstacle(report: HostReport, pickled: bool) -> tuple[str | None, bool]:
+    """Return why a host cannot train, and whether that may pass."""
+    hard = [problem for problem in report.problems if problem.hard]
+    if hard:
+        return f"{hard[0].what}: {hard[0].remedy}", all(problem.passing for problem in hard)
+    if pickled and report.facts is not None and not report.facts.same_python:
+        found = report.facts.python_version
+        return f"it runs Python {found}, and this network is Python code: use the same minor version as here", False
+    return None, False

@@ -1,0 +1,100 @@
+"""Hosts that were lost, or were not there at the start: tried again and again until they are back.
+
+away --its time has come--> starting --Ready--> back
+  ^                            |
+  +---- waits longer ----------+-- it fails for good --> abandoned
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bptcnn.nodes import Node, NodeGone
+from bptcnn.outer import Failed, NodeEvent, Ready
+
+_FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0  # between attempts: doubled each time
+_SILENT_SECONDS = 20.0  # an attempt that shows no sign of life for so long has failed
+_MOST_FAILURES = 5  # in a row, that are not the network's
+
+
+@dataclass
+class _Away:
+    """One host: when to try next, and the attempt under way."""
+
+    next: float
+    wait: float = _FIRST_SECONDS
+    failures: int = 0
+    node: Node | None = None
+    heard: float = 0.0
+
+
+@dataclass
+class Outcome:
+    """What came of looking after the hosts: (index, node) that are back, (index, why) that never will be."""
+
+    back: list[tuple[int, Node]] = field(default_factory=list)
+    abandoned: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Returns:
+    """Looks after the hosts that are away. `start` starts node j's agent; `may_start`: whether its place is free."""
+
+    def __init__(self, start: Callable[[int], Node], may_start: Callable[[int], bool]) -> None:
+        self._start, self._may_start = start, may_start
+        self._away: dict[int, _Away] = {}
+
+    def add(self, index: int) -> None:
+        """Try to bring a host back from now on."""
+        self._away[index] = _Away(time.monotonic() + _FIRST_SECONDS)
+
+    def attend(self) -> Outcome:
+        """Do what is due, without waiting; called several times a second."""
+        outcome = Outcome()
+        now = time.monotonic()
+        for index, away in list(self._away.items()):
+            if away.node is None:
+                if now >= away.next and self._may_start(index):
+                    away.node, away.heard = self._start(index), now
+                continue
+            try:
+                events = away.node.receive()
+            except NodeGone as gone:
+                self._failed(index, away, gone, outcome)
+                continue
+            if events:
+                away.heard = now
+            self._progress(index, away, events, outcome)
+        return outcome
+
+    def _progress(self, index: int, away: _Away, events: list[NodeEvent], outcome: Outcome) -> None:
+        assert away.node is not None
+        for event in events:
+            match event:
+                case Ready():
+                    outcome.back.append((index, away.node))
+                    del self._away[index]
+                    return
+                case Failed(reason=reason):
+                    self._failed(index, away, NodeGone(reason), outcome)
+                    return
+        if time.monotonic() - away.heard > _SILENT_SECONDS:
+            self._failed(index, away, NodeGone("silent while it started", may_return=True), outcome)
+
+    def _failed(self, index: int, away: _Away, gone: NodeGone, outcome: Outcome) -> None:
+        assert away.node is not None
+        away.node.kill()
+        away.node = None
+        away.failures = 0 if gone.may_return else away.failures + 1
+        if away.failures >= _MOST_FAILURES:
+            outcome.abandoned.append((index, str(gone)))
+            del self._away[index]
+            return
+        away.wait = min(_LONGEST_SECONDS, 2.0 * away.wait)
+        away.next = time.monotonic() + away.wait
+
+    def close(self) -> None:
+        """End all attempts; safe to call again."""
+        for away in self._away.values():
+            if away.node is not None:
+                away.node.kill()
+        self._away.clear()
