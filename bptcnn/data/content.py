@@ -44,6 +44,7 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 _WRITING = ".writing-"
 _FOREIGN_SECONDS = 86400.0  # another host's writer cannot be looked up: nobody pauses a transfer for a day
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_ATTEMPTS = 20  # others may put a damaged entry in the way again and again, but not for ever
 
 
 def digest(samples: Samples) -> str:
