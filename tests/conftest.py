@@ -9,6 +9,7 @@ import faulthandler
 import gc
 import multiprocessing.resource_tracker
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,10 +34,14 @@ SHARED_NAMES = ("bptcnn", "psm_", "sem.mp", "pymp")  # ours and multiprocessing'
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tracebacks of crashes, here and in the processes that tests start."""
+    """Tracebacks of crashes, and signals that have their effect, here and in the processes that tests start."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
     os.environ["PYTHONFAULTHANDLER"] = "1"
+    # tests interrupt programs, which inherit what is ignored here: SIGINT in a shell's background, SIGHUP under nohup
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _threads() -> frozenset[str]:
