@@ -1,169 +1,173 @@
-"""The tasks of a step, over a network's storage.
+"""The tasks of a step, in program order; what each reads and writes says which must come before it.
 
-Forward and backward tasks of a convolution cover the same ranges of images, so a chain over one range stays on the
-thread that began it.
+Forward and backward tasks of an operation cover the same ranges of images, so a chain over one range stays on the thread
+that began it, in its cache.
 """
 
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from bptcnn.inner.arena import Span
 from bptcnn.inner.executor import end_of_step
 from bptcnn.inner.graph import GraphBuilder, Task, TaskGraph
-from bptcnn.inner.operations import Convolution, FullyConnected, Operation
-from bptcnn.inner.records import Records
-from bptcnn.inner.storage import Storage, split
-from bptcnn.kernels import convolution, convolution_gradients, dense, loading, loss, pooling, update
-from bptcnn.kernels.unit import COLUMNS
+from bptcnn.inner.plan import Plan, split
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, RATE, SAMPLES
+from bptcnn.kernels import loading, loss, update
+from bptcnn.networks import Parameter
 
-_SPAN = 32768  # weights in one reduction or update task: 128 KiB
-_NS_PER_MULTIPLY_ADD = 0.01  # first estimates, replaced by measured costs
-_NS_PER_ELEMENT = 0.2
+SPAN = 32768  # weights in one reduction or update task: 128 KiB
+NS_PER_MULTIPLY_ADD = 0.01  # first estimates, replaced by measured costs
+NS_PER_ELEMENT = 0.2
 
 
-class Done:
-    """Which task finishes which images of an activation."""
+@dataclass(frozen=True)
+class _Access:
+    begin: int
+    end: int
+    task: int
+    writes: bool
+
+
+class Hazards:
+    """Remembers who reads and writes what, and finds the tasks that a further one must wait for.
+
+    A reader waits for the last writers, a writer for the last writers and everybody who has read since.
+    """
 
     def __init__(self) -> None:
-        self._entries: list[tuple[int, int, int]] = []
+        self._accesses: dict[Hashable, list[_Access]] = {}
 
-    def add(self, first: int, last: int, task: int) -> None:
-        """Images [first, last) need `task`."""
-        self._entries.append((first, last, task))
+    def before(self, reads: Iterable[Span], writes: Iterable[Span]) -> set[int]:
+        """Return the tasks that collide with these accesses."""
+        found = {a.task for span in reads for a in self._over(span) if a.writes}
+        return found | {a.task for span in writes for a in self._over(span)}
 
-    def over(self, first: int, last: int) -> list[int]:
-        """Return the tasks that images [first, last) need."""
-        return [task for begin, end, task in self._entries if begin < last and first < end]
+    def record(self, task: int, reads: Iterable[Span], writes: Iterable[Span]) -> None:
+        """Remember a task's accesses; those that a write covers are forgotten."""
+        for span in reads:
+            self._accesses.setdefault(span.buffer, []).append(_Access(span.begin, span.end, task, False))
+        for span in writes:
+            kept = [
+                a
+                for a in self._accesses.get(span.buffer, ())
+                if a.begin < span.begin or a.end > span.end or a.task == task
+            ]
+            self._accesses[span.buffer] = [*kept, _Access(span.begin, span.end, task, True)]
 
-    def all(self) -> list[int]:
-        """Return all tasks."""
-        return [task for _, _, task in self._entries]
+    def _over(self, span: Span) -> list[_Access]:
+        return [a for a in self._accesses.get(span.buffer, ()) if a.begin < span.end and span.begin < a.end]
 
 
 class StepBuilder:
-    """Builds the task graph of one step."""
+    """Builds the task graph of one step: forward, and where the plan is for training, loss, backward and update."""
 
-    def __init__(self, storage: Storage, records: Records) -> None:
-        self._storage = storage
-        self._records = records
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self._builder = GraphBuilder()
+        self._hazards = Hazards()
 
     def build(self) -> TaskGraph:
-        """Return the graph: forward, and where the storage is for training, loss, backward and update."""
-        records = [self._records.operation(index, op) for index, op in enumerate(self._storage.operations)]
-        done = self._add_loading()
-        for index, op in enumerate(self._storage.operations):
-            done = self._add_forward(records[index], index, op, done)
-        if self._storage.training:
-            self._add_backward(records, self._add_loss(done))
+        """Return the graph."""
+        self._load()
+        for op in self.plan.operations:
+            op.forward(self)
+        if self.plan.training:
+            self._loss()
+            for op in reversed(self.plan.operations):
+                op.backward(self)
         return self._builder.build(end_of_step)
 
-    def _add_loading(self) -> Done:
-        record = self._records.loading()
-        elements = self._storage.activations[0].elements
-        done = Done()
-        for first, last in self._storage.ranges:
-            cost = (last - first) * elements * _NS_PER_ELEMENT
-            task = Task("load", loading.load_images, record, first, last, 0, cost)
-            done.add(first, last, self._builder.add(task, ()))
-        return done
+    # ---- what operations add -----------------------------------------------------------------------------------------
 
-    def _add_forward(self, record: int, index: int, op: Operation, ready: Done) -> Done:
-        done = Done()
-        if isinstance(op, FullyConnected):
-            cost = self._storage.batch * op.multiply_adds * _NS_PER_MULTIPLY_ADD
-            panels = -(-op.outputs // COLUMNS)
-            for first in range(panels):
-                task = Task(f"{op.name} forward", dense.dense, record, first, first + 1, 0, cost / panels)
-                done.add(0, self._storage.batch, self._builder.add(task, ready.all()))
-            return done
-        packing: list[int] = []
-        if isinstance(op, Convolution):
-            kernel = convolution.convolve
-            cost = op.multiply_adds * _NS_PER_MULTIPLY_ADD
-            packing = self._add_packing(record, op, backward=False)
-        else:
-            kernel, cost = pooling.pool, self._storage.activations[index].elements * _NS_PER_ELEMENT
-        for first, last in self._storage.ranges:
-            task = Task(f"{op.name} forward", kernel, record, first, last, 0, (last - first) * cost)
-            done.add(first, last, self._builder.add(task, [*ready.over(first, last), *packing]))
-        return done
+    def add(
+        self,
+        label: str,
+        kernel: int,
+        record: int,
+        ranged: tuple[int, int],
+        cost: float,
+        reads: Sequence[Span],
+        writes: Sequence[Span],
+        part: int = 0,
+    ) -> int:
+        """Add a task over `ranged`; `cost` is a first estimate in nanoseconds."""
+        task = Task(label, kernel, record, *ranged, part, cost)
+        index = self._builder.add(task, self._hazards.before(reads, writes))
+        self._hazards.record(index, reads, writes)
+        return index
 
-    def _add_packing(self, record: int, op: Convolution, backward: bool) -> list[int]:
-        kernel = convolution_gradients.pack_backward if backward else convolution.pack_forward
-        panels = self._storage.backward_panels(op) if backward else -(-op.conv_shape[2] // COLUMNS)
-        cost = op.filter.size * _NS_PER_ELEMENT / panels
-        label = f"{op.name} pack {'backward' if backward else 'forward'}"
-        return [self._builder.add(Task(label, kernel, record, p, p + 1, 0, cost), ()) for p in range(panels)]
+    def over_images(
+        self,
+        label: str,
+        kernel: int,
+        record: int,
+        cost: float,
+        reads: Callable[[int, int], Sequence[Span]],
+        writes: Callable[[int, int], Sequence[Span]],
+    ) -> None:
+        """Add a task per range of images, numbered as parts; `cost` is that of one image."""
+        for part, (first, last) in enumerate(self.plan.ranges):
+            spans = reads(first, last), writes(first, last)
+            self.add(label, kernel, record, (first, last), (last - first) * cost, *spans, part=part)
 
-    def _add_loss(self, ready: Done) -> Done:
-        record = self._records.loss()
-        cost = self._storage.batch * self._storage.activations[-1].elements * 10.0
-        done = Done()
-        task = Task("loss", loss.softmax_cross_entropy, record, 0, self._storage.batch, 0, cost)
-        done.add(0, self._storage.batch, self._builder.add(task, ready.all()))
-        return done
+    def update(self, name: str, parameter: Parameter) -> None:
+        """Add the tasks that update a parameter by its gradient."""
+        for first, last in split(parameter.size, -(-parameter.size // SPAN)):
+            self.update_span(name, parameter, first, last)
 
-    def _add_backward(self, records: list[int], ready: Done) -> None:
-        sgd = self._records.update()
-        for index in range(len(self._storage.operations) - 1, -1, -1):
-            op, record = self._storage.operations[index], records[index]
-            if isinstance(op, FullyConnected):
-                ready = self._add_dense_backward(record, index, op, ready, sgd)
-            elif isinstance(op, Convolution):
-                ready = self._add_convolution_backward(record, index, op, ready, sgd)
-            elif index > 0:
-                done = Done()
-                for first, last in self._storage.ranges:
-                    cost = (last - first) * self._storage.activations[index].elements * _NS_PER_ELEMENT
-                    task = Task(f"{op.name} backward", pooling.pool_backward, record, first, last, 0, cost)
-                    done.add(first, last, self._builder.add(task, ready.over(first, last)))
-                ready = done
+    def update_span(self, name: str, parameter: Parameter, begin: int, end: int) -> None:
+        """Add the task that updates elements [begin, end), counted from a parameter on, by their gradient."""
+        spans = [self.plan.parameter_span(vector, parameter, begin, end) for vector in ("gradient", "weights", "velocity")]
+        ranged = (parameter.offset + begin, parameter.offset + end)
+        record = self.plan.record_address("update")
+        self.add(f"{name} update", update.sgd, record, ranged, (end - begin) * NS_PER_ELEMENT, spans[:1], spans[1:])
 
-    def _add_dense_backward(self, record: int, index: int, op: FullyConnected, ready: Done, sgd: int) -> Done:
-        elements = self._storage.batch * op.outputs
-        mask = Task(f"{op.name} mask", dense.dense_gradient, record, 0, 1, 0, elements * _NS_PER_ELEMENT * 2)
-        masked = self._builder.add(mask, ready.all())
-        done = Done()
-        rows = max(1, _SPAN // op.outputs)
-        spans = split(op.inputs, -(-op.inputs // rows))
-        for first, last in spans:
-            cost = (last - first) * elements * _NS_PER_MULTIPLY_ADD
-            reads: list[int] = []
-            if index > 0:
-                task = Task(f"{op.name} by input", dense.dense_gradient_by_input, record, first, last, 0, cost)
-                reads = [self._builder.add(task, [masked])]
-                done.add(0, self._storage.batch, reads[0])
-            task = Task(f"{op.name} by weight", dense.dense_gradient_by_weight, record, first, last, 0, cost)
-            computed = self._builder.add(task, [masked])
-            begin = op.weights.offset + first * op.outputs
-            self._add_update(op.name, sgd, begin, begin + (last - first) * op.outputs, [*reads, computed])
-        if op.bias:
-            self._add_update(op.name, sgd, op.bias.offset, op.bias.offset + op.bias.size, [masked])
-        return done
+    # ---- what every step has -----------------------------------------------------------------------------------------
 
-    def _add_convolution_backward(self, record: int, index: int, op: Convolution, ready: Done, sgd: int) -> Done:
-        packing = self._add_packing(record, op, backward=True) if index > 0 else []
-        parts = self._storage.parts(op)
-        cost = op.multiply_adds * _NS_PER_MULTIPLY_ADD * (2 if index > 0 else 1)
-        done = Done()
-        for part, (first, last) in enumerate(parts):
-            task = Task(
-                f"{op.name} backward",
-                convolution_gradients.convolve_backward,
-                record,
-                first,
-                last,
-                part,
-                (last - first) * cost,
-            )
-            done.add(first, last, self._builder.add(task, [*ready.over(first, last), *packing]))
-        size = op.filter.size + (op.bias.size if op.bias else 0)
-        reduction = self._records.reduction(index, op)
-        spans = split(size, -(-size * len(parts) // _SPAN))
-        for first, last in spans:
-            cost = (last - first) * len(parts) * _NS_PER_ELEMENT
-            task = Task(f"{op.name} reduce", update.reduce_partials, reduction, first, last, 0, cost)
-            reduced = self._builder.add(task, done.all())
-            self._add_update(op.name, sgd, op.filter.offset + first, op.filter.offset + last, [reduced])
-        return done
+    def _load(self) -> None:
+        plan, settings = self.plan, self.plan.settings
+        target = plan.layout(0)
+        record = plan.keep(
+            "load",
+            loading.LOADING,
+            batch=settings.word(IMAGES),
+            samples=settings.word(SAMPLES),
+            bytes=settings.word(BYTES),
+            order=settings.word(ORDER),
+            rows=target.shape[0],
+            line=target.shape[1] * target.shape[2],
+            output=plan.inside(0),
+            output_image=target.image,
+            output_row=target.row,
+        )
+        cost = target.elements * NS_PER_ELEMENT
+        self.over_images(
+            "load", loading.load_images, record, cost, lambda *_: (), lambda first, last: [plan.values(0, first, last)]
+        )
 
-    def _add_update(self, name: str, sgd: int, first: int, last: int, after: list[int]) -> None:
-        cost = (last - first) * _NS_PER_ELEMENT
-        self._builder.add(Task(f"{name} update", update.sgd, sgd, first, last, 0, cost), after)
+    def _loss(self) -> None:
+        plan, settings = self.plan, self.plan.settings
+        elements = plan.layout(plan.result).elements
+        record = plan.keep(
+            "loss",
+            loss.LOSS,
+            batch=settings.word(IMAGES),
+            labels=settings.word(LABELS),
+            order=settings.word(ORDER),
+            logits=plan.inside(plan.result),
+            classes=elements,
+            gradient=plan.gradient(plan.result),
+            loss=settings.number(LOSS),
+            correct=settings.word(CORRECT),
+        )
+        plan.keep(
+            "update",
+            update.UPDATE,
+            settings=settings.number(RATE),
+            weights=plan.arena.address("weights"),
+            gradient=plan.arena.address("gradient"),
+            velocity=plan.arena.address("velocity"),
+        )
+        everything = (0, plan.batch)
+        reads, writes = [plan.values(plan.result, *everything)], [plan.gradients(plan.result, *everything)]
+        self.add("loss", loss.softmax_cross_entropy, record, everything, plan.batch * elements * 10.0, reads, writes)

@@ -1,0 +1,272 @@
+"""The convolution of a step: with bias, rectifier and pooling, where it has them; its gradients, and its weight update."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bptcnn.inner.arena import FLOAT, Span
+from bptcnn.inner.operation import Operation
+from bptcnn.inner.plan import Plan, split
+from bptcnn.inner.step_settings import IMAGES, RATE
+from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, SPAN, StepBuilder
+from bptcnn.inner.values import Halo, window_halo
+from bptcnn.kernels import convolution, convolution_gradients, update
+from bptcnn.kernels.convolution_gradients import folds
+from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.networks import Parameter
+from bptcnn.networks.layers import Pair
+
+_PARTIAL_BYTES = 32 << 20  # most memory for one layer's partial sums
+
+
+@dataclass(frozen=True)
+class Convolution(Operation):
+    """Convolution, bias, rectifier and pooling (rows, columns)."""
+
+    in_shape: tuple[int, int, int]
+    kernel: Pair
+    stride: Pair
+    pads: tuple[Pair, Pair]
+    conv_shape: tuple[int, int, int]  # before pooling
+    out_shape: tuple[int, int, int]
+    pool: Pair | None
+    rectified: bool
+    filter: Parameter
+    bias: Parameter | None
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one image's forward pass; each gradient takes as many."""
+        rows, columns, filters = self.conv_shape
+        return rows * columns * filters * self.kernel[0] * self.kernel[1] * self.in_shape[2]
+
+    @property
+    def folded(self) -> bool:
+        """Whether the gradient by input goes by window rows."""
+        return folds(self.in_shape[2], self.kernel[1])
+
+    @property
+    def backward_panels(self) -> int:
+        """Panels of packed filters for the gradient by input."""
+        columns = self.in_shape[2] * (self.kernel[1] if self.folded else 1)
+        return -(-columns // COLUMNS)
+
+    @property
+    def part_size(self) -> int:
+        """Elements of one partial sum: filter and bias gradient."""
+        return self.filter.size + self.conv_shape[2]
+
+    def halo(self, position: int) -> Halo:
+        """The padding."""
+        return window_halo(
+            (self.in_shape[0], self.in_shape[1]),
+            self.kernel,
+            self.stride,
+            self.pads,
+            (self.conv_shape[0], self.conv_shape[1]),
+            0.0,
+        )
+
+    def parts(self, plan: Plan) -> list[tuple[int, int]]:
+        """Return the image ranges of the backward tasks: fewer where partial sums take much memory."""
+        most = max(1, _PARTIAL_BYTES // (FLOAT * self.part_size))
+        return plan.ranges if len(plan.ranges) <= most else split(plan.batch, most)
+
+    # ---- buffers and records -----------------------------------------------------------------------------------------
+
+    def reserve(self, plan: Plan) -> None:
+        """Reserve packed filters, choices, scratch and partial sums."""
+        arena, wanted = plan.arena, plan.wants_gradient(self.inputs[0])
+        _, columns, channels = self.conv_shape
+        window = self.kernel[0] * self.kernel[1]
+        arena.reserve((self.name, "forward panels"), window * self.in_shape[2] * _rounded(channels))
+        if self.pool:
+            arena.reserve((self.name, "scratch"), plan.workers * self.pool[0] * columns * channels)
+        if not plan.training:
+            return
+        if self.pool:
+            arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
+        if wanted:
+            taps = self.kernel[0] if self.folded else window
+            arena.reserve((self.name, "backward panels"), taps * channels * COLUMNS * self.backward_panels)
+        if wanted and self.folded:
+            arena.reserve((self.name, "folding"), plan.workers * self._folding_size())
+        halo = _gradient_halo(self)
+        arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels)
+        arena.reserve((self.name, "partials"), len(self.parts(plan)), FLOAT * self.part_size)
+
+    def _folding_size(self) -> int:
+        """Elements of a worker's scratch for folding: an image of window rows, and a row of the input."""
+        rows, _, channels = self.in_shape
+        outputs, window = self.conv_shape[1], self.kernel[1] * channels
+        reach = max(
+            (outputs - 1) * self.stride[1] * channels + window, (self.pads[1][0] + self.in_shape[1]) * channels
+        )
+        return rows * outputs * window + reach
+
+    def record(self, plan: Plan) -> None:
+        """Fill the records of the convolution and of its reduction."""
+        (source,), target = self.inputs, self.output
+        arena, taken, made = plan.arena, plan.layout(source), plan.layout(target)
+        halo = _gradient_halo(self)
+        gradient_row = halo.columns * self.conv_shape[2]
+        window_row = np.arange(self.kernel[1] * self.in_shape[2])
+        plan.keep(
+            self.name,
+            convolution.CONVOLUTION,
+            batch=plan.settings.word(IMAGES),
+            input=arena.address(("value", source)) + FLOAT * taken.before((self.pads[0][0], self.pads[1][0])),
+            input_image=taken.image,
+            input_row=taken.row,
+            channels=self.in_shape[2],
+            height=self.in_shape[0],
+            width=self.in_shape[1],
+            kernel_rows=self.kernel[0],
+            kernel_columns=self.kernel[1],
+            stride_rows=self.stride[0],
+            stride_columns=self.stride[1],
+            padding_top=self.pads[0][0],
+            padding_left=self.pads[1][0],
+            pixel_offsets=plan.table(np.arange(ROWS) * self.stride[1] * self.in_shape[2]),
+            gradient_offsets=plan.table(np.arange(ROWS) * self.conv_shape[2]),
+            tap_offsets=plan.table(np.arange(self.kernel[0])[:, None] * taken.row + window_row),
+            filters=plan.weights(self.filter),
+            forward_panels=arena.address((self.name, "forward panels")),
+            backward_panels=arena.address((self.name, "backward panels")),
+            bias=plan.weights(self.bias),
+            out_channels=self.conv_shape[2],
+            out_rows=self.conv_shape[0],
+            out_columns=self.conv_shape[1],
+            output=plan.inside(target),
+            output_image=made.image,
+            output_row=made.row,
+            pool_rows=self.pool[0] if self.pool else 0,
+            pool_columns=self.pool[1] if self.pool else 0,
+            pooled_rows=self.out_shape[0],
+            pooled_columns=self.out_shape[1],
+            choice=arena.address((self.name, "choice")),
+            rectified=self.rectified,
+            scratch=arena.address((self.name, "scratch")),
+            scratch_worker=self.pool[0] * self.conv_shape[1] * self.conv_shape[2] if self.pool else 0,
+            output_gradient=plan.gradient(target),
+            input_gradient=plan.gradient(source),
+            accumulate=plan.accumulates(self, 0),
+            folded=self.folded,
+            folding=arena.address((self.name, "folding")),
+            folding_worker=self._folding_size(),
+            gradient_scratch=arena.address((self.name, "gradient scratch")),
+            gradient_scratch_worker=halo.rows * gradient_row,
+            halo_top=halo.top,
+            halo_left=halo.left,
+            gradient_row=gradient_row,
+            partials=arena.address((self.name, "partials")),
+            part_size=self.part_size,
+            floor=0.0 if self.rectified else -np.inf,
+        )
+        if plan.training:
+            plan.keep(
+                f"{self.name} reduction",
+                update.REDUCTION,
+                partials=arena.address((self.name, "partials")),
+                parts=len(self.parts(plan)),
+                part_size=self.part_size,
+                gradient=plan.weights_gradient(self.filter),
+                settings=plan.settings.number(RATE),
+                weights=plan.weights(self.filter),
+                velocity=arena.address("velocity") + FLOAT * self.filter.offset,
+            )
+
+    # ---- tasks -------------------------------------------------------------------------------------------------------
+
+    def forward(self, step: StepBuilder) -> None:
+        """Pack the filters, then convolve ranges of images."""
+        plan, record = step.plan, step.plan.record_address(self.name)
+        self._pack(step, backward=False)
+        panels = plan.arena.whole((self.name, "forward panels"))
+
+        def reads(first: int, last: int) -> list[Span]:
+            return [plan.values(self.inputs[0], first, last), panels]
+
+        def writes(first: int, last: int) -> list[Span]:
+            return [plan.values(self.output, first, last), *self._choices(plan, first, last)]
+
+        cost = self.multiply_adds * NS_PER_MULTIPLY_ADD
+        step.over_images(f"{self.name} forward", convolution.convolve, record, cost, reads, writes)
+
+    def backward(self, step: StepBuilder) -> None:
+        """Both gradients by ranges of images, then the reduction with the weight update."""
+        plan, record = step.plan, step.plan.record_address(self.name)
+        (source,), wanted = self.inputs, plan.wants_gradient(self.inputs[0])
+        if wanted:
+            self._pack(step, backward=True)
+        parts = self.parts(plan)
+        cost = self.multiply_adds * NS_PER_MULTIPLY_ADD * (2 if wanted else 1)
+        for part, (first, last) in enumerate(parts):
+            reads = [plan.gradients(self.output, first, last), plan.values(source, first, last)]
+            reads += [plan.values(self.output, first, last), *self._choices(plan, first, last)]
+            writes = [plan.arena.span((self.name, "partials"), part, part + 1)]
+            if wanted:
+                reads.append(plan.arena.whole((self.name, "backward panels")))
+                writes.append(plan.gradients(source, first, last))
+            kernel = convolution_gradients.convolve_backward
+            step.add(
+                f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part
+            )
+        size = self.filter.size + (self.bias.size if self.bias else 0)
+        reduction = plan.record_address(f"{self.name} reduction")
+        sums = plan.arena.whole((self.name, "partials"))
+        for first, last in split(size, -(-size * len(parts) // SPAN)):
+            vectors = ("gradient", "weights", "velocity")
+            writes = [plan.parameter_span(vector, self.filter, first, last) for vector in vectors]
+            cost = (last - first) * len(parts) * NS_PER_ELEMENT
+            step.add(f"{self.name} update", update.reduce_and_update, reduction, (first, last), cost, [sums], writes)
+
+    def _pack(self, step: StepBuilder, backward: bool) -> None:
+        plan, record = step.plan, step.plan.record_address(self.name)
+        kernel = convolution_gradients.pack_backward if backward else convolution.pack_forward
+        panels = self.backward_panels if backward else -(-self.conv_shape[2] // COLUMNS)
+        what = "backward" if backward else "forward"
+        cost = self.filter.size * NS_PER_ELEMENT / panels
+        reads = [plan.parameter_span("weights", self.filter)]
+        packed = plan.arena.whole((self.name, f"{what} panels"))
+        for panel in range(panels):
+            writes = [packed.share(panel, panels)]
+            step.add(f"{self.name} pack {what}", kernel, record, (panel, panel + 1), cost, reads, writes)
+
+    def _choices(self, plan: Plan, first: int, last: int) -> list[Span]:
+        return [plan.arena.span((self.name, "choice"), first, last)] if self.pool and plan.training else []
+
+
+@dataclass(frozen=True)
+class _GradientHalo:
+    """Layout of one image of a convolution's output gradient, as the gradient by input reads it."""
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+
+
+def _gradient_halo(op: Convolution) -> _GradientHalo:
+    """Return the halo in which every phase of the gradient by input finds zeros around the output gradient."""
+    (top, bottom), (left, right) = (
+        _reach(op.in_shape[axis], op.kernel[axis], op.stride[axis], op.pads[axis][0], op.conv_shape[axis])
+        for axis in (0, 1)
+    )
+    return _GradientHalo(top, left, top + op.conv_shape[0] + bottom, left + op.conv_shape[1] + right)
+
+
+def _reach(size: int, kernel: int, stride: int, pad: int, outputs: int) -> tuple[int, int]:
+    """How far the phases (see kernels.convolution_gradients) read before the first and behind the last output."""
+    before = after = 0
+    for phase in range(min(stride, kernel)):
+        taps = -(-(kernel - phase) // stride)
+        first = -(-max(0, pad - phase) // stride)
+        last = (size - 1 + pad - phase) // stride
+        before = max(before, taps - 1 - first)
+        after = max(after, last - (outputs - 1))
+    return before, after
+
+
+def _rounded(channels: int) -> int:
+    return -(-channels // COLUMNS) * COLUMNS

@@ -1,0 +1,162 @@
+"""The batch normalisation of a step, with the addition and the rectifier that follow it, where they do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bptcnn.inner.arena import FLOAT, Span
+from bptcnn.inner.elementwise import pass_gradient
+from bptcnn.inner.operation import GradientUse, Operation
+from bptcnn.inner.plan import Plan, ranges_table
+from bptcnn.inner.step_settings import IMAGES, RATE
+from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
+from bptcnn.kernels import normalisation
+from bptcnn.networks import Parameter
+
+
+@dataclass(frozen=True)
+class Normalisation(Operation):
+    """Batch normalisation of input 0, plus input 1 if there is one, then the rectifier."""
+
+    rectified: bool
+    momentum: float
+    epsilon: float
+    scale: Parameter
+    offset: Parameter
+    mean: Parameter
+    log_variance: Parameter
+
+    @property
+    def undoes(self) -> bool:  # type: ignore[override]
+        """The sums of the backward pass undo the rectifier."""
+        return self.rectified
+
+    def gradient_use(self, position: int) -> GradientUse:
+        """What is added gets the gradient as it is."""
+        return "turns" if position == 0 else "passes"
+
+    def reserve(self, plan: Plan) -> None:
+        """Reserve sums and terms."""
+        channels = self.scale.size
+        plan.arena.reserve((self.name, "sums"), len(plan.ranges), FLOAT * 3 * channels)
+        plan.arena.reserve((self.name, "forward terms"), 4 * channels)
+        plan.arena.reserve((self.name, "backward terms"), 3 * channels)
+
+    def record(self, plan: Plan) -> None:
+        """Fill the record."""
+        taken, made = plan.layout(self.inputs[0]), plan.layout(self.output)
+        adds = len(self.inputs) > 1
+        more = plan.layout(self.inputs[1]) if adds else made
+        plan.keep(
+            self.name,
+            normalisation.NORMALISATION,
+            batch=plan.settings.word(IMAGES),
+            input=plan.inside(self.inputs[0]),
+            input_image=taken.image,
+            input_row=taken.row,
+            rows=taken.shape[0],
+            columns=taken.shape[1],
+            channels=taken.shape[2],
+            output=plan.inside(self.output),
+            output_image=made.image,
+            output_row=made.row,
+            addend=plan.inside(self.inputs[1]) if adds else 0,
+            addend_image=more.image,
+            addend_row=more.row,
+            rectified=self.rectified,
+            scale=plan.weights(self.scale),
+            offset=plan.weights(self.offset),
+            mean=plan.weights(self.mean),
+            log_variance=plan.weights(self.log_variance),
+            scale_gradient=plan.weights_gradient(self.scale),
+            offset_gradient=plan.weights_gradient(self.offset),
+            ranges=plan.table(ranges_table(plan.ranges)),
+            parts=len(plan.ranges),
+            sums=plan.arena.address((self.name, "sums")),
+            forward_terms=plan.arena.address((self.name, "forward terms")),
+            backward_terms=plan.arena.address((self.name, "backward terms")),
+            output_gradient=plan.gradient(self.output),
+            input_gradient=plan.gradient(self.inputs[0]),
+            accumulate=plan.training and plan.accumulates(self, 0),
+            settings=plan.settings.number(RATE),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+        )
+
+    def forward(self, step: StepBuilder) -> None:
+        """Statistics by ranges of images, put together, then applied."""
+        plan, record, cost = step.plan, step.plan.record_address(self.name), self._cost(step.plan)
+        terms = plan.arena.whole((self.name, "forward terms"))
+        parameters = [plan.parameter_span("weights", p) for p in (self.scale, self.offset)]
+        running = [plan.parameter_span("weights", p) for p in (self.mean, self.log_variance)]
+        everything = (0, self.scale.size)
+        if plan.training:
+            taken = self._images(plan.values, 0, plan)
+            step.over_images(f"{self.name} forward sums", normalisation.statistics, record, cost, taken, self._sums(plan))
+            sums = [plan.arena.whole((self.name, "sums"))]
+            kernel = normalisation.finish_statistics
+            step.add(f"{self.name} forward terms", kernel, record, everything, 1e3, [*sums, *parameters], [terms, *running])
+        else:
+            kernel = normalisation.use_running_statistics
+            step.add(f"{self.name} forward terms", kernel, record, everything, 1e3, [*parameters, *running], [terms])
+
+        def reads(first: int, last: int) -> list[Span]:
+            return [terms, *(plan.values(value, first, last) for value in self.inputs)]
+
+        made = self._images(plan.values, None, plan)
+        step.over_images(f"{self.name} forward", normalisation.normalise, record, 2 * cost, reads, made)
+
+    def backward(self, step: StepBuilder) -> None:
+        """Sums by ranges of images, put together, then the gradient by the input."""
+        plan, record, cost = step.plan, step.plan.record_address(self.name), self._cost(step.plan)
+        forward, backward = (plan.arena.whole((self.name, f"{what} terms")) for what in ("forward", "backward"))
+
+        def read(first: int, last: int) -> list[Span]:
+            spans = [plan.values(value, first, last) for value in (self.inputs[0], self.output)]
+            return [forward, *spans, *([] if self.rectified else [plan.gradients(self.output, first, last)])]
+
+        def summed(first: int, last: int) -> list[Span]:
+            undone = [plan.gradients(self.output, first, last)] if self.rectified else []
+            return [*self._sums(plan)(first, last), *undone]
+
+        step.over_images(f"{self.name} backward sums", normalisation.gradient_sums, record, 2 * cost, read, summed)
+        gradients = [plan.parameter_span("gradient", p) for p in (self.scale, self.offset)]
+        sums = plan.arena.whole((self.name, "sums"))
+        everything = (0, self.scale.size)
+        step.add(
+            f"{self.name} backward terms",
+            normalisation.finish_gradients,
+            record,
+            everything,
+            1e3,
+            [sums, forward],
+            [backward, *gradients],
+        )
+        for parameter in (self.scale, self.offset):
+            step.update(self.name, parameter)
+        if len(self.inputs) > 1:
+            pass_gradient(step, self, 1)
+        if not plan.wants_gradient(self.inputs[0]):
+            return
+
+        def needed(first: int, last: int) -> list[Span]:
+            return [backward, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
+
+        wanted = self._images(plan.gradients, 0, plan)
+        step.over_images(
+            f"{self.name} backward", normalisation.normalise_backward, record, 2 * cost, needed, wanted
+        )
+
+    def _cost(self, plan: Plan) -> float:
+        return plan.layout(self.inputs[0]).elements * NS_PER_ELEMENT
+
+    def _images(
+        self, spans: Callable[[int, int, int], Span], position: int | None, plan: Plan
+    ) -> Callable[[int, int], list[Span]]:
+        value = self.output if position is None else self.inputs[position]
+        return lambda first, last: [spans(value, first, last)]
+
+    def _sums(self, plan: Plan) -> Callable[[int, int], list[Span]]:
+        part = {images: index for index, images in enumerate(plan.ranges)}
+        return lambda first, last: [
+            plan.arena.span((self.name, "sums"), part[first, last], part[first, last] + 1)
+        ]

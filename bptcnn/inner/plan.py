@@ -1,0 +1,159 @@
+"""The plan of a step: which value lies where, which gradients share memory, and the records that kernels read.
+
+Which images make a task follows from network and batch size only, never from the number of threads, and so does the
+number of partial sums: a run repeats bit for bit on any number.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bptcnn.inner.arena import FLOAT, Arena, Span
+from bptcnn.inner.lowering import Lowered
+from bptcnn.inner.operation import Operation
+from bptcnn.inner.sharing import GradientSharing
+from bptcnn.inner.step_settings import StepSettings
+from bptcnn.inner.values import Layout, layout_for
+from bptcnn.networks import Parameter
+
+_RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
+
+
+class Plan:
+    """Buffers and records of `lowered` at one batch size; `training` adds those of the backward pass."""
+
+    def __init__(self, lowered: Lowered, batch: int, workers: int, training: bool, settings: StepSettings) -> None:
+        self.operations = lowered.operations
+        self.result = lowered.result
+        self.batch = batch
+        self.workers = workers
+        self.training = training
+        self.settings = settings
+        self.ranges = split(batch, min(batch, _RANGES))
+        self.arena = Arena()
+        self._records: dict[str, npt.NDArray[np.void]] = {}
+        self._tables: list[npt.NDArray[np.int64]] = []
+        self.layouts = {
+            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)])
+            for value, shape in lowered.shapes.items()
+        }
+        self._sharing = GradientSharing(self.operations)
+        self._reserve(lowered.size)
+
+    def _reserve(self, size: int) -> None:
+        vectors = ("weights", "gradient", "velocity") if self.training else ("weights",)
+        for name in vectors:
+            self.arena.reserve(name, size)
+        for value, layout in self.layouts.items():
+            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image)
+        if self.training:
+            for value, layout in self.layouts.items():
+                if value != 0 and self._sharing.owner(value) == value:
+                    self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements)
+            for value in self.layouts:
+                if value != 0 and self._sharing.owner(value) != value:
+                    self.arena.share(("gradient", value), ("gradient", self._sharing.owner(value)))
+        for op in self.operations:
+            op.reserve(self)
+
+    def allocate(self) -> None:
+        """Get the memory and fill all records; raise UserError where there is too little."""
+        self.arena.allocate()
+        for value, layout in self.layouts.items():
+            if layout.halo.fill:
+                whole = self.arena.view(("value", value), self.batch * layout.image).view(np.float32)
+                whole[:] = layout.halo.fill
+        for op in self.operations:
+            op.record(self)
+
+    # ---- values and their gradients ----------------------------------------------------------------------------------
+
+    def inside(self, value: int) -> int:
+        """Return the address of pixel (0, 0) of a value's first image, behind the halo."""
+        return self.arena.address(("value", value)) + FLOAT * self.layouts[value].inside
+
+    def values(self, value: int, first: int, last: int) -> Span:
+        """Return where images [first, last) of a value lie."""
+        return self.arena.span(("value", value), first, last)
+
+    def gradients(self, value: int, first: int, last: int) -> Span:
+        """Return where the gradients of images [first, last) of a value lie."""
+        return self.arena.span(("gradient", value), first, last)
+
+    def gradient(self, value: int) -> int:
+        """Return the address of a value's gradient, (images, rows, columns, channels) without halo; 0 for none."""
+        return self.arena.address(("gradient", value))
+
+    def wants_gradient(self, value: int) -> bool:
+        """Tell whether somebody needs the gradient of a value: not of the network's input."""
+        return self.training and value != 0
+
+    def accumulates(self, op: Operation, position: int) -> bool:
+        """Tell whether the gradient of an input has been begun when the backward tasks of `op` add theirs."""
+        return self._sharing.accumulates(op, position)
+
+    def in_place(self, op: Operation, position: int) -> bool:
+        """Tell whether the gradient of an input takes the place of the output's."""
+        return self._sharing.in_place(op, position)
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def weights(self, parameter: Parameter | None) -> int:
+        """Return the address of a parameter in the weight vector, 0 for none."""
+        return 0 if parameter is None else self.arena.address("weights") + FLOAT * parameter.offset
+
+    def weights_gradient(self, parameter: Parameter | None) -> int:
+        """Return the address of a parameter's gradient, 0 for none."""
+        found = self.arena.address("gradient")
+        return 0 if parameter is None or not found else found + FLOAT * parameter.offset
+
+    def parameter_span(self, vector: str, parameter: Parameter, begin: int | None = None, end: int | None = None) -> Span:
+        """Return where a parameter lies in "weights", "gradient" or "velocity", or elements [begin, end) from it on.
+
+        Spans from different parameters never meet: an operation names its elements from one and the same parameter on.
+        """
+        first, last = (0, parameter.size) if begin is None or end is None else (begin, end)
+        return Span((vector, parameter.name), first, last)
+
+    # ---- records -----------------------------------------------------------------------------------------------------
+
+    def keep(self, name: str, dtype: np.dtype[np.void], **values: float) -> int:
+        """Fill a record that `record_address` finds by name; return its address."""
+        record = np.zeros(1, dtype)
+        for field, value in values.items():
+            record[0][field] = value
+        self._records[name] = record
+        return int(record.ctypes.data)
+
+    def record_address(self, name: str) -> int:
+        """Return the address of a record."""
+        return int(self._records[name].ctypes.data)
+
+    def table(self, offsets: npt.ArrayLike) -> int:
+        """Keep a table of int64 numbers; return its address."""
+        table = np.ascontiguousarray(offsets, np.int64).ravel()
+        self._tables.append(table)
+        return int(table.ctypes.data)
+
+    @property
+    def logits(self) -> npt.NDArray[np.float32]:
+        """What the network puts out, (batch, classes)."""
+        layout = self.layouts[self.result]
+        flat = self.arena.view(("value", self.result), self.batch * layout.elements)
+        return flat.view(np.float32).reshape(self.batch, -1)
+
+    def layout(self, value: int) -> Layout:
+        """Return how a value lies in memory."""
+        return self.layouts[value]
+
+
+def split(total: int, parts: int) -> list[tuple[int, int]]:
+    """Divide [0, total) into at most `parts` nearly equal ranges."""
+    parts = max(1, min(parts, total))
+    return [(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
+
+
+def ranges_table(ranges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """Return ranges as kernels read them, (parts, 2)."""
+    return np.array(ranges, np.int64).reshape(-1, 2)

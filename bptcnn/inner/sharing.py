@@ -1,0 +1,76 @@
+"""Which gradients share memory, and which of several contributions to a gradient comes first.
+
+Backward tasks are added operation by operation, the last operation first. The first contribution to a value's gradient
+writes it, later ones add. Where an operation passes its output's gradient on as it is, or turns it element by element,
+both gradients may lie in the same memory: if nothing is written there for one value while another still needs it.
+"""
+
+from collections.abc import Sequence
+
+from bptcnn.inner.operation import Operation
+
+
+class GradientSharing:
+    """Decides once, for all operations of a step."""
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = operations
+        self._turn = {id(op): turn for turn, op in enumerate(reversed(operations))}
+        self._producer = {op.output: op for op in operations}
+        self._contributions: dict[int, list[tuple[Operation, int]]] = {}
+        for op in reversed(operations):
+            for position, value in enumerate(op.inputs):
+                self._contributions.setdefault(value, []).append((op, position))
+        self._owner: dict[int, int] = {}
+        self._members: dict[int, list[int]] = {}
+        for op in reversed(operations):
+            self._share(op)
+
+    def owner(self, value: int) -> int:
+        """Return the value whose gradient's memory this value's gradient lies in."""
+        return self._owner.get(value, value)
+
+    def accumulates(self, op: Operation, position: int) -> bool:
+        """Tell whether others have contributed before."""
+        first, place = self._contributions[op.inputs[position]][0]
+        return first is not op or place != position
+
+    def in_place(self, op: Operation, position: int) -> bool:
+        """Tell whether an input's gradient takes the place of the output's."""
+        return self.owner(op.inputs[position]) == self.owner(op.output)
+
+    def _share(self, op: Operation) -> None:
+        """Let the inputs of `op` have the memory of its output's gradient where that is safe."""
+        owner = self.owner(op.output)
+        members = self._members.setdefault(owner, [op.output])
+        turn = self._turn[id(op)]
+        order = sorted(range(len(op.inputs)), key=lambda position: op.gradient_use(position) != "passes")
+        for position in order:
+            value = op.inputs[position]
+            if value == 0 or op.gradient_use(position) == "own" or self.accumulates(op, position):
+                continue
+            pending = [member for member in members if member != value and self._needed_until(member) > turn]
+            turns = op.gradient_use(position) == "turns"
+            if any(self._clash(value, member, turn, turns) for member in pending):
+                continue
+            self._owner[value] = owner
+            members.append(value)
+
+    def _needed_until(self, value: int) -> int:
+        """The turn at which the operation that made the value reads its gradient."""
+        return self._turn[id(self._producer[value])]
+
+    def _writes(self, value: int, after: int) -> list[int]:
+        """The turns after `after` at which the value's gradient is written."""
+        later = [self._turn[id(op)] for op, _ in self._contributions[value]]
+        if self._producer[value].undoes:
+            later.append(self._needed_until(value))
+        return [turn for turn in later if turn > after]
+
+    def _clash(self, value: int, member: int, turn: int, turns: bool) -> bool:
+        """Tell whether one would overwrite what the other still needs; `turns`: this turn itself writes for `value`."""
+        if turns:
+            return True
+        over_member = any(write <= self._needed_until(member) for write in self._writes(value, turn))
+        over_value = any(write <= self._needed_until(value) for write in self._writes(member, turn))
+        return over_member or over_value

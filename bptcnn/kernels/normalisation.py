@@ -1,0 +1,276 @@
+"""Batch normalisation over images and pixels, with the addition and the rectifier that may follow it, and its gradient.
+
+    y = floor(scale * (x - mean) / sqrt(variance + epsilon) + offset + addend)
+
+Forward: `statistics` sums up each range of images, `finish_statistics` puts the sums together in fixed order, `normalise`
+applies them. Backward: `gradient_sums` undoes the rectifier in place and sums up, `finish_gradients` puts together,
+`normalise_backward` gives the gradient by the input. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
+
+Sums are taken of the distance from the range's first pixel, and put together in float64 (T. F. Chan et al., 1983), so that
+a variance far smaller than the squared mean keeps its digits.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.pointers import floats, record_at, words
+
+NORMALISATION = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "batch",  # address of the number of images in this step
+            "input",  # address of pixel (0, 0) of image 0; strides in elements; pixels lie one behind the other
+            "input_image",
+            "input_row",
+            "rows",
+            "columns",
+            "channels",
+            "output",
+            "output_image",
+            "output_row",
+            "addend",  # what is added before the rectifier, or 0
+            "addend_image",
+            "addend_row",
+            "rectified",
+            "scale",  # addresses in the weight vector, `channels` elements each
+            "offset",
+            "mean",  # running statistics
+            "log_variance",
+            "scale_gradient",
+            "offset_gradient",
+            "ranges",  # int64 (parts, 2): the images of each partial sum
+            "parts",
+            "sums",  # (parts, 3, channels) float32: shift, sum, sum of squares; or (parts, 2, channels): see backward
+            "forward_terms",  # (4, channels) float32: factor, term, mean, 1 / deviation
+            "backward_terms",  # (3, channels) float32: of the gradient, of the input, constant
+            "output_gradient",  # (images, rows, columns, channels) without halo
+            "input_gradient",  # likewise, or 0
+            "accumulate",  # 1: add to the input gradient
+            "settings",  # address of the learning rate (float32): NaN leaves the running statistics alone
+        )
+    ]
+    + [("momentum", np.float32), ("epsilon", np.float32)],
+    align=True,
+)
+_at = record_at(NORMALISATION)
+_LEAST_VARIANCE = 1e-38  # whose logarithm is finite
+
+
+@njit(inline="always")
+def _line(start, image, image_stride, row, row_stride, size):
+    """The elements of one row of an image."""
+    return floats(start + 4 * (image * image_stride + row * row_stride), size)
+
+
+@task_kernel
+def statistics(operation, first, last, part, worker):
+    """Sum up images [first, last) as partial sum `part`."""
+    o = _at(operation)
+    last = min(last, words(o.batch, 1)[0])
+    channels = o.channels
+    base = o.sums + 4 * part * 3 * channels
+    shift, total, squares = floats(base, channels), floats(base + 4 * channels, channels), floats(
+        base + 8 * channels, channels
+    )
+    begin = _line(o.input, min(first, max(last - 1, 0)), o.input_image, 0, o.input_row, channels)
+    for c in range(channels):
+        shift[c], total[c], squares[c] = begin[c], np.float32(0), np.float32(0)
+    for image in range(first, last):
+        for row in range(o.rows):
+            line = o.input + 4 * (image * o.input_image + row * o.input_row)
+            for column in range(o.columns):
+                x = floats(line + 4 * column * channels, channels)
+                for c in range(channels):
+                    distance = x[c] - shift[c]
+                    total[c] += distance
+                    squares[c] += distance * distance
+    return 0
+
+
+@njit(inline="always")
+def _images(o, part):
+    """How many images of this step are in a part."""
+    ends = words(o.ranges + 16 * part, 2)
+    return max(np.int64(0), min(ends[1], words(o.batch, 1)[0]) - ends[0])
+
+
+@task_kernel
+def finish_statistics(operation, first, last, part, worker):
+    """Put the partial sums of channels [first, last) together; move the running statistics in a step with update."""
+    o = _at(operation)
+    channels = o.channels
+    pixels = o.rows * o.columns
+    terms = floats(o.forward_terms, 4 * channels)
+    scale, offset = floats(o.scale, channels), floats(o.offset, channels)
+    running, logarithm = floats(o.mean, channels), floats(o.log_variance, channels)
+    rate = floats(o.settings, 1)[0]
+    for c in range(first, last):
+        count, mean, spread = 0.0, 0.0, 0.0
+        for index in range(o.parts):
+            here = float(_images(o, index) * pixels)
+            if here == 0.0:
+                continue
+            base = o.sums + 4 * index * 3 * channels
+            total = np.float64(floats(base + 4 * channels, channels)[c])
+            squares = np.float64(floats(base + 8 * channels, channels)[c])
+            own = np.float64(floats(base, channels)[c]) + total / here
+            distance = own - mean
+            mean += distance * here / (count + here)
+            spread += squares - total * total / here + distance * distance * count * here / (count + here)
+            count += here
+        variance = spread / count
+        variance = variance if variance > 0.0 or variance != variance else 0.0
+        inverse = 1.0 / math.sqrt(variance + o.epsilon)
+        factor = scale[c] * inverse
+        terms[c] = factor
+        terms[channels + c] = offset[c] - mean * factor
+        terms[2 * channels + c] = mean
+        terms[3 * channels + c] = inverse
+        if rate == rate:
+            moved = o.momentum * math.exp(np.float64(logarithm[c])) + (1.0 - o.momentum) * variance
+            running[c] = o.momentum * running[c] + (1.0 - o.momentum) * mean
+            logarithm[c] = math.log(max(moved, _LEAST_VARIANCE)) if moved == moved else moved
+    return 0
+
+
+@task_kernel
+def use_running_statistics(operation, first, last, part, worker):
+    """For inference: the terms of channels [first, last) from the running statistics."""
+    o = _at(operation)
+    channels = o.channels
+    terms = floats(o.forward_terms, 4 * channels)
+    for c in range(first, last):
+        mean = np.float64(floats(o.mean, channels)[c])
+        inverse = 1.0 / math.sqrt(math.exp(np.float64(floats(o.log_variance, channels)[c])) + o.epsilon)
+        factor = floats(o.scale, channels)[c] * inverse
+        terms[c] = factor
+        terms[channels + c] = floats(o.offset, channels)[c] - mean * factor
+        terms[2 * channels + c] = mean
+        terms[3 * channels + c] = inverse
+    return 0
+
+
+@task_kernel
+def normalise(operation, first, last, part, worker):
+    """Apply the terms to images [first, last), add the addend, rectify."""
+    o = _at(operation)
+    last = min(last, words(o.batch, 1)[0])
+    channels = o.channels
+    factor, term = floats(o.forward_terms, channels), floats(o.forward_terms + 4 * channels, channels)
+    for image in range(first, last):
+        for row in range(o.rows):
+            source = o.input + 4 * (image * o.input_image + row * o.input_row)
+            target = o.output + 4 * (image * o.output_image + row * o.output_row)
+            more = o.addend + 4 * (image * o.addend_image + row * o.addend_row)
+            for column in range(o.columns):
+                x = floats(source + 4 * column * channels, channels)
+                y = floats(target + 4 * column * channels, channels)
+                if o.addend and o.rectified:
+                    z = floats(more + 4 * column * channels, channels)
+                    for c in range(channels):
+                        value = x[c] * factor[c] + term[c] + z[c]
+                        y[c] = np.float32(0) if value < 0 else value
+                elif o.addend:
+                    z = floats(more + 4 * column * channels, channels)
+                    for c in range(channels):
+                        y[c] = x[c] * factor[c] + term[c] + z[c]
+                elif o.rectified:
+                    for c in range(channels):
+                        value = x[c] * factor[c] + term[c]
+                        y[c] = np.float32(0) if value < 0 else value
+                else:
+                    for c in range(channels):
+                        y[c] = x[c] * factor[c] + term[c]
+    return 0
+
+
+@task_kernel
+def gradient_sums(operation, first, last, part, worker):
+    """Undo the rectifier in the output gradient of images [first, last); sum it up, and its product with the input."""
+    o = _at(operation)
+    last = min(last, words(o.batch, 1)[0])
+    channels = o.channels
+    base = o.sums + 4 * part * 3 * channels
+    total, products = floats(base, channels), floats(base + 4 * channels, channels)
+    mean = floats(o.forward_terms + 8 * channels, channels)
+    for c in range(channels):
+        total[c] = products[c] = np.float32(0)
+    line = o.columns * channels
+    for image in range(first, last):
+        for row in range(o.rows):
+            gradient = o.output_gradient + 4 * (image * o.rows + row) * line
+            source = o.input + 4 * (image * o.input_image + row * o.input_row)
+            target = o.output + 4 * (image * o.output_image + row * o.output_row)
+            for column in range(o.columns):
+                g = floats(gradient + 4 * column * channels, channels)
+                x = floats(source + 4 * column * channels, channels)
+                if o.rectified:
+                    y = floats(target + 4 * column * channels, channels)
+                    for c in range(channels):
+                        given = g[c] if y[c] > 0 else np.float32(0)
+                        g[c] = given
+                        total[c] += given
+                        products[c] += given * (x[c] - mean[c])
+                else:
+                    for c in range(channels):
+                        total[c] += g[c]
+                        products[c] += g[c] * (x[c] - mean[c])
+    return 0
+
+
+@task_kernel
+def finish_gradients(operation, first, last, part, worker):
+    """Put the sums of channels [first, last) together: gradients of scale and offset, terms of the input gradient."""
+    o = _at(operation)
+    channels = o.channels
+    forward, backward = floats(o.forward_terms, 4 * channels), floats(o.backward_terms, 3 * channels)
+    count = float(words(o.batch, 1)[0] * o.rows * o.columns)
+    for c in range(first, last):
+        total, products = 0.0, 0.0
+        for index in range(o.parts):
+            if _images(o, index) == 0:
+                continue
+            base = o.sums + 4 * index * 3 * channels
+            total += np.float64(floats(base, channels)[c])
+            products += np.float64(floats(base + 4 * channels, channels)[c])
+        factor, mean, inverse = forward[c], np.float64(forward[2 * channels + c]), np.float64(forward[3 * channels + c])
+        by_scale = products * inverse
+        floats(o.scale_gradient, channels)[c] = by_scale
+        floats(o.offset_gradient, channels)[c] = total
+        of_input = -factor * inverse * by_scale / count
+        backward[c] = factor
+        backward[channels + c] = of_input
+        backward[2 * channels + c] = -factor * total / count - of_input * mean
+    return 0
+
+
+@task_kernel
+def normalise_backward(operation, first, last, part, worker):
+    """Write, or add, the gradient by the input of images [first, last)."""
+    o = _at(operation)
+    last = min(last, words(o.batch, 1)[0])
+    channels = o.channels
+    of_gradient = floats(o.backward_terms, channels)
+    of_input = floats(o.backward_terms + 4 * channels, channels)
+    constant = floats(o.backward_terms + 8 * channels, channels)
+    line = o.columns * channels
+    for image in range(first, last):
+        for row in range(o.rows):
+            gradient = o.output_gradient + 4 * (image * o.rows + row) * line
+            target = o.input_gradient + 4 * (image * o.rows + row) * line
+            source = o.input + 4 * (image * o.input_image + row * o.input_row)
+            for column in range(o.columns):
+                g = floats(gradient + 4 * column * channels, channels)
+                d = floats(target + 4 * column * channels, channels)
+                x = floats(source + 4 * column * channels, channels)
+                if o.accumulate:
+                    for c in range(channels):
+                        d[c] += of_gradient[c] * g[c] + of_input[c] * x[c] + constant[c]
+                else:
+                    for c in range(channels):
+                        d[c] = of_gradient[c] * g[c] + of_input[c] * x[c] + constant[c]
+    return 0
