@@ -16,17 +16,39 @@ from bptcnn.version import VERSION
 if TYPE_CHECKING:
     from bptcnn import data, networks, outer, profiling
     from bptcnn.errors import UserError
-    from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
+    from bptcnn.networks import (
+        Activation,
+        AveragePool2D,
+        BatchNorm,
+        Concatenate,
+        Conv2D,
+        Dense,
+        DepthwiseConv2D,
+        Dropout,
+        Flatten,
+        GlobalAveragePool2D,
+        MaxPool2D,
+        Network,
+        Residual,
+    )
     from bptcnn.training import Model, Result, TrainSettings, load, train
 
 __version__ = VERSION
 __all__ = [
+    "Activation",
+    "AveragePool2D",
+    "BatchNorm",
+    "Concatenate",
     "Conv2D",
     "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
     "Flatten",
+    "GlobalAveragePool2D",
     "MaxPool2D",
     "Model",
     "Network",
+    "Residual",
     "Result",
     "TrainSettings",
     "UserError",
@@ -38,9 +60,23 @@ __all__ = [
     "train",
 ]
 _MODULES = ("data", "networks", "outer", "profiling")
+_LAYERS = (
+    "Activation",
+    "AveragePool2D",
+    "BatchNorm",
+    "Concatenate",
+    "Conv2D",
+    "Dense",
+    "DepthwiseConv2D",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePool2D",
+    "MaxPool2D",
+    "Residual",
+)
 _HOMES = {
     "UserError": "errors",
-    **dict.fromkeys(("Conv2D", "Dense", "Flatten", "MaxPool2D", "Network"), "networks"),
+    **dict.fromkeys((*_LAYERS, "Network"), "networks"),
     **dict.fromkeys(("Model", "Result", "TrainSettings", "load", "train"), "training"),
 }
 

@@ -1,6 +1,6 @@
-"""The zoo: well-known networks for any input shape and number of classes."""
+"""Small networks of two convolutions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bptcnn.networks.layers import Conv2D, Dense, Flatten, Layer, MaxPool2D
 from bptcnn.networks.network import Network
@@ -33,6 +33,3 @@ def lenet5(input_shape: Sequence[int] = (28, 28, 1), classes: int = 10) -> Netwo
         Dense(classes),
     ]
     return Network(input_shape, layers, "lenet5")
-
-
-ZOO: dict[str, Callable[[Sequence[int], int], Network]] = {"cnn2": cnn2, "lenet5": lenet5}
