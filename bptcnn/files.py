@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import glob
 import os
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
     target = Path(path)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:40]}-")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=_draft_prefix(target))
         with open(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -30,6 +31,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def remove_drafts(path: str | os.PathLike[str]) -> None:
+    """Remove temporary files that writers of this file have left when they were killed; nobody may be writing it."""
+    target = Path(path)
+    for draft in target.parent.glob(f"{glob.escape(_draft_prefix(target))}*"):
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _draft_prefix(target: Path) -> str:
+    return f".{target.name[:40]}-"
 
 
 def _umask() -> int:

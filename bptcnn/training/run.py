@@ -56,7 +56,7 @@ def train_run(
     assignment = Assignment(network, train, measured, settings, members, outer, start)
     folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
     with folder.held():
-        folder.forget_results()
+        folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
         observer.setup(_starting(settings, members, start))
         with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:

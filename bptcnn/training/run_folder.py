@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.files import write_atomically
+from bptcnn.files import remove_drafts, write_atomically
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
@@ -92,10 +92,13 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
-    def forget_results(self) -> None:
-        """Remove what an earlier part of the run concluded."""
-        for name in ("summary.json", "report.html"):
-            (self.path / name).unlink(missing_ok=True)
+    def clear(self) -> None:
+        """Remove what an earlier part of the run concluded, and what it was writing when it was killed."""
+        concluded = [self.path / name for name in ("summary.json", "report.html")]
+        for path in concluded:
+            path.unlink(missing_ok=True)
+        for path in (*concluded, self.last, self.best, self.config, self.metrics, self.path / "nodes.json"):
+            remove_drafts(path)
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write config.toml: the resolved settings."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from host_run import LIMIT_SECONDS, NOTICED_SECONDS, Run, nothing_left, wait_until, write_data
 from network import Hosts, HostSpec, needs_hosts
-
-from runs import LIMIT_SECONDS, NOTICED_SECONDS, Run, nothing_left, wait_until, write_data
 
 pytestmark = needs_hosts
 SPECS = [HostSpec("h1", quota=1.0), HostSpec("h2", quota=0.5)]

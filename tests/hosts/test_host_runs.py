@@ -8,9 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 from capture import conversations
+from host_run import SAMPLES, Run, nothing_left, write_data
 from network import Hosts, HostSpec, needs_hosts
-
-from runs import SAMPLES, Run, nothing_left, write_data
 
 pytestmark = needs_hosts
 SPECS = [HostSpec("h1", quota=1.0), HostSpec("h2", quota=0.5)]
