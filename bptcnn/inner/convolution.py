@@ -1,4 +1,4 @@
-"""The convolution of a step: with bias, rectifier and pooling, where it has them; its gradients, and its weight update."""
+"""The convolution of a step: with bias, rectifier and pooling, where it has them; its gradients and weight update."""
 
 from dataclasses import dataclass
 
@@ -99,9 +99,7 @@ class Convolution(Operation):
         """Elements of a worker's scratch for folding: an image of window rows, and a row of the input."""
         rows, _, channels = self.in_shape
         outputs, window = self.conv_shape[1], self.kernel[1] * channels
-        reach = max(
-            (outputs - 1) * self.stride[1] * channels + window, (self.pads[1][0] + self.in_shape[1]) * channels
-        )
+        reach = max((outputs - 1) * self.stride[1] * channels + window, (self.pads[1][0] + self.in_shape[1]) * channels)
         return rows * outputs * window + reach
 
     def record(self, plan: Plan) -> None:
@@ -209,9 +207,7 @@ class Convolution(Operation):
                 reads.append(plan.arena.whole((self.name, "backward panels")))
                 writes.append(plan.gradients(source, first, last))
             kernel = convolution_gradients.convolve_backward
-            step.add(
-                f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part
-            )
+            step.add(f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part)
         size = self.filter.size + (self.bias.size if self.bias else 0)
         reduction = plan.record_address(f"{self.name} reduction")
         sums = plan.arena.whole((self.name, "partials"))

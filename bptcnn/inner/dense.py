@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from bptcnn.inner.arena import FLOAT
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import IMAGES

@@ -1,10 +1,9 @@
 """From layers to operations: what runs as one kernel.
 
-Bias, rectifier and pooling that tiles its input ride in the convolution; the addition that ends a residual block, and its
-rectifier, ride in the batch normalisation before it. A value is an index: 0 is the network's input.
+Bias, rectifier and pooling that tiles its input ride in the convolution; the addition that ends a residual block, and
+its rectifier, ride in the batch normalisation before it. A value is an index: 0 is the network's input.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bptcnn.inner.convolution import Convolution
@@ -72,42 +71,42 @@ class _Lowering:
         elif isinstance(layer, BatchNorm):
             self._normalisation(index, layer, application, inputs)
         elif isinstance(layer, MaxPool2D):
-            shape = self._shapes[inputs[0]]
-            op = Pooling(application.name, inputs, index + 1, shape, layer.window, layer.stride, layer.pads(shape))
-            self._put(op, self._network.shapes[index + 1])
+            before, after = self._image(application.inputs[0]), self._image(index + 1)
+            pads = layer.pads(before)
+            self._put(
+                Pooling(application.name, inputs, index + 1, before, after, layer.window, layer.stride, pads), after
+            )
         elif isinstance(layer, Dense):
             weights, bias = application.parameters[0], application.parameters[1] if layer.bias else None
             rectified = layer.activation == "relu"
             (count,) = self._network.shapes[application.inputs[0]]
-            op = FullyConnected(
-                application.name, inputs, index + 1, count, layer.units, rectified, weights, bias
-            )
+            op = FullyConnected(application.name, inputs, index + 1, count, layer.units, rectified, weights, bias)
             self._put(op, (layer.units,))
         elif isinstance(layer, Sum):
-            op = Addition(application.name, inputs, index + 1, layer.activation == "relu")
-            self._put(op, self._network.shapes[index + 1])
+            addition = Addition(application.name, inputs, index + 1, layer.activation == "relu")
+            self._put(addition, self._network.shapes[index + 1])
 
     def _convolution(self, index: int, layer: Conv2D, application: Application, inputs: tuple[int, ...]) -> None:
-        shape, output = self._network.shapes[application.inputs[0]], index + 1
-        conv_shape = out_shape = self._network.shapes[index + 1]
+        shape, output = self._image(application.inputs[0]), index + 1
+        conv_shape = out_shape = self._image(index + 1)
         pool = None
         follower = self._only_reader(index + 1)
         if follower is not None:
             pooling = self._applications[follower].layer
-            if isinstance(pooling, MaxPool2D) and pooling.tiles(conv_shape):
+            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape):
                 pool, output = pooling.window, follower + 1
-                out_shape = self._network.shapes[output]
+                out_shape = self._image(output)
                 self._fused.add(follower)
         op = Convolution(
             name=application.name,
             inputs=inputs,
             output=output,
-            in_shape=(shape[0], shape[1], shape[2]),
+            in_shape=shape,
             kernel=layer.kernel,
             stride=layer.stride,
             pads=layer.pads(shape),
-            conv_shape=(conv_shape[0], conv_shape[1], conv_shape[2]),
-            out_shape=(out_shape[0], out_shape[1], out_shape[2]),
+            conv_shape=conv_shape,
+            out_shape=out_shape,
             pool=pool,
             rectified=layer.activation == "relu",
             filter=application.parameters[0],
@@ -145,6 +144,10 @@ class _Lowering:
     def _of(self, value: int) -> int:
         return self._alias.get(value, value)
 
+    def _image(self, value: int) -> tuple[int, int, int]:
+        rows, columns, channels = self._network.shapes[value]
+        return rows, columns, channels
+
     def _only_reader(self, value: int) -> int | None:
         """Return the one application that reads a value, None where there are several or none."""
         readers = [index for index, found in enumerate(self._applications) for v in found.inputs if v == value]
@@ -174,6 +177,6 @@ class _Lowering:
         self._found = found
 
 
-def flops(operations: Sequence[Operation], images: int) -> int:
-    """Return the arithmetic operations of a training step: nobody asks for the gradient by the network's input."""
-    return sum(2 * images * op.multiply_adds * (3 if op.inputs[0] != 0 else 2) for op in operations)
+def _tiles(pooling: MaxPool2D, shape: Shape) -> bool:
+    """Tell whether the windows lie side by side, so that each output row needs its own input rows only."""
+    return pooling.stride == pooling.window and not any(map(any, pooling.pads(shape)))

@@ -91,10 +91,14 @@ class Normalisation(Operation):
         everything = (0, self.scale.size)
         if plan.training:
             taken = self._images(plan.values, 0, plan)
-            step.over_images(f"{self.name} forward sums", normalisation.statistics, record, cost, taken, self._sums(plan))
+            step.over_images(
+                f"{self.name} forward sums", normalisation.statistics, record, cost, taken, self._sums(plan)
+            )
             sums = [plan.arena.whole((self.name, "sums"))]
             kernel = normalisation.finish_statistics
-            step.add(f"{self.name} forward terms", kernel, record, everything, 1e3, [*sums, *parameters], [terms, *running])
+            step.add(
+                f"{self.name} forward terms", kernel, record, everything, 1e3, [*sums, *parameters], [terms, *running]
+            )
         else:
             kernel = normalisation.use_running_statistics
             step.add(f"{self.name} forward terms", kernel, record, everything, 1e3, [*parameters, *running], [terms])
@@ -142,9 +146,7 @@ class Normalisation(Operation):
             return [backward, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
 
         wanted = self._images(plan.gradients, 0, plan)
-        step.over_images(
-            f"{self.name} backward", normalisation.normalise_backward, record, 2 * cost, needed, wanted
-        )
+        step.over_images(f"{self.name} backward", normalisation.normalise_backward, record, 2 * cost, needed, wanted)
 
     def _cost(self, plan: Plan) -> float:
         return plan.layout(self.inputs[0]).elements * NS_PER_ELEMENT
@@ -157,6 +159,4 @@ class Normalisation(Operation):
 
     def _sums(self, plan: Plan) -> Callable[[int, int], list[Span]]:
         part = {images: index for index, images in enumerate(plan.ranges)}
-        return lambda first, last: [
-            plan.arena.span((self.name, "sums"), part[first, last], part[first, last] + 1)
-        ]
+        return lambda first, last: [plan.arena.span((self.name, "sums"), part[first, last], part[first, last] + 1)]

@@ -5,17 +5,20 @@ number of partial sums: a run repeats bit for bit on any number.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.inner.arena import FLOAT, Arena, Span
-from bptcnn.inner.lowering import Lowered
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.sharing import GradientSharing
 from bptcnn.inner.step_settings import StepSettings
 from bptcnn.inner.values import Layout, layout_for
 from bptcnn.networks import Parameter
+
+if TYPE_CHECKING:
+    from bptcnn.inner.lowering import Lowered
 
 _RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
 
@@ -23,7 +26,7 @@ _RANGES = 16  # tasks over the images of a batch: enough to balance, long enough
 class Plan:
     """Buffers and records of `lowered` at one batch size; `training` adds those of the backward pass."""
 
-    def __init__(self, lowered: Lowered, batch: int, workers: int, training: bool, settings: StepSettings) -> None:
+    def __init__(self, lowered: "Lowered", batch: int, workers: int, training: bool, settings: StepSettings) -> None:
         self.operations = lowered.operations
         self.result = lowered.result
         self.batch = batch
@@ -108,7 +111,9 @@ class Plan:
         found = self.arena.address("gradient")
         return 0 if parameter is None or not found else found + FLOAT * parameter.offset
 
-    def parameter_span(self, vector: str, parameter: Parameter, begin: int | None = None, end: int | None = None) -> Span:
+    def parameter_span(
+        self, vector: str, parameter: Parameter, begin: int | None = None, end: int | None = None
+    ) -> Span:
         """Return where a parameter lies in "weights", "gradient" or "velocity", or elements [begin, end) from it on.
 
         Spans from different parameters never meet: an operation names its elements from one and the same parameter on.

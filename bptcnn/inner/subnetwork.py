@@ -8,9 +8,9 @@ import numpy.typing as npt
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
-from bptcnn.inner.records import Records
+from bptcnn.inner.lowering import lower
+from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, StepSettings
-from bptcnn.inner.storage import Storage
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
 from bptcnn.networks import Network
@@ -41,11 +41,10 @@ class Subnetwork:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
-        self._storage = Storage(network, batch_size, executor.threads, training)
-        self._storage.allocate()
         self._settings = StepSettings.create()
-        self._records = Records(self._storage, self._settings)
-        self._graph = StepBuilder(self._storage, self._records).build()
+        self._plan = Plan(lower(network), batch_size, executor.threads, training, self._settings)
+        self._plan.allocate()
+        self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")
         self.gradient = self._vector("gradient") if training else np.zeros(0, np.float32)
         self.velocity = self._vector("velocity") if training else np.zeros(0, np.float32)
@@ -54,7 +53,7 @@ class Subnetwork:
         self._measure_costs()
 
     def _vector(self, name: str) -> FloatArray:
-        return self._storage.arena.view(self._storage.address(name, 0), self.network.size).view(np.float32)
+        return self._plan.arena.view(name, self.network.size).view(np.float32)
 
     @property
     def graph(self) -> TaskGraph:
@@ -108,7 +107,7 @@ class Subnetwork:
         if not 1 <= len(samples) <= self.batch_size:
             raise ValueError(f"a pass takes 1 to {self.batch_size} images, not {len(samples)}")
         self._run(self._prepared, samples, self._labels, None, len(samples), np.nan, 0.0, 0.0)
-        return self._storage.logits[: len(samples)].copy()
+        return self._plan.logits[: len(samples)].copy()
 
     def _run(
         self,
@@ -134,3 +133,8 @@ class Subnetwork:
             if error.status == LABEL_OUT_OF_RANGE:
                 raise UserError(f"a label is outside 0 to {self.network.classes - 1}") from None
             raise
+
+
+def memory_needed(network: Network, batch_size: int, threads: int) -> int:
+    """Return the bytes that a training subnetwork has for itself."""
+    return Plan(lower(network), batch_size, threads, True, StepSettings.create()).arena.size

@@ -1,7 +1,7 @@
 """The tasks of a step, in program order; what each reads and writes says which must come before it.
 
-Forward and backward tasks of an operation cover the same ranges of images, so a chain over one range stays on the thread
-that began it, in its cache.
+Forward and backward tasks of an operation cover the same ranges of images, so a chain over one range stays on the
+thread that began it, in its cache.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -117,7 +117,9 @@ class StepBuilder:
 
     def update_span(self, name: str, parameter: Parameter, begin: int, end: int) -> None:
         """Add the task that updates elements [begin, end), counted from a parameter on, by their gradient."""
-        spans = [self.plan.parameter_span(vector, parameter, begin, end) for vector in ("gradient", "weights", "velocity")]
+        spans = [
+            self.plan.parameter_span(vector, parameter, begin, end) for vector in ("gradient", "weights", "velocity")
+        ]
         ranged = (parameter.offset + begin, parameter.offset + end)
         record = self.plan.record_address("update")
         self.add(f"{name} update", update.sgd, record, ranged, (end - begin) * NS_PER_ELEMENT, spans[:1], spans[1:])

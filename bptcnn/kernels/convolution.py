@@ -54,6 +54,7 @@ CONVOLUTION = np.dtype(
             "scratch_worker",
             "output_gradient",  # address, layout (images, pooled or output rows, columns, K) without halo
             "input_gradient",  # address, layout (images, height, width, channels), or 0 where nobody wants it
+            "accumulate",  # 1: add to the input gradient
             "folded",  # 1: the gradient by input is computed by window rows, then folded (see convolution_gradients)
             "folding",  # its scratch: one image of window rows, then a row of the input; per worker `folding_worker`
             "folding_worker",

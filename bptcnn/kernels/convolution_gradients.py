@@ -144,7 +144,7 @@ def _gradient_geometry(o):
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phase_column, taps_h, taps_w):
-    """Write the input gradient, image at `target`, of the pixels of one phase."""
+    """Write, or add, the input gradient, image at `target`, of the pixels of one phase."""
     o = convolution_at(operation)
     channels, _, stride_columns, padding_left, width = _gradient_geometry(o)
     depth = taps_w * o.out_channels
@@ -156,6 +156,7 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
     count = column_end - column_first
     if count <= 0:
         return
+    adds = o.accumulate and not o.folded
     tiles = (count + ROWS - 1) // ROWS
     for channel in range(0, channels, COLUMNS):
         here = min(COLUMNS, channels - channel)
@@ -168,6 +169,7 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
             for t in range(tiles):
                 p = column_first + share(count, tiles, t)
                 w = stride_columns * p + phase_column - padding_left
+                pixel = target + 4 * ((h * width + w) * channels + channel)
                 tile(
                     share(count, tiles, t + 1) - share(count, tiles, t),
                     vectors,
@@ -178,9 +180,9 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
                     panel,
                     COLUMNS,
                     depth * COLUMNS,
-                    0,
-                    0,
-                    target + 4 * ((h * width + w) * channels + channel),
+                    pixel if adds else 0,
+                    stride_columns * channels,
+                    pixel,
                     stride_columns * channels,
                     depth,
                     taps_h,
@@ -222,18 +224,23 @@ def _fold(operation, windows, target):
             row[i] = np.float32(0)
         _add_windows(windows + 4 * h * o.out_columns * window, o.out_columns, window, step, row_address)
         wanted = floats(target + 4 * h * o.width * o.channels, o.width * o.channels)
-        for i in range(wanted.size):
-            wanted[i] = row[o.padding_left * o.channels + i]
+        if o.accumulate:
+            for i in range(wanted.size):
+                wanted[i] += row[o.padding_left * o.channels + i]
+        else:
+            for i in range(wanted.size):
+                wanted[i] = row[o.padding_left * o.channels + i]
 
 
 @compiled("void(int64, int64, int64, int64)")
 def gradient_by_input(operation, image, scratch, worker):
-    """Write one image's input gradient; `scratch` is the address of the output gradient's halo corner."""
+    """Write, or add, one image's input gradient; `scratch` is the address of the output gradient's halo corner."""
     o = convolution_at(operation)
     channels, kernel_columns, stride_columns, _, width = _gradient_geometry(o)
     final = o.input_gradient + 4 * image * o.height * o.width * o.channels
     target = o.folding + 4 * worker * o.folding_worker if o.folded else final
-    if o.stride_rows > o.kernel_rows or stride_columns > kernel_columns:  # some pixels meet no filter tap
+    skips = o.stride_rows > o.kernel_rows or stride_columns > kernel_columns  # some pixels meet no filter tap
+    if skips and (o.folded or not o.accumulate):
         zeros = floats(target, o.height * width * channels)
         for i in range(zeros.size):
             zeros[i] = np.float32(0)

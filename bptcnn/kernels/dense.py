@@ -26,6 +26,7 @@ DENSE = np.dtype(
             "output_gradient",  # (images, outputs); the rectifier is undone in place
             "gradient_panels",  # its transpose: [panel of COLUMNS images][outputs][COLUMNS]
             "input_gradient",  # (images, inputs), or 0
+            "accumulate",  # 1: add to the input gradient
             "weight_gradient",  # (inputs, outputs)
             "bias_gradient",
             "image_offsets",  # int64 tables for the tiles' rows: ROWS images of the input,
@@ -187,6 +188,10 @@ def dense_gradient_by_input(operation, first, last, part, worker):
                 )
             for n in range(here):
                 target = floats(o.input_gradient + 4 * ((panel * COLUMNS + n) * o.inputs + begin), count)
-                for i in range(count):
-                    target[i] = block[i * COLUMNS + n]
+                if o.accumulate:
+                    for i in range(count):
+                        target[i] += block[i * COLUMNS + n]
+                else:
+                    for i in range(count):
+                        target[i] = block[i * COLUMNS + n]
     return 0

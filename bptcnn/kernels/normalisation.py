@@ -2,12 +2,12 @@
 
     y = floor(scale * (x - mean) / sqrt(variance + epsilon) + offset + addend)
 
-Forward: `statistics` sums up each range of images, `finish_statistics` puts the sums together in fixed order, `normalise`
-applies them. Backward: `gradient_sums` undoes the rectifier in place and sums up, `finish_gradients` puts together,
-`normalise_backward` gives the gradient by the input. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
+Forward: `statistics` sums up each range of images, `finish_statistics` puts the sums together in fixed order,
+`normalise` applies them. Backward: `gradient_sums` undoes the rectifier in place and sums up, `finish_gradients` puts
+together, `normalise_backward` gives the gradient by the input. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
 
-Sums are taken of the distance from the range's first pixel, and put together in float64 (T. F. Chan et al., 1983), so that
-a variance far smaller than the squared mean keeps its digits.
+Sums are taken of the distance from the range's first pixel, and put together in float64 (T. F. Chan et al., 1983), so
+that a variance far smaller than the squared mean keeps its digits.
 """
 
 import math
@@ -73,8 +73,10 @@ def statistics(operation, first, last, part, worker):
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
     base = o.sums + 4 * part * 3 * channels
-    shift, total, squares = floats(base, channels), floats(base + 4 * channels, channels), floats(
-        base + 8 * channels, channels
+    shift, total, squares = (
+        floats(base, channels),
+        floats(base + 4 * channels, channels),
+        floats(base + 8 * channels, channels),
     )
     begin = _line(o.input, min(first, max(last - 1, 0)), o.input_image, 0, o.input_row, channels)
     for c in range(channels):

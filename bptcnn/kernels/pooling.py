@@ -24,7 +24,7 @@ POOLING = np.dtype(
         (name, np.int64)
         for name in (
             "batch",
-            "input",  # address of pixel (0, 0) of image 0
+            "input",  # address of output pixel (0, 0)'s window in image 0, halo included
             "input_image",
             "input_row",
             "channels",
@@ -42,6 +42,13 @@ POOLING = np.dtype(
             "choice",  # address (uint8, output layout without halo), or 0
             "output_gradient",  # layout (images, out_rows, out_columns, channels)
             "input_gradient",  # layout (images, height, width, channels)
+            "accumulate",  # 1: add to the input gradient
+            "scratch",  # where an image's gradient is put together if it is padded or added, per worker; or 0
+            "scratch_worker",
+            "padded_rows",  # of an image with its halo
+            "padded_columns",
+            "padding_top",
+            "padding_left",
         )
     ],
     align=True,
@@ -201,27 +208,49 @@ def pool(operation, first, last, part, worker):
     return 0
 
 
+@compiled("void(int64, int64, int64, int64, int64, int64)")
+def _unpool(operation, image, target, target_row, rows, columns):
+    o = _at(operation)
+    size = o.out_rows * o.out_columns * o.channels
+    unpool_image(
+        o.output_gradient + 4 * image * size,
+        o.choice + image * size,
+        o.channels,
+        o.window_rows,
+        o.window_columns,
+        o.stride_rows,
+        o.stride_columns,
+        o.out_rows,
+        o.out_columns,
+        target,
+        target_row,
+        rows,
+        columns,
+        0,
+    )
+
+
 @task_kernel
 def pool_backward(operation, first, last, part, worker):
     """Gradient of max pooling by its input, images [first, last)."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
-    size = o.out_rows * o.out_columns * o.channels
+    line = o.width * o.channels
+    padded = o.padded_columns * o.channels
+    scratch = o.scratch + 4 * worker * o.scratch_worker
+    inside = scratch + 4 * (o.padding_top * padded + o.padding_left * o.channels)
     for image in range(first, last):
-        unpool_image(
-            o.output_gradient + 4 * image * size,
-            o.choice + image * size,
-            o.channels,
-            o.window_rows,
-            o.window_columns,
-            o.stride_rows,
-            o.stride_columns,
-            o.out_rows,
-            o.out_columns,
-            o.input_gradient + 4 * image * o.height * o.width * o.channels,
-            o.width * o.channels,
-            o.height,
-            o.width,
-            0,
-        )
+        target = o.input_gradient + 4 * image * o.height * line
+        if not o.scratch:
+            _unpool(operation, image, target, line, o.height, o.width)
+            continue
+        _unpool(operation, image, scratch, padded, o.padded_rows, o.padded_columns)
+        for row in range(o.height):
+            found, wanted = floats(inside + 4 * row * padded, line), floats(target + 4 * row * line, line)
+            if o.accumulate:
+                for i in range(line):
+                    wanted[i] += found[i]
+            else:
+                for i in range(line):
+                    wanted[i] = found[i]
     return 0

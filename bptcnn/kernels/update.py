@@ -1,6 +1,7 @@
 """Gradient reduction in a fixed order, and SGD with momentum and weight decay on the flat weight vector."""
 
 import numpy as np
+from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
 from bptcnn.kernels.pointers import floats, record_at
@@ -13,6 +14,9 @@ REDUCTION = np.dtype(
             "parts",
             "part_size",
             "gradient",  # address of the first element that the partial sums add up to
+            "settings",  # as in UPDATE
+            "weights",  # address of the element that the first gradient belongs to
+            "velocity",
         )
     ],
     align=True,
@@ -34,9 +38,21 @@ UPDATE = np.dtype(
 _update_at = record_at(UPDATE)
 
 
+@njit(inline="always")
+def _descend(settings, weights, gradient, velocity, size):
+    """velocity = momentum * velocity + gradient + decay * weight; weight -= rate * velocity."""
+    rate, momentum, decay = settings[0], settings[1], settings[2]
+    if rate != rate:
+        return
+    for i in range(size):
+        v = momentum * velocity[i] + gradient[i] + decay * weights[i]
+        velocity[i] = v
+        weights[i] -= rate * v
+
+
 @task_kernel
-def reduce_partials(operation, first, last, part, worker):
-    """Add up the elements [first, last) of all partial sums, in the order of the parts."""
+def reduce_and_update(operation, first, last, part, worker):
+    """Add up the elements [first, last) of all partial sums, in the order of the parts; then update the weights."""
     o = _reduction_at(operation)
     size = last - first
     gradient = floats(o.gradient + 4 * first, size)
@@ -47,23 +63,16 @@ def reduce_partials(operation, first, last, part, worker):
         more = floats(o.partials + 4 * (index * o.part_size + first), size)
         for i in range(size):
             gradient[i] += more[i]
+    weights, velocity = floats(o.weights + 4 * first, size), floats(o.velocity + 4 * first, size)
+    _descend(floats(o.settings, 3), weights, gradient, velocity, size)
     return 0
 
 
 @task_kernel
 def sgd(operation, first, last, part, worker):
-    """velocity = momentum * velocity + gradient + decay * weight; weight -= rate * velocity, for [first, last)."""
+    """Update the weights [first, last) by their gradient."""
     o = _update_at(operation)
-    settings = floats(o.settings, 3)
-    rate, momentum, decay = settings[0], settings[1], settings[2]
-    if rate != rate:
-        return 0
     size = last - first
-    weights = floats(o.weights + 4 * first, size)
-    gradient = floats(o.gradient + 4 * first, size)
-    velocity = floats(o.velocity + 4 * first, size)
-    for i in range(size):
-        v = momentum * velocity[i] + gradient[i] + decay * weights[i]
-        velocity[i] = v
-        weights[i] -= rate * v
+    weights, velocity = floats(o.weights + 4 * first, size), floats(o.velocity + 4 * first, size)
+    _descend(floats(o.settings, 3), weights, floats(o.gradient + 4 * first, size), velocity, size)
     return 0

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from bptcnn.inner.executor import Executor, Trace
 from bptcnn.inner.graph import TaskGraph
-from bptcnn.inner.operations import Operation, operations
+from bptcnn.inner.lowering import operations
+from bptcnn.inner.operation import Operation
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.networks import Network
 from bptcnn.profiling.host import measure_host
@@ -88,7 +89,7 @@ def profile_network(
     finally:
         executor.close()
     layers, other = _layers(network, batch_size, graph, traces, peak / threads)
-    flops = sum(sum(_flops(op, index, batch_size)) for index, op in enumerate(operations(network)))
+    flops = sum(sum(_flops(op, batch_size)) for op in operations(network))
     return NetworkProfile(
         name=network.name,
         input_shape=network.input_shape,
@@ -149,18 +150,18 @@ def _layers(
         else:
             backward[name] += float(milliseconds)
     layers = []
-    for index, op in enumerate(found):
-        flops = _flops(op, index, batch)
+    for op in found:
+        flops = _flops(op, batch)
         speeds = [_gflops(count, ms) for count, ms in zip(flops, (forward[op.name], backward[op.name]), strict=True)]
         shares = [speed / peak for speed in speeds]
         layers.append(LayerProfile(op.name, forward[op.name], backward[op.name], *speeds, *shares))
     return tuple(layers), other
 
 
-def _flops(op: Operation, index: int, batch: int) -> tuple[int, int]:
+def _flops(op: Operation, batch: int) -> tuple[int, int]:
     """Return the operations of a batch, forward and backward: nobody asks for the gradient by the network's input."""
-    flops = 2 * batch * int(getattr(op, "multiply_adds", 0))  # pooling has none
-    return flops, flops * (2 if index > 0 else 1)
+    flops = 2 * batch * op.multiply_adds
+    return flops, flops * (2 if op.inputs[0] != 0 else 1)
 
 
 def _gflops(flops: int, milliseconds: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
-from bptcnn.inner.storage import Storage
+from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
@@ -93,7 +93,7 @@ def _require_memory(network: Network, train: Samples, settings: TrainSettings, m
     local = [member for member in members if member.host is None]
     need = Layout(network.size, len(members)).size
     for member in local:
-        need += Storage(network, settings.batch_size, member.threads, training=True).arena.size
+        need += memory_needed(network, settings.batch_size, member.threads)
     if local:
         need += train.images.nbytes
     what = f"{len(members)} nodes need {need / 1e6:,.0f} MB here at batch size {settings.batch_size}"

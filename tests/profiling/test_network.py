@@ -58,7 +58,7 @@ def test_a_host_with_networks() -> None:
 
 
 def test_the_first_operation_has_one_gradient() -> None:
-    from bptcnn.inner.operations import operations
+    from bptcnn.inner.lowering import operations
 
     found = [_flops(op, index, 8) for index, op in enumerate(operations(SMALL))]
     conv1, conv2, dense1 = 2 * 8 * 12 * 12 * 9 * 4, 2 * 8 * 6 * 6 * 9 * 4 * 8, 2 * 8 * 4 * 4 * 8 * 10
