@@ -159,8 +159,8 @@ def paths(draw: st.DrawFn, shape: tuple[int, int, int], depth: int, dropout: boo
     layers: list[Layer] = []
     for _ in range(draw(st.integers(least, 3))):
         here = (*shape[:2], channels_after(shape, layers))
-        kinds = [any_layers(here[2], same=True, dropout=dropout), *([blocks(here, depth, dropout)] if depth else [])]
-        layers.append(draw(st.one_of(*kinds)))
+        block = depth > 0 and draw(st.sampled_from((False, True, False)))
+        layers.append(draw(blocks(here, depth, dropout) if block else any_layers(here[2], True, dropout)))
     return layers
 
 
@@ -188,8 +188,9 @@ def block_networks(draw: st.DrawFn, size: int = 10, channels: int = 6, dropout: 
     shape = draw(image_shapes(size, channels, least=draw(st.sampled_from((4, 1)))))
     layers: list[Layer] = []
     for _ in range(draw(st.integers(1, 4))):
-        *_, here, _, _ = Network(shape, [*layers, Flatten(), Dense(1)]).shapes
-        layer = draw(st.one_of(any_layers(here[-1], dropout=dropout), blocks((here[0], here[1], here[2]), 2, dropout)))
+        here = Network(shape, [*layers, Flatten(), Dense(1)]).shapes[-3]
+        block = draw(st.booleans())
+        layer = draw(blocks((here[0], here[1], here[2]), 2, dropout) if block else any_layers(here[2], dropout=dropout))
         try:
             Network(shape, [*layers, layer, Flatten(), Dense(1)])
         except UserError:  # does not fit any more
