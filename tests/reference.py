@@ -1,120 +1,191 @@
 """A plain float64 network: what every kernel and every gradient is checked against. Written for clarity, not speed."""
 
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+from reference_arithmetic import (
+    Array,
+    activate,
+    activation_gradient,
+    average,
+    average_gradient,
+    convolve,
+    convolve_gradients,
+    loss_gradient,
+    normalise,
+    normalise_gradients,
+    pool,
+    pool_gradient,
+)
 
-from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
+from bptcnn.networks import (
+    Activation,
+    Application,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    Join,
+    MaxPool2D,
+    Network,
+    Sum,
+)
 
-Array = npt.NDArray[np.float64]
+Masks = Mapping[str, npt.ArrayLike]
+"""What dropout multiplies its input by in training: by the application's name, of the value's shape (N, ...)."""
 
-
-def pad(x: Array, pads: tuple[tuple[int, int], tuple[int, int]]) -> Array:
-    return np.pad(x, ((0, 0), *pads, (0, 0)))
-
-
-def convolve(x: Array, w: Array, stride: tuple[int, int], pads: tuple[tuple[int, int], tuple[int, int]]) -> Array:
-    """x (N, H, W, C), w (KH, KW, C, K) -> (N, OH, OW, K)."""
-    windows = np.lib.stride_tricks.sliding_window_view(pad(x, pads), w.shape[:2], axis=(1, 2))
-    return np.einsum("nhwcij,ijck->nhwk", windows[:, :: stride[0], :: stride[1]], w, optimize=True)
-
-
-def convolve_gradients(
-    x: Array, w: Array, stride: tuple[int, int], pads: tuple[tuple[int, int], tuple[int, int]], dy: Array
-) -> tuple[Array, Array]:
-    """Gradients by input and by filter."""
-    padded = pad(x, pads)
-    dx, dw = np.zeros_like(padded), np.zeros_like(w)
-    rows, columns = dy.shape[1:3]
-    for i in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            part = (
-                slice(None),
-                slice(i, i + rows * stride[0], stride[0]),
-                slice(j, j + columns * stride[1], stride[1]),
-            )
-            dw[i, j] = np.einsum("nhwc,nhwk->ck", padded[part], dy, optimize=True)
-            dx[part] += dy @ w[i, j].T
-    (top, _), (left, _) = pads
-    return dx[:, top : top + x.shape[1], left : left + x.shape[2]], dw
-
-
-def pool(x: Array, window: tuple[int, int], stride: tuple[int, int]) -> tuple[Array, npt.NDArray[np.intp]]:
-    """Largest element of each window, and its index in the window, the first of equals."""
-    windows = np.lib.stride_tricks.sliding_window_view(x, window, axis=(1, 2))[:, :: stride[0], :: stride[1]]
-    flat = windows.reshape(*windows.shape[:4], -1)
-    choice = flat.argmax(-1)
-    return np.take_along_axis(flat, choice[..., None], -1)[..., 0], choice
+Gradients = tuple[list[Array], list[Array]]
+"""By each input, and by each parameter."""
 
 
-def pool_gradient(
-    shape: tuple[int, ...], window: tuple[int, int], stride: tuple[int, int], choice: npt.NDArray[np.intp], dy: Array
-) -> Array:
-    dx = np.zeros(shape)
-    n, h, w, c = np.indices(choice.shape)
-    np.add.at(dx, (n, h * stride[0] + choice // window[1], w * stride[1] + choice % window[1], c), dy)
-    return dx
+@dataclass(frozen=True)
+class Applied:
+    """One application of a forward pass. `back` gives the gradients from that by `linear`, the value it activates."""
+
+    application: Application
+    inputs: tuple[Array, ...]
+    linear: Array
+    back: Callable[[Array], Gradients]
+
+    @property
+    def activation(self) -> str | None:
+        layer = self.application.layer
+        return layer.function if isinstance(layer, Activation) else getattr(layer, "activation", None)
 
 
-def loss_gradient(logits: Array, labels: npt.NDArray[np.integer]) -> tuple[float, Array]:
-    """Mean softmax cross-entropy and its gradient by logits."""
-    shifted = logits - logits.max(1, keepdims=True)
-    p = np.exp(shifted)
-    p /= p.sum(1, keepdims=True)
-    rows = np.arange(len(labels))
-    loss = -np.mean(shifted[rows, labels] - np.log(np.exp(shifted).sum(1)))
-    p[rows, labels] -= 1
-    return float(loss), p / len(labels)
-
-
-def forward(network: Network, weights: npt.ArrayLike, x: npt.ArrayLike) -> tuple[Array, list[tuple]]:
-    """Logits, and per layer what its gradient needs."""
-    w, y, tape = np.asarray(weights, np.float64), np.asarray(x, np.float64), []
-    parameters = iter(network.parameters)
-    for layer in network.layers:
-        before = y
-        if isinstance(layer, Flatten):
-            y = y.reshape(len(y), -1)
-            tape.append((layer, before))
-            continue
-        if isinstance(layer, MaxPool2D):
-            y, choice = pool(y, layer.window, layer.stride)
-            tape.append((layer, before, choice))
-            continue
-        p = next(parameters)
-        kernel = w[p.offset : p.offset + p.size].reshape(p.shape)
-        b = next(parameters) if layer.bias else None
-        convolved = isinstance(layer, Conv2D)
-        y = convolve(y, kernel, layer.stride, layer.pads(before.shape[1:])) if convolved else y @ kernel
-        if b:
-            y = y + w[b.offset : b.offset + b.size]
-        if layer.activation == "relu":
-            y = np.maximum(y, 0)
-        tape.append((layer, before, p, b, kernel, y))
-    return y, tape
+def forward(
+    network: Network, weights: npt.ArrayLike, x: npt.ArrayLike, training: bool = True, masks: Masks | None = None
+) -> tuple[Array, list[Applied]]:
+    """Logits, and what every application saw and what its gradient needs."""
+    w, values, tape = np.asarray(weights, np.float64), [np.asarray(x, np.float64)], []
+    for application in network.applications:
+        inputs = tuple(values[value] for value in application.inputs)
+        parameters = [w[p.offset : p.offset + p.size].reshape(p.shape) for p in application.parameters]
+        linear, back = apply(application, inputs, parameters, training, masks or {})
+        tape.append(Applied(application, inputs, linear, back))
+        values.append(activate(linear, tape[-1].activation))
+    return values[-1], tape
 
 
 def loss_and_gradient(
-    network: Network, weights: npt.ArrayLike, x: npt.ArrayLike, labels: npt.NDArray[np.integer]
+    network: Network,
+    weights: npt.ArrayLike,
+    x: npt.ArrayLike,
+    labels: npt.NDArray[np.integer],
+    training: bool = True,
+    masks: Masks | None = None,
 ) -> tuple[float, Array]:
-    """Mean loss and the flat gradient."""
-    logits, tape = forward(network, weights, x)
-    loss, d = loss_gradient(logits, labels)
+    """Mean loss and the flat gradient, 0 for what is not trainable."""
+    logits, tape = forward(network, weights, x, training, masks)
+    loss, last = loss_gradient(logits, labels)
     gradient = np.zeros(network.size)
-    for layer, before, *rest in reversed(tape):
-        if isinstance(layer, Flatten):
-            d = d.reshape(before.shape)
-            continue
-        if isinstance(layer, MaxPool2D):
-            d = pool_gradient(before.shape, layer.window, layer.stride, rest[0], d)
-            continue
-        p, b, kernel, y = rest
-        if layer.activation == "relu":
-            d = d * (y > 0)
-        if b:
-            gradient[b.offset : b.offset + b.size] = d.reshape(-1, b.size).sum(0)
-        if isinstance(layer, Dense):
-            dw, d = before.T @ d, d @ kernel.T
-        else:
-            d, dw = convolve_gradients(before, kernel, layer.stride, layer.pads(before.shape[1:]), d)
-        gradient[p.offset : p.offset + p.size] = dw.ravel()
+    by_value: dict[int, Array] = {len(tape): last}
+    for index in reversed(range(len(tape))):
+        applied = tape[index]
+        d = by_value.pop(index + 1) * activation_gradient(applied.linear, applied.activation)
+        by_inputs, by_parameters = applied.back(d)
+        for value, part in zip(applied.application.inputs, by_inputs, strict=True):
+            by_value[value] = by_value.get(value, 0) + part
+        for p, part in zip(applied.application.parameters, by_parameters, strict=True):
+            gradient[p.offset : p.offset + p.size] = part.ravel()
     return loss, gradient
+
+
+def followed_statistics(
+    network: Network, weights: npt.ArrayLike, x: npt.ArrayLike, masks: Masks | None = None
+) -> Array:
+    """The weights after a step of training without any update but that of the running statistics."""
+    w = np.array(weights, np.float64)
+    for applied in forward(network, weights, x, True, masks)[1]:
+        layer = applied.application.layer
+        if isinstance(layer, BatchNorm):
+            axes = tuple(range(applied.inputs[0].ndim - 1))
+            mean, log_variance = (w[p.offset : p.offset + p.size] for p in applied.application.parameters[2:])
+            mean[:] = layer.momentum * mean + (1 - layer.momentum) * applied.inputs[0].mean(axes)
+            variance = layer.momentum * np.exp(log_variance) + (1 - layer.momentum) * applied.inputs[0].var(axes)
+            log_variance[:] = np.log(variance)
+    return w
+
+
+def apply(
+    application: Application, inputs: tuple[Array, ...], parameters: list[Array], training: bool, masks: Masks
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    """Return what the layer makes of its inputs before its activation, and the gradients by that."""
+    layer, x = application.layer, inputs[0]
+    if isinstance(layer, Sum):
+        return inputs[0] + inputs[1], lambda d: ([d, d], [])
+    if isinstance(layer, Join):
+        ends = np.cumsum([one.shape[-1] for one in inputs])[:-1]
+        return np.concatenate(inputs, -1), lambda d: (np.split(d, ends, -1), [])
+    if isinstance(layer, Flatten):
+        return x.reshape(len(x), -1), lambda d: ([d.reshape(x.shape)], [])
+    if isinstance(layer, Activation):
+        return x, lambda d: ([d], [])
+    if isinstance(layer, Dropout):
+        return _drop(application.name, x, training, masks)
+    if isinstance(layer, BatchNorm):
+        return _normalise(layer, x, parameters, training)
+    if isinstance(layer, Dense):
+        biased = x @ parameters[0] + (parameters[1] if layer.bias else 0)
+        return biased, lambda d: ([d @ parameters[0].T], [x.T @ d, d.sum(0)][: len(parameters)])
+    if isinstance(layer, Conv2D | DepthwiseConv2D):
+        return _convolve(layer, x, parameters)
+    return _pool(layer, x)
+
+
+def _drop(name: str, x: Array, training: bool, masks: Masks) -> tuple[Array, Callable[[Array], Gradients]]:
+    if training and name not in masks:
+        raise ValueError(f"{name}: in training the reference wants to be told what it drops")
+    multipliers = np.asarray(masks[name], np.float64) if training else np.ones(x.shape)
+    if multipliers.shape != x.shape:
+        raise ValueError(f"{name}: multipliers {multipliers.shape} for values {x.shape}")
+    return x * multipliers, lambda d: ([d * multipliers], [])
+
+
+def _normalise(
+    layer: BatchNorm, x: Array, parameters: list[Array], training: bool
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    scale, offset, mean, log_variance = parameters
+    axes = tuple(range(x.ndim - 1))
+    used = (x.mean(axes), x.var(axes)) if training else (mean, np.exp(log_variance))
+    deviation = np.sqrt(used[1] + layer.epsilon)
+    normal = normalise(x, used[0], deviation)
+
+    def back(d: Array) -> Gradients:
+        dx = normalise_gradients(normal, deviation, d * scale) if training else d * scale / deviation
+        return [dx], [(d * normal).sum(axes), d.sum(axes), np.zeros_like(mean), np.zeros_like(mean)]
+
+    return scale * normal + offset, back
+
+
+def _convolve(
+    layer: Conv2D | DepthwiseConv2D, x: Array, parameters: list[Array]
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    groups = layer.groups if isinstance(layer, Conv2D) else x.shape[-1]
+    how = (layer.stride, layer.pads(x.shape[1:]), layer.dilations, groups)
+
+    def back(d: Array) -> Gradients:
+        dx, dw = convolve_gradients(x, parameters[0], *how, d)
+        return [dx], [dw, d.sum((0, 1, 2))][: len(parameters)]
+
+    return convolve(x, parameters[0], *how) + (parameters[1] if layer.bias else 0), back
+
+
+def _pool(
+    layer: MaxPool2D | AveragePool2D | GlobalAveragePool2D, x: Array
+) -> tuple[Array, Callable[[Array], Gradients]]:
+    if isinstance(layer, GlobalAveragePool2D):
+        pixels = math.prod(x.shape[1:3])
+        return x.mean((1, 2)), lambda d: ([np.broadcast_to(d[:, None, None] / pixels, x.shape)], [])
+    how = (layer.window, layer.stride, layer.pads(x.shape[1:]))
+    if isinstance(layer, AveragePool2D):
+        return average(x, *how), lambda d: ([average_gradient(x.shape, *how, d)], [])
+    y, choice = pool(x, *how)
+    return y, lambda d: ([pool_gradient(x.shape, *how, choice, d)], [])

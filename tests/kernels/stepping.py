@@ -6,16 +6,20 @@ import numpy as np
 import numpy.typing as npt
 import reference
 from hypothesis import strategies as st
+from reference_arithmetic import Array, pad, windows
 
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import StepResult, Subnetwork
-from bptcnn.networks import Conv2D, Dense, MaxPool2D, Network, Parameter
+from bptcnn.networks import BatchNorm, MaxPool2D, Network
 
 TOLERANCE = 1e-4
 """Largest error of an array's elements, relative to its largest element: float32 sums of some thousand products."""
 
 NEAR = 1e-5
 """Where a rectifier or a pooling decides by less than this, relative to the largest element, rounding may flip it."""
+
+MEAN_DEVIATIONS = 30.0
+"""A mean so many deviations from zero costs normalisation that much of float32's precision."""
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -52,51 +56,41 @@ class Case:
         assert subnetwork.weights.tobytes() == self.weights.tobytes(), "no update was asked for"
         return result, subnetwork.gradient
 
-    def decides_clearly(self) -> bool:
-        """Tell whether no rectifier and no pooling is so close to a tie that float32 rounding could flip it."""
-        _, tape = reference.forward(self.network, self.weights, self.samples)
-        places = {p.name: p for p in self.network.parameters}
-        counts = {"conv": 0, "dense": 0}
-        for layer, before, *_ in tape:
-            if isinstance(layer, MaxPool2D):
-                if not _pools_clearly(before, layer):
-                    return False
-            elif isinstance(layer, Conv2D | Dense):
-                counts[layer.kind] += 1
-                name = f"{layer.kind}{counts[layer.kind]}"
-                y = self._before_rectifier(layer, before, name, places) if layer.activation == "relu" else np.ones(1)
-                if not _far_from_zero(y):
-                    return False
+    def decides_clearly(self, training: bool = True, masks: reference.Masks | None = None) -> bool:
+        """Tell whether float32 rounding could neither flip a rectifier or a pooling nor swamp a normalisation."""
+        _, tape = reference.forward(self.network, self.weights, self.samples, training, masks)
+        for applied in tape:
+            layer, x = applied.application.layer, applied.inputs[0]
+            if isinstance(layer, MaxPool2D) and not _pools_clearly(x, layer):
+                return False
+            if isinstance(layer, BatchNorm) and training and not _normalises_clearly(x, layer):
+                return False
+            if applied.activation in ("relu", "leaky_relu") and not _far_from_zero(applied.linear):
+                return False
         return True
 
-    def _before_rectifier(
-        self, layer: Conv2D | Dense, before: reference.Array, name: str, places: dict[str, Parameter]
-    ) -> reference.Array:
-        def part(what: str) -> reference.Array:
-            p = places[f"{name}.{what}"]
-            return self.weights[p.offset : p.offset + p.size].astype(np.float64).reshape(p.shape)
 
-        if isinstance(layer, Conv2D):
-            y = reference.convolve(before, part("filter"), layer.stride, layer.pads(before.shape[1:]))
-        else:
-            y = before @ part("weights")
-        return y + part("bias") if layer.bias else y
-
-
-def _far_from_zero(y: reference.Array) -> bool:
+def _far_from_zero(y: Array) -> bool:
     """Exact zeros are fine: they come from padding alone and are zeros in float32 too."""
     sizes = np.abs(y)
     return not np.any((sizes > 0) & (sizes < NEAR * sizes.max(initial=0)))
 
 
-def _pools_clearly(x: reference.Array, layer: MaxPool2D) -> bool:
+def _pools_clearly(x: Array, layer: MaxPool2D) -> bool:
     """Exact ties are fine: they are copies of one number, or zeros, and ties in float32 too."""
     if layer.window == (1, 1):
         return True
-    windows = np.lib.stride_tricks.sliding_window_view(x, layer.window, axis=(1, 2))
-    flat = np.sort(windows[:, :: layer.stride[0], :: layer.stride[1]].reshape(-1, layer.window[0] * layer.window[1]))
+    seen = windows(pad(x, layer.pads(x.shape[1:]), -np.inf), layer.window, layer.stride)
+    flat = np.sort(seen.reshape(-1, layer.window[0] * layer.window[1]))
     gaps = flat[:, -1:] - flat[:, :-1]
     return not np.any((gaps > 0) & (gaps < NEAR * np.abs(x).max()))
+
+
+def _normalises_clearly(x: Array, layer: BatchNorm) -> bool:
+    """Differences from a mean that is many deviations from zero are mostly rounding; those of one element are 0."""
+    axes = tuple(range(x.ndim - 1))
+    deviation = np.sqrt(x.var(axes) + layer.epsilon)
+    return x.size == x.shape[-1] or bool(np.all(np.abs(x.mean(axes)) < MEAN_DEVIATIONS * deviation))
 
 
 def assert_close(

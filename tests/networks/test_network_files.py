@@ -72,6 +72,19 @@ def test_a_python_file_with_a_function_or_a_network(tmp_path: Path) -> None:
     assert fixed.classes == 6
 
 
+def test_a_toml_file_of_blocks(tmp_path: Path) -> None:
+    blocks = LAYERS + "".join(
+        f"[[layers]]\nlayer = {name!r}\n{rest}\n"
+        for name, rest in (
+            ("Residual", "layers = [{layer = 'BatchNorm'}, {layer = 'Dropout', rate = 0.5}]"),
+            ("Concatenate", "branches = [[], [{layer = 'Activation', function = 'gelu'}]]"),
+        )
+    )
+    network = load_network(str(written(tmp_path / "blocks.toml", blocks)), SHAPE, 5)
+    assert network.classes == 10
+    assert [a.name for a in network.applications][-5:] == ["norm1", "dropout1", "sum1", "activation1", "join1"]
+
+
 def test_unknown_names_list_the_known_ones() -> None:
     message = refused("resnet999")
     assert "resnet999" in message
