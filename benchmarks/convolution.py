@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from bptcnn.inner.executor import Executor
 from bptcnn.inner.convolution import Convolution
+from bptcnn.inner.executor import Executor
 from bptcnn.inner.lowering import operations
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.kernels import convolution, convolution_gradients

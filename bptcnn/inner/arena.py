@@ -1,7 +1,7 @@
 """One arena per subnetwork: named buffers, collected first, then held in one zeroed allocation."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +16,30 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes [begin, end) of a buffer: what a task reads or writes."""
+    """Bytes [begin, end) of a buffer: what a task reads or writes; or only stripe `stripe` of `stripes` in them.
+
+    Different stripes of as many interleave in whatever way and do not collide.
+    """
 
     buffer: Hashable
     begin: int
     end: int
+    stripe: int = 0
+    stripes: int = 1
 
-    def share(self, index: int, parts: int) -> "Span":
-        """Return the index-th of `parts` shares: for tasks whose elements interleave and so do not collide."""
-        size = self.end - self.begin
-        return Span(self.buffer, self.begin + size * index // parts, self.begin + size * (index + 1) // parts)
+    def striped(self, stripe: int, stripes: int) -> "Span":
+        """Return one stripe of this span."""
+        return replace(self, stripe=stripe, stripes=stripes)
+
+    def meets(self, other: "Span") -> bool:
+        """Tell whether two spans have bytes in common."""
+        apart = self.stripes == other.stripes and self.stripe != other.stripe
+        return self.buffer == other.buffer and self.begin < other.end and other.begin < self.end and not apart
+
+    def covers(self, other: "Span") -> bool:
+        """Tell whether all bytes of `other` are in this span."""
+        within = self.stripes == 1 or (self.stripe, self.stripes) == (other.stripe, other.stripes)
+        return self.buffer == other.buffer and self.begin <= other.begin and other.end <= self.end and within
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,16 @@ import numpy as np
 
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.operation import Operation
-from bptcnn.inner.plan import Plan, split
-from bptcnn.inner.step_settings import IMAGES, RATE
-from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, SPAN, StepBuilder
+from bptcnn.inner.partials import PartialSums
+from bptcnn.inner.plan import Plan
+from bptcnn.inner.step_settings import IMAGES
+from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
-from bptcnn.kernels import convolution, convolution_gradients, update
+from bptcnn.kernels import convolution, convolution_gradients
 from bptcnn.kernels.convolution_gradients import folds
 from bptcnn.kernels.unit import COLUMNS, ROWS
 from bptcnn.networks import Parameter
 from bptcnn.networks.layers import Pair
-
-_PARTIAL_BYTES = 32 << 20  # most memory for one layer's partial sums
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Convolution(Operation):
         return -(-columns // COLUMNS)
 
     @property
-    def part_size(self) -> int:
-        """Elements of one partial sum: filter and bias gradient."""
-        return self.filter.size + self.conv_shape[2]
+    def sums(self) -> PartialSums:
+        """The partial sums of the filter and bias gradients."""
+        return PartialSums(self.name, self.filter, self.bias, self.conv_shape[2])
 
     def halo(self, position: int) -> Halo:
         """The padding."""
@@ -66,11 +65,6 @@ class Convolution(Operation):
             (self.conv_shape[0], self.conv_shape[1]),
             0.0,
         )
-
-    def parts(self, plan: Plan) -> list[tuple[int, int]]:
-        """Return the image ranges of the backward tasks: fewer where partial sums take much memory."""
-        most = max(1, _PARTIAL_BYTES // (FLOAT * self.part_size))
-        return plan.ranges if len(plan.ranges) <= most else split(plan.batch, most)
 
     # ---- buffers and records -----------------------------------------------------------------------------------------
 
@@ -93,7 +87,7 @@ class Convolution(Operation):
             arena.reserve((self.name, "folding"), plan.workers * self._folding_size())
         halo = _gradient_halo(self)
         arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels)
-        arena.reserve((self.name, "partials"), len(self.parts(plan)), FLOAT * self.part_size)
+        self.sums.reserve(plan)
 
     def _folding_size(self) -> int:
         """Elements of a worker's scratch for folding: an image of window rows, and a row of the input."""
@@ -157,22 +151,12 @@ class Convolution(Operation):
             halo_top=halo.top,
             halo_left=halo.left,
             gradient_row=gradient_row,
-            partials=arena.address((self.name, "partials")),
-            part_size=self.part_size,
+            partials=self.sums.address(plan),
+            part_size=self.sums.size,
             floor=0.0 if self.rectified else -np.inf,
         )
         if plan.training:
-            plan.keep(
-                f"{self.name} reduction",
-                update.REDUCTION,
-                partials=arena.address((self.name, "partials")),
-                parts=len(self.parts(plan)),
-                part_size=self.part_size,
-                gradient=plan.weights_gradient(self.filter),
-                settings=plan.settings.number(RATE),
-                weights=plan.weights(self.filter),
-                velocity=arena.address("velocity") + FLOAT * self.filter.offset,
-            )
+            self.sums.record(plan)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 
@@ -197,25 +181,17 @@ class Convolution(Operation):
         (source,), wanted = self.inputs, plan.wants_gradient(self.inputs[0])
         if wanted:
             self._pack(step, backward=True)
-        parts = self.parts(plan)
         cost = self.multiply_adds * NS_PER_MULTIPLY_ADD * (2 if wanted else 1)
-        for part, (first, last) in enumerate(parts):
+        for part, (first, last) in enumerate(self.sums.parts(plan)):
             reads = [plan.gradients(self.output, first, last), plan.values(source, first, last)]
             reads += [plan.values(self.output, first, last), *self._choices(plan, first, last)]
-            writes = [plan.arena.span((self.name, "partials"), part, part + 1)]
+            writes = [self.sums.span(plan, part)]
             if wanted:
                 reads.append(plan.arena.whole((self.name, "backward panels")))
                 writes.append(plan.gradients(source, first, last))
             kernel = convolution_gradients.convolve_backward
             step.add(f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part)
-        size = self.filter.size + (self.bias.size if self.bias else 0)
-        reduction = plan.record_address(f"{self.name} reduction")
-        sums = plan.arena.whole((self.name, "partials"))
-        for first, last in split(size, -(-size * len(parts) // SPAN)):
-            vectors = ("gradient", "weights", "velocity")
-            writes = [plan.parameter_span(vector, self.filter, first, last) for vector in vectors]
-            cost = (last - first) * len(parts) * NS_PER_ELEMENT
-            step.add(f"{self.name} update", update.reduce_and_update, reduction, (first, last), cost, [sums], writes)
+        self.sums.reduce(step)
 
     def _pack(self, step: StepBuilder, backward: bool) -> None:
         plan, record = step.plan, step.plan.record_address(self.name)
@@ -226,7 +202,7 @@ class Convolution(Operation):
         reads = [plan.parameter_span("weights", self.filter)]
         packed = plan.arena.whole((self.name, f"{what} panels"))
         for panel in range(panels):
-            writes = [packed.share(panel, panels)]
+            writes = [packed.striped(panel, panels)]
             step.add(f"{self.name} pack {what}", kernel, record, (panel, panel + 1), cost, reads, writes)
 
     def _choices(self, plan: Plan, first: int, last: int) -> list[Span]:

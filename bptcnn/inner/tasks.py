@@ -22,8 +22,7 @@ NS_PER_ELEMENT = 0.2
 
 @dataclass(frozen=True)
 class _Access:
-    begin: int
-    end: int
+    span: Span
     task: int
     writes: bool
 
@@ -39,23 +38,19 @@ class Hazards:
 
     def before(self, reads: Iterable[Span], writes: Iterable[Span]) -> set[int]:
         """Return the tasks that collide with these accesses."""
-        found = {a.task for span in reads for a in self._over(span) if a.writes}
-        return found | {a.task for span in writes for a in self._over(span)}
+        found = {a.task for span in reads for a in self._meeting(span) if a.writes}
+        return found | {a.task for span in writes for a in self._meeting(span)}
 
     def record(self, task: int, reads: Iterable[Span], writes: Iterable[Span]) -> None:
         """Remember a task's accesses; those that a write covers are forgotten."""
         for span in reads:
-            self._accesses.setdefault(span.buffer, []).append(_Access(span.begin, span.end, task, False))
+            self._accesses.setdefault(span.buffer, []).append(_Access(span, task, False))
         for span in writes:
-            kept = [
-                a
-                for a in self._accesses.get(span.buffer, ())
-                if a.begin < span.begin or a.end > span.end or a.task == task
-            ]
-            self._accesses[span.buffer] = [*kept, _Access(span.begin, span.end, task, True)]
+            kept = [a for a in self._accesses.get(span.buffer, ()) if not span.covers(a.span) or a.task == task]
+            self._accesses[span.buffer] = [*kept, _Access(span, task, True)]
 
-    def _over(self, span: Span) -> list[_Access]:
-        return [a for a in self._accesses.get(span.buffer, ()) if a.begin < span.end and span.begin < a.end]
+    def _meeting(self, span: Span) -> list[_Access]:
+        return [a for a in self._accesses.get(span.buffer, ()) if a.span.meets(span)]
 
 
 class StepBuilder:
