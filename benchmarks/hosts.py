@@ -3,10 +3,11 @@
     python benchmarks/hosts.py [--rounds 3] [--quotas 1.0,0.5,0.25] [--delay 20] [--rate 100] [--data fashion-mnist]
 
 The hosts are network namespaces on this machine, an sshd in each, their CPU limited by a quota (see tests/hosts; needs
-root). Each host has its core, alone or with others whose quotas fit; what the hosts leave is the coordinator's. In each round every host's speed is measured alone, then together as independent processes (the ceiling that
-caches and memory bandwidth leave), then runs train until the target accuracy: over a fast network, and over one of
-`--delay` milliseconds each way and `--rate` Mbit/s for each host. Efficiency is a run's images/s over the summed
-speeds; medians of the rounds.
+root). Each host has its core, alone or with others whose quotas fit; what the hosts leave is the coordinator's. In each
+round every host's speed is measured alone, then together as independent processes (the ceiling that caches and memory
+bandwidth leave), then runs train until the target accuracy: over a fast network, and over one of `--delay` milliseconds
+each way and `--rate` Mbit/s for each host. Efficiency is a run's images/s over the summed speeds. Medians of the
+rounds.
 """
 
 import argparse
