@@ -3,14 +3,16 @@
     python benchmarks/hosts.py [--rounds 3] [--quotas 1.0,0.5,0.25] [--delay 20] [--rate 100] [--data fashion-mnist]
 
 The hosts are network namespaces on this machine, an sshd in each, their CPU limited by a quota (see tests/hosts; needs
-root). In each round every host's speed is measured alone, then together as independent processes (the ceiling that
-caches and memory bandwidth leave), then runs train until the target accuracy: over a fast network, and over one of
-`--delay` milliseconds each way and `--rate` Mbit/s for each host. Efficiency is a run's images/s over the summed
-speeds; medians of the rounds.
+root). Each host has its core, alone or with others whose quotas fit; what the hosts leave is the coordinator's. In each
+round every host's speed is measured alone, then together as independent processes (the ceiling that caches and memory
+bandwidth leave), then runs train until the target accuracy: over a fast network, and over one of `--delay` milliseconds
+each way and `--rate` Mbit/s for each host. Efficiency is a run's images/s over the summed speeds. Medians of the
+rounds.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -80,6 +82,20 @@ def train(hosts: Hosts, arguments: argparse.Namespace, folder: Path) -> dict[str
     return found
 
 
+def place(quotas: list[float]) -> list[HostSpec]:
+    """Give each host the core with most room left; have this process, and what it starts, keep to the emptiest core."""
+    room = dict.fromkeys(sorted(os.sched_getaffinity(0)), 1.0)
+    specs = []
+    for number, quota in enumerate(quotas, 1):
+        core = max(room, key=lambda core: room[core])
+        if room[core] < quota:
+            raise SystemExit(f"host {number} with quota {quota:g} fits on no core beside the others")
+        room[core] -= quota
+        specs.append(HostSpec(f"h{number}", quota, core))
+    os.sched_setaffinity(0, {max(room, key=lambda core: room[core])})
+    return specs
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,7 +113,7 @@ def main() -> None:
     if arguments.alone:
         print(measure_speed(arguments.alone, _ALONE_SECONDS))
         return
-    specs = [HostSpec(f"h{j}", quota=float(quota)) for j, quota in enumerate(arguments.quotas.split(","), 1)]
+    specs = place([float(quota) for quota in arguments.quotas.split(",")])
     names = [spec.name for spec in specs]
     slow = f"{arguments.delay:g} ms, {arguments.rate:g} Mbit/s"
     links = {"fast": (0.0, 0.0), slow: (arguments.delay / 1000, arguments.rate)}

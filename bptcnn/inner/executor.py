@@ -11,6 +11,7 @@ Guarantees
   is a bitmap, so that is a find-first-set. An empty worker takes from the worker with most ready tasks.
 - A task runs once, after all that it depends on, and sees their writes: dependency counts are sequentially consistent
   read-modify-writes.
+- Kernels run with denormal numbers flushed to zero, on every thread alike; the caller's own arithmetic does not.
 - A kernel that returns a status other than 0 ends the step: tasks that a worker has taken finish, nothing that waits
   for the failed one starts.
 - Between steps, and in a step when nothing is ready for long, workers sleep: an idle model uses no CPU.
@@ -41,6 +42,7 @@ from bptcnn.kernels.atomics import (
     store_release,
 )
 from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.denormals import flush_denormals, restore_denormals
 from bptcnn.kernels.pointers import call_kernel, record_at, words
 
 _LINE = 8  # words in a cache line: words that different threads write lie on lines of their own
@@ -161,7 +163,7 @@ def _run_task(state, graph, worker, task):
 
 
 @compiled("void(int64, int64)")
-def _work(state, worker):
+def _run_tasks(state, worker):
     """Run tasks until the step is done."""
     graph = load_acquire(state + 8 * _LINE * _GRAPH)
     spins = 0
@@ -186,6 +188,14 @@ def _work(state, worker):
             if task >= 0:
                 _run_task(state, graph, worker, task)
             spins = 0
+
+
+@compiled("void(int64, int64)")
+def _work(state, worker):
+    """Take part in a step; what numbers mean to the rest of the thread stays as it is."""
+    denormals = flush_denormals()
+    _run_tasks(state, worker)
+    restore_denormals(denormals)
 
 
 @compiled("void(int64, int64)")

@@ -44,11 +44,14 @@ class Place:
 class Host:
     """Made by Hosts; on from then, until power_off()."""
 
-    def __init__(self, name: str, place: Place, group: CpuGroup, files: SshFiles, log: Path) -> None:
+    def __init__(
+        self, name: str, place: Place, group: CpuGroup, files: SshFiles, log: Path, core: int | None = None
+    ) -> None:
         self.name = name
         self.address = place.address
         self.port = SSHD_PORT
         self.log = log
+        self._core = core
         self._place = place
         self._group = group
         self._files = files
@@ -190,7 +193,8 @@ class Host:
         return self._files.altered(self.name, address=self._place.silent_address)
 
     def _joined(self, argv: list[str]) -> list[str]:
-        return ["sh", "-c", JOIN, str(self._group.procs), *argv]
+        pinned = [] if self._core is None else ["taskset", "--cpu-list", str(self._core)]
+        return ["sh", "-c", JOIN, str(self._group.procs), *pinned, *argv]
 
 
 def _kill(pid: int) -> None:

@@ -32,7 +32,7 @@ from cpu_groups import CpuGroup, mounted
 from host import MTU_BYTES, SYSTEM_PATH, Host, Place
 from ssh_files import SshFiles
 
-PROGRAMS = ("ip", "nsenter", "unshare", "ssh", "ssh-keygen", "sshd", "tcpdump")
+PROGRAMS = ("ip", "nsenter", "unshare", "taskset", "ssh", "ssh-keygen", "sshd", "tcpdump")
 CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21, "SYS_NICE": 23}
 SEPARATION = Path("/run/sshd")  # sshd does not start without this folder
 SSH_VARIABLE = "BPTCNN_SSH"
@@ -55,10 +55,11 @@ needs_hosts = pytest.mark.skipif(bool(lacking()), reason=f"hosts need {', '.join
 
 @dataclass(frozen=True)
 class HostSpec:
-    """A host: its alias for ssh, and how many cores it may use (None: all)."""
+    """A host: its alias for ssh, how much CPU it may use, in cores (None: all), and on which core (None: any)."""
 
     name: str
     quota: float | None = None
+    core: int | None = None
 
 
 class Hosts:
@@ -161,7 +162,7 @@ class Hosts:
             group = CpuGroup(places[spec.name].namespace)
             stack.callback(group.remove)
             group.create(spec.quota)
-            host = Host(spec.name, places[spec.name], group, files, self.folder / f"{spec.name}.log")
+            host = Host(spec.name, places[spec.name], group, files, self.folder / f"{spec.name}.log", spec.core)
             self._hosts[spec.name] = host
             stack.enter_context(host.connect(f"{self._seed} {spec.name}"))
         for host in self._hosts.values():
