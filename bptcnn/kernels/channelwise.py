@@ -1,48 +1,84 @@
 """Rows of a depthwise convolution and of its gradients, in explicit vectors over the channels.
 
-    correlate_row   target[x, c] = floor_at(init[x, c] + sum_r sum_k source[x, r, k, c] * filters[r, k, c], floor)
-    weigh_row       sums[r, k, c] += sum_x gradient[x, c] * source[x, r, k, c]
+    correlate_rows  target[x, c] = floor_at(start[x, c] + sum_r sum_k source[x, r, k, c] * filters[r, k, c], floor)
+    weigh_rows      sums[r, k, c] += sum_x gradient[x, c] * source[x, r, k, c]
     rectify_row     target[x, c] = gradient[x, c] where the layer's output is above 0; sums[c] += that
 
-Each takes the channels a vector at a time and walks the row with it. A 3x3 window whose taps are as far apart as the
-output pixels, or half as far (stride 2), has code of its own: its nine filter vectors (or sums) stay in registers, and
-every input vector of a block of pixels is loaded once per window row. Other windows loop over their taps.
+A row is cut into blocks of a few pixels, and a block walks through its channels: all that it reads and writes are
+contiguous streams, and each vector that it loads serves every window of the block that it lies in. The windows of
+3x3 layers, and those that their gradients split into, are unrolled; others loop over their taps.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bptcnn.kernels.compilation import compiled
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
 
-_PIXELS = 4  # output pixels in one pass: with nine filter vectors they fit 16 registers
-_WINDOW = 3  # rows and columns of the window that has code of its own
+_PIXELS = 4  # of a row in one block
+BAND = 2  # rows of windows that are taken at once: with _PIXELS of each, 8 sums keep the multiply-adders busy
+
+
+class _Window(NamedTuple):
+    """An unrolled window of rows x columns taps for a band of rows; neighbours in a row lie `step` taps apart."""
+
+    rows: int
+    columns: int
+    step: int
+    band: int
+
+
+_CORRELATED = [
+    _Window(3, 3, 1, 1),
+    _Window(3, 3, 1, 2),
+    _Window(3, 3, 2, 1),
+    _Window(1, 1, 1, 1),  # the phases of the gradient by input of 3x3 with stride 2
+    _Window(1, 2, 1, 1),
+    _Window(2, 1, 1, 1),
+    _Window(2, 2, 1, 1),
+]
+_WEIGHED = [_Window(3, 3, 1, 1), _Window(3, 3, 1, 2), _Window(3, 3, 2, 1), _Window(3, 3, 2, 2)]
 
 
 class _RowEmitter(VectorEmitter):
-    """Emits walks along a row of pixels."""
+    """Emits walks along rows of pixels."""
 
-    def along(self, pixels: Any, body: Callable[[Any, int], None]) -> None:
-        """Emit body(first pixel, count) for blocks of _PIXELS pixels, then once for those that are left."""
+    def choose(self, value: Any, cases: Mapping[int, Callable[[], None]], default: Callable[[], None]) -> None:
+        """Emit a switch over `value` (int64)."""
         builder = self.builder
+        otherwise, end = builder.append_basic_block("otherwise"), builder.append_basic_block("chosen")
+        switch = builder.switch(value, otherwise)
+        for case, emit in cases.items():
+            block = builder.append_basic_block(f"case_{case}")
+            switch.add_case(word(case), block)
+            builder.position_at_end(block)
+            emit()
+            builder.branch(end)
+        builder.position_at_end(otherwise)
+        default()
+        builder.branch(end)
+        builder.position_at_end(end)
+
+    def along(self, pixels: Any, channels: Any, body: Callable[[Any, int, Any, Any], None]) -> None:
+        """Emit body(first pixel, count, channel, mask of the lanes in use) for blocks of pixels and their channels."""
+        builder = self.builder
+
+        def block(first: Any, count: int) -> None:
+            lanes = word(self.lanes)
+            with cgutils.for_range_slice(builder, word(0), channels, lanes, inc=True) as (channel, _):
+                body(first, count, channel, self.first_lanes(builder.sub(channels, channel)))
+
         left = builder.srem(pixels, word(_PIXELS))
         whole = builder.sub(pixels, left)
         with cgutils.for_range_slice(builder, word(0), whole, word(_PIXELS), inc=True) as (first, _):
-            body(first, _PIXELS)
-        end = builder.append_basic_block("row_end")
-        switch = builder.switch(left, end)
-        for count in range(1, _PIXELS):
-            block = builder.append_basic_block(f"last_{count}")
-            switch.add_case(word(count), block)
-            builder.position_at_end(block)
-            body(whole, count)
-            builder.branch(end)
-        builder.position_at_end(end)
+            block(first, _PIXELS)
+        cases = {count: partial(block, whole, count) for count in range(1, _PIXELS)}
+        self.choose(left, cases, lambda: None)
 
     def at(self, base: Any, *terms: tuple[Any, Any]) -> Any:
         """Return the float pointer `base` advanced by the sum of the products (index * stride)."""
@@ -54,263 +90,284 @@ class _RowEmitter(VectorEmitter):
         """Load the vector there."""
         return self.load(self.at(base, *terms))
 
-    def variables(self, count: int) -> list[Any]:
-        """Return `count` vectors that loops may change; LLVM keeps them in registers."""
-        return [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
+    def pointers(self, addresses: list[Any], channel: Any) -> list[Any]:
+        """Return float pointers to that channel at each address."""
+        return [self.pointer(self.offset(address, channel)) for address in addresses]
 
-    def for_channels(self, channels: Any, body: Callable[[Any, Any], None]) -> None:
-        """Emit body(first channel, mask of the lanes in use) for each vector of channels."""
-        with cgutils.for_range_slice(self.builder, word(0), channels, word(self.lanes), inc=True) as (channel, _):
-            body(channel, self.first_lanes(self.builder.sub(channels, channel)))
+    def variables(self, values: list[Any]) -> list[Any]:
+        """Return vectors that loops may change; LLVM keeps them in registers."""
+        found = [cgutils.alloca_once(self.builder, self.vector) for _ in values]
+        for variable, value in zip(found, values, strict=True):
+            self.builder.store(value, variable)
+        return found
 
-
-def _correlation(stride: int, name: str) -> Any:
-    """Return the intrinsic of `correlate_row` for a 3x3 window with taps 1/stride pixels apart; 0: for any window."""
-
-    def typed(
-        typing, source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init,
-        init_pixel, target, target_pixel, pixels, channels, floor,
-    ):  # fmt: skip
-        def generate(context, builder, signature, args):
-            (source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init,
-             init_pixel, target, target_pixel, pixels, channels, floor) = args  # fmt: skip
-            emit = _RowEmitter(builder, UNIT)
-            floors = emit.splat(floor)
-            initialised = builder.icmp_signed("!=", init, word(0))
-            start = builder.select(initialised, init, filters)  # an address that can be read
-            init_step = builder.select(initialised, init_pixel, word(0))
-
-            def vector(channel: Any, mask: Any) -> None:
-                window, taps, base, result = (
-                    emit.pointer(emit.offset(address, channel)) for address in (source, filters, start, target)
-                )
-                fixed = [
-                    [emit.vector_at(taps, (word(r), filter_row), (word(k), filter_column)) for k in range(_WINDOW)]
-                    for r in range(_WINDOW if stride else 0)
-                ]
-
-                def block(first: Any, count: int) -> None:
-                    corner = emit.at(window, (first, step))
-                    places = [builder.add(first, word(p)) for p in range(count)]
-                    sums = [
-                        builder.select(emit.splat(initialised), emit.vector_at(base, (place, init_step)), emit.zero)
-                        for place in places
-                    ]
-                    if stride:
-                        sums = _unrolled(emit, corner, (source_row, source_column), fixed, sums, stride)
-                    else:
-                        sums = _looped(
-                            emit, corner, (source_row, source_column), step, taps, (filter_row, filter_column),
-                            (rows, columns), sums,
-                        )  # fmt: skip
-                    for place, value in zip(places, sums, strict=True):
-                        raised = builder.select(builder.fcmp_ordered("<", value, floors), floors, value)
-                        emit.store_masked(raised, emit.at(result, (place, target_pixel)), mask)
-
-                emit.along(pixels, block)
-
-            emit.for_channels(channels, vector)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 15, types.float32), generate
-
-    typed.__name__ = name
-    return intrinsic(typed)
+    def add_at(self, target: Any, value: Any, mask: Any) -> None:
+        """Add `value` to the lanes of `mask` in memory."""
+        self.store_masked(self.builder.fadd(self.load(target), value), target, mask)
 
 
-def _unrolled(
-    emit: _RowEmitter, corner: Any, strides: tuple[Any, Any], fixed: list[list[Any]], sums: list[Any], stride: int
-) -> list[Any]:
-    """Add a 3x3 window at each of len(sums) pixels, `stride` taps apart."""
-    sums = list(sums)
-    for r, filters in enumerate(fixed):
-        row = emit.at(corner, (word(r), strides[0]))
-        for column in range((len(sums) - 1) * stride + _WINDOW):
-            value = emit.vector_at(row, (word(column), strides[1]))
-            for p in range(len(sums)):
-                if 0 <= column - p * stride < _WINDOW:
-                    sums[p] = emit.multiply_add(value, filters[column - p * stride], sums[p])
-    return sums
+def _number(window: _Window) -> int:
+    """Return the window's case, as `_case` does in compiled code."""
+    return ((window.rows * 4 + window.columns) * 4 + window.step) * 4 + window.band
 
 
-def _looped(
-    emit: _RowEmitter, corner: Any, strides: tuple[Any, Any], step: Any, taps: Any, filter_strides: tuple[Any, Any],
-    window: tuple[Any, Any], sums: list[Any],
-) -> list[Any]:  # fmt: skip
-    """Add any window at each of len(sums) pixels."""
-    builder = emit.builder
-    totals = emit.variables(len(sums))
-    for total, value in zip(totals, sums, strict=True):
-        builder.store(value, total)
-    with cgutils.for_range(builder, window[0]) as row, cgutils.for_range(builder, window[1]) as column:
-        tap = emit.vector_at(taps, (row.index, filter_strides[0]), (column.index, filter_strides[1]))
-        place = emit.at(corner, (row.index, strides[0]), (column.index, strides[1]))
-        for p, total in enumerate(totals):
-            value = emit.vector_at(place, (word(p), step))
-            builder.store(emit.multiply_add(value, tap, builder.load(total)), total)
-    return [builder.load(total) for total in totals]
+def _served(window: _Window, count: int) -> list[list[list[tuple[int, int, int, int]]]]:
+    """List, by source row and column, the windows that an input vector of a block of `count` pixels lies in.
 
-
-_correlate_close = _correlation(1, "correlate_close")
-_correlate_strided = _correlation(2, "correlate_strided")
-_correlate_any = _correlation(0, "correlate_any")
-
-
-@compiled("void(" + "int64, " * 15 + "float32)")
-def correlate_row(
-    source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init, init_pixel,
-    target, target_pixel, pixels, channels, floor,
-):  # fmt: skip
-    """Apply one window of rows x columns taps per channel to a row of pixels.
-
-    Addresses, and strides in elements: window x begins `step` elements behind window x - 1, its taps lie source_row and
-    source_column apart. `init` holds sums to continue or, with init_pixel 0, a bias; 0: zeros. Only target is written.
+    As (row of the band, pixel, tap row, tap column): windows lie `step` taps apart in both directions.
     """
-    if rows == 3 and columns == 3 and step == source_column:
-        _correlate_close(
-            source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init,
-            init_pixel, target, target_pixel, pixels, channels, floor,
-        )  # fmt: skip
-    elif rows == 3 and columns == 3 and step == 2 * source_column:
-        _correlate_strided(
-            source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init,
-            init_pixel, target, target_pixel, pixels, channels, floor,
-        )  # fmt: skip
-    else:
-        _correlate_any(
-            source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, init,
-            init_pixel, target, target_pixel, pixels, channels, floor,
-        )  # fmt: skip
+    rows, columns, step, band = window
+
+    def at(row: int, column: int) -> list[tuple[int, int, int, int]]:
+        found = [(q, p, row - q * step, column - p * step) for q in range(band) for p in range(count)]
+        return [item for item in found if 0 <= item[2] < rows and 0 <= item[3] < columns]
+
+    width = (count - 1) * step + columns
+    return [[at(row, column) for column in range(width)] for row in range((band - 1) * step + rows)]
 
 
-def _weighing(stride: int, name: str) -> Any:
-    """Return the intrinsic of `weigh_row` for a 3x3 window with taps 1/stride pixels apart; 0: for any window."""
+class _Correlation(_RowEmitter):
+    """Emits `correlate_rows` for one band of rows."""
 
-    def typed(typing, gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels):
-        def generate(context, builder, signature, args):
-            gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels = args
-            emit = _RowEmitter(builder, UNIT)
-            totals = emit.variables(_WINDOW * _WINDOW if stride else _PIXELS)
+    def __init__(self, builder: Any, arguments: Any) -> None:
+        super().__init__(builder, UNIT)
+        (
+            self.source, self.source_row, self.source_column, self.step,
+            self.filters, self.filter_row, self.filter_column, self.rows, self.columns, self.bias, self.continued,
+            self.target, self.target_line, self.target_pixel, self.pixels, self.channels, self.floor,
+        ) = arguments  # fmt: skip
 
-            def add(target: Any, value: Any, mask: Any) -> None:
-                emit.store_masked(builder.fadd(emit.load(target), value), target, mask)
+    def emit(self, window: _Window | None) -> None:
+        """Emit the code for an unrolled window, or for one row of any windows."""
+        builder = self.builder
+        floors = self.splat(self.floor)
+        band = window.band if window else 1
+        biased, continued = (builder.icmp_signed("!=", flag, word(0)) for flag in (self.bias, self.continued))
+        bias = builder.select(biased, self.bias, self.filters)  # an address that can be read
 
-            def window(given: Any, corner: Any, result: Any, mask: Any) -> None:
-                def block(first: Any, count: int) -> None:
-                    weights = [emit.vector_at(given, (builder.add(first, word(p)), channels)) for p in range(count)]
-                    start = emit.at(corner, (first, step))
-                    _weigh_unrolled(emit, weights, start, (source_row, source_column), totals, stride)
+        def block(first: Any, count: int, channel: Any, mask: Any) -> None:
+            source, taps, base, target = self.pointers([self.source, self.filters, bias, self.target], channel)
+            corner = self.at(source, (first, self.step))
+            lines = [self.at(target, (word(q), self.target_line), (first, self.target_pixel)) for q in range(band)]
+            results = [self.at(line, (word(p), self.target_pixel)) for line in lines for p in range(count)]
+            start = builder.select(biased, self.load(base), self.zero)
+            sums = self.variables([start] * len(results))
+            with builder.if_then(continued):
+                for total, result in zip(sums, results, strict=True):
+                    builder.store(self.load(result), total)
+            if window:
+                self._unrolled(window, corner, taps, sums, count)
+            else:
+                self._looped(corner, taps, sums)
+            for total, result in zip(sums, results, strict=True):
+                value = builder.load(total)
+                raised = builder.select(builder.fcmp_ordered("<", value, floors), floors, value)
+                self.store_masked(raised, result, mask)
 
-                emit.along(pixels, block)
-                for tap, total in enumerate(totals):
-                    add(emit.at(result, (word(tap), channels)), builder.load(total), mask)
+        self.along(self.pixels, self.channels, block)
 
-            def each_tap(given: Any, corner: Any, result: Any, mask: Any) -> None:
-                with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, columns) as column:
-                    place = emit.at(corner, (row.index, source_row), (column.index, source_column))
-                    for total in totals:
-                        builder.store(emit.zero, total)
+    def _add(self, value: Any, tap: Any, total: Any) -> None:
+        self.builder.store(self.multiply_add(value, tap, self.builder.load(total)), total)
 
-                    def block(first: Any, count: int) -> None:
-                        for p in range(count):
-                            pixel = builder.add(first, word(p))
-                            weight, value = (
-                                emit.vector_at(given, (pixel, channels)),
-                                emit.vector_at(place, (pixel, step)),
-                            )
-                            builder.store(emit.multiply_add(weight, value, builder.load(totals[p])), totals[p])
+    def _unrolled(self, window: _Window, corner: Any, taps: Any, sums: list[Any], count: int) -> None:
+        filters = [
+            [
+                self.vector_at(taps, (word(r), self.filter_row), (word(k), self.filter_column))
+                for k in range(window.columns)
+            ]
+            for r in range(window.rows)
+        ]
+        for r, row in enumerate(_served(window, count)):
+            line = self.at(corner, (word(r), self.source_row))
+            for k, items in enumerate(row):
+                value = self.vector_at(line, (word(k), self.source_column))
+                for q, p, tap_row, tap_column in items:
+                    self._add(value, filters[tap_row][tap_column], sums[q * count + p])
 
-                    emit.along(pixels, block)
-                    total = emit.zero
-                    for part in totals:
-                        total = builder.fadd(total, builder.load(part))
-                    tap = builder.add(builder.mul(row.index, columns), column.index)
-                    add(emit.at(result, (tap, channels)), total, mask)
-
-            def vector(channel: Any, mask: Any) -> None:
-                given, corner, result = (
-                    emit.pointer(emit.offset(address, channel)) for address in (gradient, source, sums)
-                )
-                for total in totals:
-                    builder.store(emit.zero, total)
-                taps = window if stride else each_tap
-                taps(given, corner, result, mask)
-
-            emit.for_channels(channels, vector)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 10), generate
-
-    typed.__name__ = name
-    return intrinsic(typed)
-
-
-def _weigh_unrolled(
-    emit: _RowEmitter, weights: list[Any], corner: Any, strides: tuple[Any, Any], totals: list[Any], stride: int
-) -> None:
-    """Add the windows at len(weights) pixels, weighted, to the nine totals."""
-    builder = emit.builder
-    for r in range(_WINDOW):
-        row = emit.at(corner, (word(r), strides[0]))
-        for column in range((len(weights) - 1) * stride + _WINDOW):
-            value = emit.vector_at(row, (word(column), strides[1]))
-            for p, weight in enumerate(weights):
-                k = column - p * stride
-                if 0 <= k < _WINDOW:
-                    total = totals[r * _WINDOW + k]
-                    builder.store(emit.multiply_add(value, weight, builder.load(total)), total)
-
-
-_weigh_close = _weighing(1, "weigh_close")
-_weigh_strided = _weighing(2, "weigh_strided")
-_weigh_any = _weighing(0, "weigh_any")
-
-
-@compiled("void(" + ", ".join(["int64"] * 10) + ")")
-def weigh_row(gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels):
-    """Add one row's gradient by filter to `sums` (rows, columns, channels); see `correlate_row` for the strides."""
-    if rows == 3 and columns == 3 and step == source_column:
-        _weigh_close(gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels)
-    elif rows == 3 and columns == 3 and step == 2 * source_column:
-        _weigh_strided(gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels)
-    else:
-        _weigh_any(gradient, source, source_row, source_column, step, rows, columns, sums, pixels, channels)
+    def _looped(self, corner: Any, taps: Any, sums: list[Any]) -> None:
+        builder = self.builder
+        with cgutils.for_range(builder, self.rows) as row, cgutils.for_range(builder, self.columns) as column:
+            tap = self.vector_at(taps, (row.index, self.filter_row), (column.index, self.filter_column))
+            place = self.at(corner, (row.index, self.source_row), (column.index, self.source_column))
+            for p, total in enumerate(sums):
+                self._add(self.vector_at(place, (word(p), self.step)), tap, total)
 
 
 @intrinsic
-def _rectify(typing, gradient, output, channels, pixels, target, sums, rectified):
+def _emit_correlation(
+    typing, case, source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
+    continued, target, target_line, target_pixel, pixels, channels, floor,
+):  # fmt: skip
+    """One band of `correlate_rows`: the unrolled window of number `case`, or any."""
+
+    def generate(context, builder, signature, args):
+        emit = _Correlation(builder, args[1:])
+        cases = {_number(window): partial(emit.emit, window) for window in _CORRELATED}
+        emit.choose(args[0], cases, lambda: emit.emit(None))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 17, types.float32), generate
+
+
+@njit(inline="always")
+def _case(rows, columns, ratio, band):
+    """Number a window in the switch over the unrolled ones; others get a number that none of them has."""
+    return ((rows * 4 + columns) * 4 + ratio) * 4 + band if max(rows, columns, ratio) < 4 else -1
+
+
+@njit(inline="always")
+def _ratio(step, source_column):
+    """How many taps apart neighbouring windows begin; 0 where they begin between taps."""
+    return step // source_column if source_column and step % source_column == 0 else 0
+
+
+@njit(inline="always")
+def correlate_rows(
+    source, source_line, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
+    continued, target, target_line, target_pixel, lines, pixels, channels, floor,
+):  # fmt: skip
+    """Apply windows of rows x columns taps, one filter per channel, at `lines` rows of `pixels` pixels.
+
+    Addresses, and strides in elements. Window (y, x) begins source_line * y + step * x behind `source`; its taps lie
+    source_row and source_column apart. Sums start with what is in the target where `continued` is 1, else with the
+    bias (0: none). Only the target's pixels are written.
+    """
+    ratio = _ratio(step, source_column)
+    banded = rows == 3 and columns == 3 and ratio == 1 and source_line == source_row
+    while lines > 0:
+        band = BAND if banded and lines >= BAND else 1
+        case = _case(rows, columns, ratio, band)
+        _emit_correlation(
+            case, source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
+            continued, target, target_line, target_pixel, pixels, channels, floor,
+        )  # fmt: skip
+        source += 4 * band * source_line
+        target += 4 * band * target_line
+        lines -= band
+
+
+class _Weighing(_RowEmitter):
+    """Emits `weigh_rows` for one band of rows."""
+
+    def __init__(self, builder: Any, arguments: Any) -> None:
+        super().__init__(builder, UNIT)
+        (
+            self.gradient, self.gradient_line, self.source, self.source_row, self.source_column, self.step,
+            self.rows, self.columns, self.sums, self.pixels, self.channels,
+        ) = arguments  # fmt: skip
+
+    def emit(self, window: _Window | None) -> None:
+        """Emit the code for an unrolled window, or for one row of any windows."""
+
+        def block(first: Any, count: int, channel: Any, mask: Any) -> None:
+            gradient, source, sums = self.pointers([self.gradient, self.source, self.sums], channel)
+            given = self.at(gradient, (first, self.channels))
+            corner = self.at(source, (first, self.step))
+            if window:
+                self._unrolled(window, given, corner, sums, count, mask)
+            else:
+                self._looped(given, corner, sums, count, mask)
+
+        self.along(self.pixels, self.channels, block)
+
+    def _unrolled(self, window: _Window, given: Any, corner: Any, sums: Any, count: int, mask: Any) -> None:
+        weights = [
+            self.vector_at(given, (word(q), self.gradient_line), (word(p), self.channels))
+            for q in range(window.band)
+            for p in range(count)
+        ]
+        targets = [self.at(sums, (word(tap), self.channels)) for tap in range(window.rows * window.columns)]
+        totals = [self.load(target) for target in targets]
+        for r, row in enumerate(_served(window, count)):
+            line = self.at(corner, (word(r), self.source_row))
+            for k, items in enumerate(row):
+                value = self.vector_at(line, (word(k), self.source_column))
+                for q, p, tap_row, tap_column in items:
+                    tap = tap_row * window.columns + tap_column
+                    totals[tap] = self.multiply_add(value, weights[q * count + p], totals[tap])
+        for target, total in zip(targets, totals, strict=True):
+            self.store_masked(total, target, mask)
+
+    def _looped(self, given: Any, corner: Any, sums: Any, count: int, mask: Any) -> None:
+        builder = self.builder
+        weights = [self.vector_at(given, (word(p), self.channels)) for p in range(count)]
+        with cgutils.for_range(builder, self.rows) as row, cgutils.for_range(builder, self.columns) as column:
+            place = self.at(corner, (row.index, self.source_row), (column.index, self.source_column))
+            tap = builder.add(builder.mul(row.index, self.columns), column.index)
+            target = self.at(sums, (tap, self.channels))
+            total = self.load(target)
+            for p, weight in enumerate(weights):
+                total = self.multiply_add(self.vector_at(place, (word(p), self.step)), weight, total)
+            self.store_masked(total, target, mask)
+
+
+@intrinsic
+def _emit_weighing(
+    typing, case, gradient, gradient_line, source, source_row, source_column, step, rows, columns, sums, pixels,
+    channels,
+):  # fmt: skip
+    """One band of `weigh_rows`: the unrolled window of number `case`, or any."""
+
+    def generate(context, builder, signature, args):
+        emit = _Weighing(builder, args[1:])
+        cases = {_number(window): partial(emit.emit, window) for window in _WEIGHED}
+        emit.choose(args[0], cases, lambda: emit.emit(None))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 12), generate
+
+
+@njit(inline="always")
+def weigh_rows(
+    gradient, gradient_line, source, source_line, source_row, source_column, step, rows, columns, sums, lines, pixels,
+    channels,
+):  # fmt: skip
+    """Add the gradient by filter of `lines` rows of pixels to `sums` (rows, columns, channels).
+
+    `gradient` lies dense but for its lines; see `correlate_rows` for the strides of the source.
+    """
+    ratio = _ratio(step, source_column)
+    banded = rows == 3 and columns == 3 and 1 <= ratio <= 2 and source_line == ratio * source_row
+    while lines > 0:
+        band = BAND if banded and lines >= BAND else 1
+        case = _case(rows, columns, ratio, band)
+        _emit_weighing(
+            case, gradient, gradient_line, source, source_row, source_column, step, rows, columns, sums, pixels,
+            channels,
+        )  # fmt: skip
+        gradient += 4 * band * gradient_line
+        source += 4 * band * source_line
+        lines -= band
+
+
+@intrinsic
+def _emit_rectifying(typing, gradient, output, channels, pixels, target, sums, rectified):
     def generate(context, builder, signature, args):
         gradient, output, channels, pixels, target, sums, rectified = args
         emit = _RowEmitter(builder, UNIT)
-        total = emit.variables(1)[0]
         linear = builder.icmp_signed("==", rectified, word(0))
         decider = builder.select(linear, gradient, output)  # what is not needed is not fetched
         all_lanes = emit.splat(linear)
 
-        def vector(channel: Any, mask: Any) -> None:
-            given, above, result, channel_sum = (
-                emit.pointer(emit.offset(address, channel)) for address in (gradient, decider, target, sums)
-            )
-            builder.store(emit.zero, total)
+        def block(first: Any, count: int, channel: Any, mask: Any) -> None:
+            given, above, result, total = emit.pointers([gradient, decider, target, sums], channel)
+            added = []
+            for p in range(count):
+                place = (builder.add(first, word(p)), channels)
+                counts = builder.fcmp_ordered(">", emit.vector_at(above, place), emit.zero)
+                added.append(builder.select(builder.or_(counts, all_lanes), emit.vector_at(given, place), emit.zero))
+                emit.store_masked(added[-1], emit.at(result, place), mask)
+            while len(added) > 1:
+                added.append(builder.fadd(added.pop(0), added.pop(0)))
+            emit.add_at(total, added[0], mask)
 
-            def block(first: Any, count: int) -> None:
-                for p in range(count):
-                    place = (builder.add(first, word(p)), channels)
-                    counts = builder.fcmp_ordered(">", emit.vector_at(above, place), emit.zero)
-                    value = builder.select(builder.or_(counts, all_lanes), emit.vector_at(given, place), emit.zero)
-                    emit.store_masked(value, emit.at(result, place), mask)
-                    builder.store(builder.fadd(builder.load(total), value), total)
-
-            emit.along(pixels, block)
-            emit.store_masked(builder.fadd(emit.load(channel_sum), builder.load(total)), channel_sum, mask)
-
-        emit.for_channels(channels, vector)
+        emit.along(pixels, channels, block)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 7), generate
 
 
-@compiled("void(" + ", ".join(["int64"] * 7) + ")")
+@njit(inline="always")
 def rectify_row(gradient, output, channels, pixels, target, sums, rectified):
     """Copy a row's output gradient to `target`, zeros where a rectifier put out 0 or less; add it to channel sums."""
-    _rectify(gradient, output, channels, pixels, target, sums, rectified)
+    _emit_rectifying(gradient, output, channels, pixels, target, sums, rectified)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from bptcnn.kernels.channelwise import correlate_row, rectify_row, weigh_row
-from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.channelwise import BAND, correlate_rows, rectify_row, weigh_rows
+from bptcnn.kernels.compilation import task_kernel
 from bptcnn.kernels.pointers import floats, record_at, words
 
 DEPTHWISE = np.dtype(
@@ -94,25 +94,27 @@ def depthwise(operation, first, last, part, worker):
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
     for image in range(first, last):
-        for y in range(o.out_rows):
-            correlate_row(
-                o.input + 4 * (image * o.input_image + y * o.stride_rows * o.input_row),
-                o.dilation_rows * o.input_row,
-                o.dilation_columns * channels,
-                o.stride_columns * channels,
-                o.filters,
-                o.kernel_columns * channels,
-                channels,
-                o.kernel_rows,
-                o.kernel_columns,
-                o.bias,
-                0,
-                o.output + 4 * (image * o.output_image + y * o.output_row),
-                channels,
-                o.out_columns,
-                channels,
-                o.floor,
-            )
+        correlate_rows(
+            o.input + 4 * image * o.input_image,
+            o.stride_rows * o.input_row,
+            o.dilation_rows * o.input_row,
+            o.dilation_columns * channels,
+            o.stride_columns * channels,
+            o.filters,
+            o.kernel_columns * channels,
+            channels,
+            o.kernel_rows,
+            o.kernel_columns,
+            o.bias,
+            0,
+            o.output + 4 * image * o.output_image,
+            o.output_row,
+            channels,
+            o.out_rows,
+            o.out_columns,
+            channels,
+            o.floor,
+        )
     return 0
 
 
@@ -133,92 +135,116 @@ def _phase_taps(phase, kernel, stride, dilation):
     return 0, 0, step
 
 
-@compiled("void(int64, int64, int64, int64)")
-def _input_row(operation, image, row, scratch):
-    """Compute one row of the input gradient; `scratch` is the address of the output gradient's pixel (0, 0)."""
-    o = _at(operation)
+@njit(inline="always")
+def _phase_pixels(phase, padding, stride, begin, end):
+    """Return the range of q for which stride * q + phase - padding lies in [begin, end), as input rows or columns."""
+    first = (max(0, begin + padding - phase) + stride - 1) // stride
+    return first, (end - 1 + padding - phase) // stride + 1
+
+
+@njit(inline="always")
+def _gradient_of_rows(o, target, scratch, begin, end, phase):
+    """Compute those of the input gradient's rows [begin, end) that are of one phase.
+
+    `target` is the address of the image's gradient, `scratch` that of the output gradient's pixel (0, 0).
+    """
     channels = o.channels
-    tap, rows, tap_step = _phase_taps(
-        (row + o.padding_top) % o.stride_rows, o.kernel_rows, o.stride_rows, o.dilation_rows
-    )
-    last_tap = tap + (rows - 1) * tap_step
-    y = (row + o.padding_top - last_tap * o.dilation_rows) // o.stride_rows
-    line = o.input_gradient + 4 * (image * o.height + row) * o.width * channels
-    for phase in range(o.stride_columns):
-        # w = stride * q + phase - padding for q in [begin, end)
-        begin = (max(0, o.padding_left - phase) + o.stride_columns - 1) // o.stride_columns
-        end = (o.width - 1 + o.padding_left - phase) // o.stride_columns + 1
-        if end <= begin:
+    row_begin, row_end = _phase_pixels(phase, o.padding_top, o.stride_rows, begin, end)
+    if row_end <= row_begin:
+        return
+    tap, rows, row_step = _phase_taps(phase, o.kernel_rows, o.stride_rows, o.dilation_rows)
+    last_row = tap + (rows - 1) * row_step
+    # the window of input row stride * q + phase - padding begins at this output row
+    y = row_begin + (phase - last_row * o.dilation_rows) // o.stride_rows
+    line = target + 4 * (row_begin * o.stride_rows + phase - o.padding_top) * o.width * channels
+    for phase_column in range(o.stride_columns):
+        column_begin, column_end = _phase_pixels(phase_column, o.padding_left, o.stride_columns, 0, o.width)
+        if column_end <= column_begin:
             continue
-        tap, columns, step = _phase_taps(phase, o.kernel_columns, o.stride_columns, o.dilation_columns)
-        last = tap + (columns - 1) * step
-        x = begin + (phase - last * o.dilation_columns) // o.stride_columns
-        target = line + 4 * (begin * o.stride_columns + phase - o.padding_left) * channels
-        taps = rows * columns
-        correlate_row(
-            scratch + 4 * (y * o.gradient_row + x * channels) if taps else scratch,
-            o.dilation_rows * tap_step // o.stride_rows * o.gradient_row,
-            o.dilation_columns * step // o.stride_columns * channels,
+        tap, columns, column_step = _phase_taps(phase_column, o.kernel_columns, o.stride_columns, o.dilation_columns)
+        last_column = tap + (columns - 1) * column_step
+        x = column_begin + (phase_column - last_column * o.dilation_columns) // o.stride_columns
+        met = rows > 0 and columns > 0  # else no window reaches these pixels
+        correlate_rows(
+            scratch + 4 * (y * o.gradient_row + x * channels) if met else scratch,
+            o.gradient_row,
+            o.dilation_rows * row_step // o.stride_rows * o.gradient_row,
+            o.dilation_columns * column_step // o.stride_columns * channels,
             channels,
-            o.filters + 4 * (last_tap * o.kernel_columns + last) * channels if taps else o.filters,
-            -tap_step * o.kernel_columns * channels,
-            -step * channels,
-            rows if taps else 0,
-            columns,
-            target if o.accumulate else 0,
+            o.filters + 4 * (last_row * o.kernel_columns + last_column) * channels if met else o.filters,
+            -row_step * o.kernel_columns * channels,
+            -column_step * channels,
+            rows if met else 0,
+            columns if met else 0,
+            0,
+            o.accumulate,
+            line + 4 * (column_begin * o.stride_columns + phase_column - o.padding_left) * channels,
+            o.stride_rows * o.width * channels,
             o.stride_columns * channels,
-            target,
-            o.stride_columns * channels,
-            end - begin,
+            row_end - row_begin,
+            column_end - column_begin,
             channels,
             np.float32(-np.inf),
         )
+
+
+@njit(inline="always")
+def _gradient_of_band(o, image, scratch, partial, y):
+    """Undo the rectifier in the BAND output rows from y on; add their gradient by filter and bias to `partial`."""
+    channels = o.channels
+    lines = min(BAND, o.out_rows - y)
+    given = scratch + 4 * y * o.gradient_row
+    for line in range(lines):
+        rectify_row(
+            o.output_gradient + 4 * (image * o.out_rows + y + line) * o.out_columns * channels,
+            o.output + 4 * (image * o.output_image + (y + line) * o.output_row),
+            channels,
+            o.out_columns,
+            given + 4 * line * o.gradient_row,
+            partial + 4 * o.kernel_rows * o.kernel_columns * channels,
+            o.rectified,
+        )
+    weigh_rows(
+        given,
+        o.gradient_row,
+        o.input + 4 * (image * o.input_image + y * o.stride_rows * o.input_row),
+        o.stride_rows * o.input_row,
+        o.dilation_rows * o.input_row,
+        o.dilation_columns * channels,
+        o.stride_columns * channels,
+        o.kernel_rows,
+        o.kernel_columns,
+        partial,
+        lines,
+        o.out_columns,
+        channels,
+    )
 
 
 @task_kernel
 def depthwise_backward(operation, first, last, part, worker):
     """Backward of images [first, last): input gradient, and the filter and bias gradients as partial sum `part`.
 
-    Output rows are taken one by one, and with each the input rows that no later one reaches, while all are in cache.
+    Output rows are taken in bands, and with each the input rows that no later one reaches, while all are in cache.
     """
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
-    channels = o.channels
     partial = o.partials + 4 * part * o.part_size
     sums = floats(partial, o.part_size)
     for i in range(o.part_size):
         sums[i] = np.float32(0)
-    bias_gradient = partial + 4 * o.kernel_rows * o.kernel_columns * channels
     corner = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
-    scratch = corner + 4 * (o.halo_top * o.gradient_row + o.halo_left * channels)
+    scratch = corner + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.channels)
     for image in range(first, last):
+        target = o.input_gradient + 4 * image * o.height * o.width * o.channels
         done = 0
-        for y in range(o.out_rows):
-            given = scratch + 4 * y * o.gradient_row
-            rectify_row(
-                o.output_gradient + 4 * (image * o.out_rows + y) * o.out_columns * channels,
-                o.output + 4 * (image * o.output_image + y * o.output_row),
-                channels,
-                o.out_columns,
-                given,
-                bias_gradient,
-                o.rectified,
-            )
-            weigh_row(
-                given,
-                o.input + 4 * (image * o.input_image + y * o.stride_rows * o.input_row),
-                o.dilation_rows * o.input_row,
-                o.dilation_columns * channels,
-                o.stride_columns * channels,
-                o.kernel_rows,
-                o.kernel_columns,
-                partial,
-                o.out_columns,
-                channels,
-            )
-            if o.input_gradient:
-                complete = o.height if y + 1 == o.out_rows else min(o.height, (y + 1) * o.stride_rows - o.padding_top)
-                for row in range(done, complete):
-                    _input_row(operation, image, row, scratch)
-                done = max(done, complete)
+        for y in range(0, o.out_rows, BAND):
+            _gradient_of_band(o, image, scratch, partial, y)
+            complete = o.height
+            if y + BAND < o.out_rows:
+                complete = min(o.height, (y + BAND) * o.stride_rows - o.padding_top)
+            if o.input_gradient and complete > done:
+                for phase in range(o.stride_rows):
+                    _gradient_of_rows(o, target, scratch, done, complete, phase)
+                done = complete
     return 0
