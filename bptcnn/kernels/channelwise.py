@@ -9,7 +9,7 @@ contiguous streams, and each vector that it loads serves every window of the blo
 3x3 layers, and those that their gradients split into, are unrolled; others loop over their taps.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from bptcnn.kernels.switching import choose
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
 
@@ -48,22 +49,6 @@ _WEIGHED = [_Window(3, 3, 1, 1), _Window(3, 3, 1, 2), _Window(3, 3, 2, 1), _Wind
 class _RowEmitter(VectorEmitter):
     """Emits walks along rows of pixels."""
 
-    def choose(self, value: Any, cases: Mapping[int, Callable[[], None]], default: Callable[[], None]) -> None:
-        """Emit a switch over `value` (int64)."""
-        builder = self.builder
-        otherwise, end = builder.append_basic_block("otherwise"), builder.append_basic_block("chosen")
-        switch = builder.switch(value, otherwise)
-        for case, emit in cases.items():
-            block = builder.append_basic_block(f"case_{case}")
-            switch.add_case(word(case), block)
-            builder.position_at_end(block)
-            emit()
-            builder.branch(end)
-        builder.position_at_end(otherwise)
-        default()
-        builder.branch(end)
-        builder.position_at_end(end)
-
     def along(self, pixels: Any, channels: Any, body: Callable[[Any, int, Any, Any], None]) -> None:
         """Emit body(first pixel, count, channel, mask of the lanes in use) for blocks of pixels and their channels."""
         builder = self.builder
@@ -78,7 +63,7 @@ class _RowEmitter(VectorEmitter):
         with cgutils.for_range_slice(builder, word(0), whole, word(_PIXELS), inc=True) as (first, _):
             block(first, _PIXELS)
         cases = {count: partial(block, whole, count) for count in range(1, _PIXELS)}
-        self.choose(left, cases, lambda: None)
+        choose(builder, left, cases, lambda: None)
 
     def at(self, base: Any, *terms: tuple[Any, Any]) -> Any:
         """Return the float pointer `base` advanced by the sum of the products (index * stride)."""
@@ -203,7 +188,7 @@ def _emit_correlation(
     def generate(context, builder, signature, args):
         emit = _Correlation(builder, args[1:])
         cases = {_number(window): partial(emit.emit, window) for window in _CORRELATED}
-        emit.choose(args[0], cases, lambda: emit.emit(None))
+        choose(builder, args[0], cases, lambda: emit.emit(None))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 17, types.float32), generate
@@ -311,7 +296,7 @@ def _emit_weighing(
     def generate(context, builder, signature, args):
         emit = _Weighing(builder, args[1:])
         cases = {_number(window): partial(emit.emit, window) for window in _WEIGHED}
-        emit.choose(args[0], cases, lambda: emit.emit(None))
+        choose(builder, args[0], cases, lambda: emit.emit(None))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 12), generate

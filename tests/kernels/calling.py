@@ -75,6 +75,10 @@ class Images:
         self.address = self.window + 4 * (top * self.row + left * channels)
         self._before = self._surroundings()
 
+    def fields(self, name: str) -> dict[str, Any]:
+        """Return the fields of a record that say where the images `name` lie."""
+        return {name: self.address, f"{name}_image": self.image, f"{name}_row": self.row}
+
     def _surroundings(self) -> bytes:
         copy = self._whole.copy()
         copy[self._inside] = 0

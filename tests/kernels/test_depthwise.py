@@ -128,11 +128,11 @@ class Call:
         self.weights, self.source = Numbers(self.filters), Images(self.x, shape.zeros)
         for name, pair in (("kernel", shape.kernel), ("stride", shape.stride), ("dilation", shape.dilation)):
             fields[f"{name}_rows"], fields[f"{name}_columns"] = pair
+        fields.update(self.source.fields("input"))
         fields.update(
-            batch=self.count.ctypes.data, input=self.source.window, input_image=self.source.image,
-            input_row=self.source.row, channels=shape.channels, height=shape.size[0], width=shape.size[1],
-            padding_top=shape.pads[0][0], padding_left=shape.pads[1][0], filters=self.weights.address,
-            out_rows=shape.out_size[0], out_columns=shape.out_size[1], floor=-np.inf,
+            batch=self.count.ctypes.data, input=self.source.window, channels=shape.channels, height=shape.size[0],
+            width=shape.size[1], padding_top=shape.pads[0][0], padding_left=shape.pads[1][0],
+            filters=self.weights.address, out_rows=shape.out_size[0], out_columns=shape.out_size[1], floor=-np.inf,
         )  # fmt: skip
         return fields
 
@@ -141,9 +141,8 @@ class Call:
         fields, offsets = self.fields(), Numbers(self.bias)
         output = Images(guards(*self.y.shape), around=float(GUARD))
         fields.update(
-            bias=offsets.address if bias else 0, floor=floor, rectified=int(floor == 0),
-            output=output.address, output_image=output.image, output_row=output.row,
-        )  # fmt: skip
+            output.fields("output"), bias=offsets.address if bias else 0, floor=floor, rectified=int(floor == 0)
+        )
         call(depthwise, DEPTHWISE, fields, self.first, self.last)
         assert output.intact()
         return output.view[self.covered], np.delete(output.view, self.covered, axis=0)
@@ -162,7 +161,7 @@ class Call:
         result = Numbers(guards(self.images, *shape.size, shape.channels) if before is None else before)
         partials = Numbers(guards(3, self.filters.size + shape.channels))
         fields.update(
-            output=output.address, output_image=output.image, output_row=output.row, rectified=int(rectified),
+            output.fields("output"), rectified=int(rectified),
             output_gradient=given.address, input_gradient=result.address if wanted else 0, accumulate=int(accumulate),
             gradient_scratch=scratch.address, gradient_scratch_worker=scratch.view[0].size,
             halo_top=halo.top, halo_left=halo.left, gradient_row=halo.columns * shape.channels,
