@@ -16,7 +16,7 @@ from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.pooling import pool_image
-from bptcnn.kernels.tile import tile
+from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd_sizes import FILTER_BLOCK
 from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, transform
@@ -52,10 +52,11 @@ WINOGRAD = np.dtype(
             "choice",  # address of the pooling choices (uint8, pooled layout), or 0
             "rectified",  # 1: a rectifier follows the bias
             "block",  # tiles in a block; where it pools at least a row of tiles
-            "row_offsets",  # int64 table: m * (channels in whole vectors) for m < ROWS
+            "row_offsets",  # int64 table: m * inputs_row for m < ROWS
             "scratch",  # per worker `scratch_worker` elements, the parts at these offsets:
             "scratch_worker",
-            "inputs_point",  # transformed inputs are at 0: elements from point to point
+            "inputs_row",  # transformed inputs are at 0: elements from tile to tile, point to point
+            "inputs_point",
             "products",
             "products_point",
             "edge",  # one tile of inputs or outputs
@@ -89,13 +90,12 @@ def copy_rows(source, source_row, target, target_row, count, rows):
             wanted[i] = given[i]
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def transform_inputs(operation, source, first, count, target, target_point, edge):
-    """Transform tiles [first, first + count), counted from the image at `source` on, to target[point][tile][channel]."""
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def transform_inputs(operation, source, first, count, target, padded, target_point, edge):
+    """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel]."""
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
     channels, size, reach = o.channels, o.size, o.size + 2
-    padded = whole_vectors(channels)
     target_row = reach * target_point
     done = 0
     while done < count:
@@ -126,19 +126,20 @@ def transform_inputs(operation, source, first, count, target, target_point, edge
         done += here
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64)")
-def multiply_tiles(operation, inputs, inputs_point, products, products_point, count):
+@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
+def multiply_tiles(operation, inputs, padded, inputs_point, products, products_point, count):
     """Multiply `count` transformed tiles by the transformed filters, point by point."""
     o = winograd_at(operation)
-    padded, out_padded = whole_vectors(o.channels), whole_vectors(o.out_channels)
+    out_padded = whole_vectors(o.out_channels)
     tiles = (count + ROWS - 1) // ROWS
     for point in range((o.size + 2) * (o.size + 2)):
         for channel in range(0, o.out_channels, COLUMNS):
             vectors = (min(COLUMNS, o.out_channels - channel) + LANES - 1) // LANES
             panel = o.panels + 4 * (point * o.panels_point + channel * o.channels)
+            following = panel + 4 * COLUMNS * o.channels
             for t in range(tiles):
                 row = share(count, tiles, t)
-                tile(
+                tile_ahead(
                     share(count, tiles, t + 1) - row,
                     vectors,
                     inputs + 4 * (point * inputs_point + row * padded),
@@ -156,6 +157,8 @@ def multiply_tiles(operation, inputs, inputs_point, products, products_point, co
                     1,
                     np.float32(-np.inf),
                     LANES,
+                    following + 4 * t * (COLUMNS // tiles) * o.channels,
+                    COLUMNS // tiles,
                 )
 
 
@@ -242,8 +245,8 @@ def convolve_images(operation, source, first, last, worker):
     total = (last - first) * rows * columns
     for begin in range(0, total, block):
         count = min(block, total - begin)
-        transform_inputs(operation, source, begin, count, scratch, o.inputs_point, edge)
-        multiply_tiles(operation, scratch, o.inputs_point, products, o.products_point, count)
+        transform_inputs(operation, source, begin, count, scratch, o.inputs_row, o.inputs_point, edge)
+        multiply_tiles(operation, scratch, o.inputs_row, o.inputs_point, products, o.products_point, count)
         if o.pool_rows:
             _pool_outputs(operation, products, o.products_point, first, begin, count, band)
         else:

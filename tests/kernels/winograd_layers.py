@@ -12,11 +12,13 @@ import numpy.typing as npt
 import reference
 
 from bptcnn.kernels.compilation import compiled
+from bptcnn.kernels.convolution import CONVOLUTION
 from bptcnn.kernels.pointers import call_kernel
 from bptcnn.kernels.tile import SLACK
 from bptcnn.kernels.unit import ROWS
 from bptcnn.kernels.winograd import WINOGRAD
-from bptcnn.kernels.winograd_sizes import WinogradSizes, whole_vectors
+from bptcnn.kernels.winograd_gradients import BACKWARD, FILTER_SUMS
+from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
 
 GUARD = np.float32(7)
 WORKERS = 2
@@ -154,9 +156,10 @@ class Layer:
             choice=choice.ctypes.data if pool and choices else 0,
             rectified=relu,
             block=sizes.block,
-            row_offsets=self.memory.words(np.arange(ROWS) * whole_vectors(s.channels)),
+            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
             scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
             scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
             inputs_point=sizes.inputs_point,
             products=sizes.products,
             products_point=sizes.products_point,
@@ -165,6 +168,107 @@ class Layer:
             floor=0.0 if relu else -np.inf,
         )
         return Forward(record, sizes, buffer, output, choice)
+
+    def rotated_record(
+        self, sizes: WinogradSizes, window: int, image: int, line: int, reach: tuple[int, int], accumulate: bool
+    ) -> "Forward":
+        """Return the record of the gradient by input, whose window of pixel (0, 0) is at address `window`."""
+        s = self.shape
+        buffer = self.memory.floats((s.held, s.height, s.width, s.channels), GUARD)
+        record = self.memory.record(
+            WINOGRAD,
+            batch=self.memory.words([s.images]),
+            size=sizes.size,
+            input=window,
+            input_image=image,
+            input_row=line,
+            channels=s.out_channels,
+            reach_rows=reach[0],
+            reach_columns=reach[1],
+            filters=self.filters.ctypes.data,
+            rotated=1,
+            panels=self.memory.floats((sizes.filters,)).ctypes.data,
+            panels_point=sizes.panels_point,
+            out_channels=s.channels,
+            out_rows=s.height,
+            out_columns=s.width,
+            output=buffer.ctypes.data,
+            output_image=buffer[0].size,
+            output_row=buffer[0, 0].size,
+            accumulate=accumulate,
+            block=sizes.block,
+            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
+            inputs_point=sizes.inputs_point,
+            products=sizes.products,
+            products_point=sizes.products_point,
+            edge=sizes.edge,
+            floor=-np.inf,
+        )
+        return Forward(record, sizes, buffer, buffer, np.zeros(0, np.uint8))
+
+    def sums_record(self, forward: "Forward", gradient: int, image: int, line: int, parts: int) -> "Sums":
+        """Return the record of the gradient by filter, with output gradients at address `gradient`."""
+        s, sizes = self.shape, FilterSumsSizes(forward.sizes)
+        partials = self.memory.floats((parts, 9 * s.channels * s.out_channels + s.out_channels))
+        record = self.memory.record(
+            FILTER_SUMS,
+            layer=forward.record.ctypes.data,
+            gradient=gradient,
+            gradient_image=image,
+            gradient_row=line,
+            block=sizes.block,
+            unit_offsets=self.memory.words(np.arange(ROWS)),
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
+            inputs_point=sizes.inputs_point,
+            gradients=sizes.gradients,
+            gradients_row=sizes.gradients_row,
+            gradients_point=sizes.gradients_point,
+            sums=sizes.sums,
+            sums_point=sizes.sums_point,
+            edge=sizes.edge,
+            partials=partials.ctypes.data,
+            part_size=partials.shape[1],
+        )
+        return Sums(record, partials)
+
+    def backward_record(
+        self, forward: "Forward", gradient: Floats, sums: "Sums", by_input: "Forward | None", sizes: BackwardSizes
+    ) -> npt.NDArray[np.void]:
+        """Return the record of the backward pass from `gradient`, that of the layer's output, pooled where it pools."""
+        given = forward.record[0]
+        names = ("batch", "out_channels", "out_rows", "out_columns", "output", "output_image", "output_row", "pool_rows",
+                 "pool_columns", "pooled_rows", "pooled_columns", "choice", "rectified")  # fmt: skip
+        convolution = self.memory.record(
+            CONVOLUTION,
+            **{name: given[name] for name in names},
+            output_gradient=gradient.ctypes.data,
+            gradient_row=sizes.row,
+        )
+        return self.memory.record(
+            BACKWARD,
+            convolution=convolution.ctypes.data,
+            by_input=by_input.record.ctypes.data if by_input else 0,
+            by_filter=sums.record.ctypes.data,
+            group=sizes.group,
+            scratch=self.memory.floats((WORKERS, sizes.scratch), 0).ctypes.data,
+            scratch_worker=sizes.scratch,
+            scratch_image=sizes.image,
+            inside=sizes.inside,
+            window=sizes.window,
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The record of a gradient by filter, and its partial sums: filters, then bias."""
+
+    record: npt.NDArray[np.void]
+    partials: Floats
 
 
 @dataclass(frozen=True)
