@@ -12,7 +12,7 @@ the way in, clipped on the way out.
 import numpy as np
 from numba import njit
 
-from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.pooling import pool_image
@@ -90,7 +90,7 @@ def copy_rows(source, source_row, target, target_row, count, rows):
             wanted[i] = given[i]
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+@linked("void(int64, int64, int64, int64, int64, int64, int64, int64)")
 def transform_inputs(operation, source, first, count, target, padded, target_point, edge):
     """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel]."""
     o = winograd_at(operation)
@@ -234,7 +234,7 @@ def _pool_outputs(operation, products, products_point, image, first, count, band
         )  # fmt: skip
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
+@linked("void(int64, int64, int64, int64, int64)")
 def convolve_images(operation, source, first, last, worker):
     """Convolve images [first, last); `source` is the address of the first one's window of output pixel (0, 0)."""
     o = winograd_at(operation)

@@ -1,13 +1,13 @@
 """Winograd's gradient by filter, and the backward pass of a convolution: both gradients over groups of images.
 
-The gradient by filter is G^T [sum over tiles of (B^T d B) * (A y A^T)] G with inputs d and output gradients y: per point
-of the transform a product of two matrices, [channel][tile] x [tile][out channel], on the register tile. The sums stay in
-the worker's scratch until the task's images are done.
+The gradient by filter is G^T [sum over tiles of (B^T d B) * (A y A^T)] G with inputs d and output gradients y: per
+point of the transform a product of two matrices, [channel][tile] x [tile][out channel], on the register tile. The sums
+stay in the worker's scratch until the task's images are done.
 """
 
 import numpy as np
 
-from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.convolution_gradients import expand_gradient
 from bptcnn.kernels.pointers import floats, record_at, words
@@ -125,7 +125,7 @@ def _add_products(operation, inputs, gradients, sums, count):
                 )
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64)")
+@linked("void(int64, int64, int64, int64, int64, int64)")
 def sum_images(operation, source, gradient, images, begin, worker):
     """Add the products of some images to a worker's sums, or begin the sums with them.
 

@@ -25,13 +25,13 @@ def plane(elements: int) -> int:
 
 
 def row(channels: int) -> int:
-    """Return the distance of transformed tiles: whole vectors, no power of 2 that would crowd some sets of the cache."""
+    """Return the distance of transformed tiles: whole vectors, no power of 2, which would crowd sets of a cache."""
     vectors = whole_vectors(channels)
     return vectors if vectors % 128 else vectors + 16
 
 
 def block_for(points: int, channels: int, cache: int) -> int:
-    """Return the tiles of a block: as many as the cache holds, `channels` numbers at each point, but enough to multiply."""
+    """Return the tiles of a block, `channels` numbers at each point: what the cache holds, but enough to multiply."""
     return ROWS * max(_LEAST_BLOCK, cache // (4 * points * channels) // ROWS)
 
 

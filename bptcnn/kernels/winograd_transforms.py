@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bptcnn.kernels.compilation import compiled
+from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import F32, I64, VectorEmitter, word
 
@@ -264,7 +264,7 @@ def _emit_transforms(
     return types.void(*[types.int64] * 16, types.float32), generate
 
 
-@compiled("void(" + "int64, " * 16 + "float32)")
+@linked("void(" + "int64, " * 16 + "float32)")
 def transform(
     kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
     init, init_row, init_column, init_step, count, channels, floor,

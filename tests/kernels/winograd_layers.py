@@ -241,8 +241,8 @@ class Layer:
     ) -> npt.NDArray[np.void]:
         """Return the record of the backward pass from `gradient`, that of the layer's output, pooled where it pools."""
         given = forward.record[0]
-        names = ("batch", "out_channels", "out_rows", "out_columns", "output", "output_image", "output_row", "pool_rows",
-                 "pool_columns", "pooled_rows", "pooled_columns", "choice", "rectified")  # fmt: skip
+        names = ("batch", "out_channels", "out_rows", "out_columns", "output", "output_image", "output_row",
+                 "pool_rows", "pool_columns", "pooled_rows", "pooled_columns", "choice", "rectified")  # fmt: skip
         convolution = self.memory.record(
             CONVOLUTION,
             **{name: given[name] for name in names},
