@@ -19,7 +19,7 @@ from bptcnn.kernels.pooling import pool_image
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd_sizes import FILTER_BLOCK
-from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, transform
+from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, transform, transpose
 
 WINOGRAD = np.dtype(
     [
@@ -271,14 +271,11 @@ def _transform_rotated(operation, panel, edge):
     for begin in range(0, o.channels, FILTER_BLOCK):
         count = min(FILTER_BLOCK, o.channels - begin)
         for tap in range(9):
-            given = floats(
-                o.filters + 4 * ((tap * o.out_channels + panel * COLUMNS) * o.channels + begin),
-                (here - 1) * o.channels + count,
-            )
-            turned = floats(edge + 4 * tap * FILTER_BLOCK * COLUMNS, FILTER_BLOCK * COLUMNS)
-            for c in range(here):
-                for k in range(count):
-                    turned[k * COLUMNS + c] = given[c * o.channels + k]
+            for c in range(0, here, LANES):
+                transpose(
+                    o.filters + 4 * ((tap * o.out_channels + panel * COLUMNS + c) * o.channels + begin), o.channels,
+                    edge + 4 * (tap * FILTER_BLOCK * COLUMNS + c), COLUMNS, min(LANES, here - c),
+                )  # fmt: skip
         transform(
             FILTER, o.size, edge + 4 * 8 * FILTER_BLOCK * COLUMNS, -3 * FILTER_BLOCK * COLUMNS, -FILTER_BLOCK * COLUMNS,
             COLUMNS, o.panels + 4 * (panel * o.channels + begin) * COLUMNS, reach * o.panels_point, o.panels_point,

@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bptcnn.kernels.compilation import linked
+from bptcnn.kernels.compilation import compiled, linked
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import F32, I64, VectorEmitter, word
 
@@ -279,3 +279,41 @@ def transform(
         kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
         init, init_row, init_column, init_step, count, channels, floor,
     )  # fmt: skip
+
+
+@intrinsic
+def _emit_transpose(typing, source, source_row, target, target_row, rows):
+    """Transpose a square of vectors by exchanging halves, quarters and so on of pairs of rows."""
+
+    def generate(context, builder, signature, args):
+        source, source_row, target, target_row, rows = args
+        emit = VectorEmitter(builder, UNIT)
+        values = []
+        for i in range(emit.lanes):
+            inside = builder.icmp_signed("<", word(i), rows)
+            row = builder.select(inside, builder.mul(source_row, word(i)), word(0))
+            values.append(emit.load(emit.pointer(emit.offset(source, row))))
+        span = emit.lanes // 2
+        while span:
+            lower = [j if j & span == 0 else emit.lanes + j - span for j in range(emit.lanes)]
+            upper = [j + span if j & span == 0 else emit.lanes + j for j in range(emit.lanes)]
+            for i in range(emit.lanes):
+                if i & span == 0:
+                    pair = values[i], values[i + span]
+                    values[i] = builder.shuffle_vector(*pair, ir.Constant(emit.integers, lower))
+                    values[i + span] = builder.shuffle_vector(*pair, ir.Constant(emit.integers, upper))
+            span //= 2
+        for i, value in enumerate(values):
+            emit.store(value, emit.pointer(emit.offset(target, builder.mul(target_row, word(i)))))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@compiled("void(int64, int64, int64, int64, int64)")
+def transpose(source, source_row, target, target_row, rows):
+    """Write the transpose of `rows` <= LANES rows of LANES numbers; behind them, in each row of the target, is anything.
+
+    Addresses; strides in float32 elements. All LANES x LANES numbers of the target are written.
+    """
+    _emit_transpose(source, source_row, target, target_row, rows)
