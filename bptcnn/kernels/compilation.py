@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import llvmlite.binding as llvm
 import numba
 import platformdirs
-from numba.core import config
+from numba.core import config, sigutils, types
 
 from bptcnn.kernels.unit import UNIT
 
@@ -107,6 +107,24 @@ def compiled(signature: str) -> Callable[[F], F]:
             return numba.njit(
                 signature, nogil=True, cache=True, error_model="numpy", fastmath=_FASTMATH, boundscheck=False
             )(function)
+
+    return decorate
+
+
+def linked(signature: str) -> Callable[[F], Any]:
+    """Compile a function for callers that link to it by its name: each caller of a `compiled` one compiles a copy.
+
+    The result can be called from compiled code only.
+    """
+
+    def decorate(function: F) -> Any:
+        with _cached_here():
+            compiled_function = numba.cfunc(signature, cache=True, error_model="numpy", fastmath=_FASTMATH)(function)
+        _KEPT.append(compiled_function)
+        symbol = f"bptcnn_{function.__name__}"
+        llvm.add_symbol(symbol, compiled_function.address)
+        parameters, result = sigutils.normalize_signature(signature)
+        return types.ExternalFunction(symbol, result(*parameters))
 
     return decorate
 

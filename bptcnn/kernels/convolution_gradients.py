@@ -60,7 +60,7 @@ def _rectify_row(typing, gradient, output, channels, columns, target, sums, rect
 
 
 @compiled("void(int64, int64, int64, int64)")
-def _expand_gradient(operation, image, target, bias_gradient):
+def expand_gradient(operation, image, target, bias_gradient):
     """Undo pooling and rectifier: write the convolution's output gradient into `target`, add up the bias gradient."""
     o = convolution_at(operation)
     channels = o.out_channels
@@ -269,7 +269,7 @@ def convolve_backward(operation, first, last, part, worker):
     scratch = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
     inside = scratch + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.out_channels)
     for image in range(first, last):
-        _expand_gradient(operation, image, inside, bias_gradient)
+        expand_gradient(operation, image, inside, bias_gradient)
         if o.input_gradient:
             gradient_by_input(operation, image, scratch, worker)
         gradient_by_weight(operation, image, inside, partial)

@@ -1,0 +1,247 @@
+"""Sizes for Winograd's kernels: tiles of a block, scratch of a worker, transformed filters. All in float32 elements."""
+
+from dataclasses import dataclass
+
+from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
+
+FILTER_BLOCK = LANES
+"""Channels of rotated filters that are transposed in one go."""
+
+CACHE = 1 << 20
+"""Bytes of a second-level cache, where nobody knows better."""
+
+_LEAST_BLOCK = 4  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+
+
+def whole_vectors(channels: int) -> int:
+    """Round a number of channels up to whole vectors."""
+    return -(-channels // LANES) * LANES
+
+
+def plane(elements: int) -> int:
+    """Return the distance of the points' planes: an odd number of cache lines, so that sets of the cache differ."""
+    lines = -(-elements // 16)
+    return 16 * (lines + 1 - lines % 2)
+
+
+def row(channels: int) -> int:
+    """Return the distance of transformed tiles: whole vectors, no power of 2, which would crowd sets of a cache."""
+    vectors = whole_vectors(channels)
+    return vectors if vectors % 128 else vectors + 16
+
+
+def block_for(points: int, channels: int, cache: int) -> int:
+    """Return the tiles of a block, `channels` numbers at each point: what the cache holds, but enough to multiply."""
+    return ROWS * max(_LEAST_BLOCK, cache // (4 * points * channels) // ROWS)
+
+
+@dataclass(frozen=True)
+class WinogradSizes:
+    """A 3x3 convolution with stride 1 in tiles of size x size outputs (2 or 4); `pool_rows` 0 where nothing is pooled.
+
+    For a gradient by input, channels are those of the output gradient and out_channels those of the input gradient.
+    """
+
+    size: int
+    channels: int
+    out_rows: int
+    out_columns: int
+    out_channels: int
+    pool_rows: int = 0
+    cache: int = CACHE
+
+    @property
+    def points(self) -> int:
+        """Points of the transform: multiplications per tile and pair of channels."""
+        return (self.size + 2) ** 2
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of tiles in an image."""
+        return -(-self.out_rows // self.size)
+
+    @property
+    def tile_columns(self) -> int:
+        """Columns of tiles in an image."""
+        return -(-self.out_columns // self.size)
+
+    @property
+    def block(self) -> int:
+        """Tiles in a block: as many as the cache holds transformed, in whole register tiles."""
+        channels = whole_vectors(self.channels) + whole_vectors(self.out_channels)
+        return max(block_for(self.points, channels, self.cache), self.tile_columns if self.pool_rows else 1)
+
+    @property
+    def panels(self) -> int:
+        """Panels of transformed filters."""
+        return -(-self.out_channels // COLUMNS)
+
+    @property
+    def panels_point(self) -> int:
+        """Transformed filters: from point to point."""
+        return plane(self.panels * self.channels * COLUMNS)
+
+    @property
+    def filters(self) -> int:
+        """Transformed filters."""
+        return self.points * self.panels_point
+
+    @property
+    def inputs_row(self) -> int:
+        """Transformed inputs of a block: from tile to tile."""
+        return row(self.channels)
+
+    @property
+    def inputs_point(self) -> int:
+        """Transformed inputs of a block: from point to point."""
+        return plane(self.block * self.inputs_row)
+
+    @property
+    def products_point(self) -> int:
+        """Products of a block: from point to point."""
+        return plane(self.block * whole_vectors(self.out_channels))
+
+    @property
+    def products(self) -> int:
+        """Where in a worker's scratch the products begin, behind the transformed inputs."""
+        return self.points * self.inputs_point
+
+    @property
+    def edge(self) -> int:
+        """Where in a worker's scratch a tile at the edge is copied to; rotated filters are transposed there too."""
+        return self.products + self.points * self.products_point
+
+    @property
+    def band(self) -> int:
+        """Where in a worker's scratch rows wait to be pooled."""
+        inputs = self.points * whole_vectors(self.channels)
+        outputs = self.size**2 * whole_vectors(self.out_channels)
+        return self.edge + max(inputs, outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
+
+    @property
+    def scratch(self) -> int:
+        """Scratch of a worker."""
+        rows = self.pool_rows - 1 + self.size if self.pool_rows else 0
+        return plane(self.band + rows * self.tile_columns * self.size * self.out_channels + COLUMNS)
+
+
+@dataclass(frozen=True)
+class FilterSumsSizes:
+    """The gradient by filter of the convolution `layer`."""
+
+    layer: WinogradSizes
+
+    @property
+    def block(self) -> int:
+        """Most tiles in a block."""
+        return block_for(self.layer.points, self.inputs_row + self.gradients_row, self.layer.cache)
+
+    @property
+    def inputs_row(self) -> int:
+        """Transformed inputs: from tile to tile."""
+        return row(self.layer.channels)
+
+    @property
+    def inputs_point(self) -> int:
+        """Transformed inputs: from point to point."""
+        return plane(self.block * self.inputs_row)
+
+    @property
+    def gradients(self) -> int:
+        """Where in a worker's scratch the transformed output gradients begin."""
+        return self.layer.points * self.inputs_point
+
+    @property
+    def gradients_row(self) -> int:
+        """Transformed output gradients: from tile to tile."""
+        return row(self.layer.out_channels)
+
+    @property
+    def gradients_point(self) -> int:
+        """Transformed output gradients: from point to point."""
+        return plane(self.block * self.gradients_row)
+
+    @property
+    def sums(self) -> int:
+        """Where in a worker's scratch the sums begin."""
+        return self.gradients + self.layer.points * self.gradients_point
+
+    @property
+    def sums_point(self) -> int:
+        """Sums: from point to point."""
+        return self.layer.panels_point
+
+    @property
+    def edge(self) -> int:
+        """Where in a worker's scratch a tile at the edge is copied to."""
+        return self.sums + self.layer.points * self.sums_point
+
+    @property
+    def scratch(self) -> int:
+        """Scratch of a worker."""
+        return plane(self.edge + self.layer.points * self.layer.channels + COLUMNS)
+
+
+@dataclass(frozen=True)
+class BackwardSizes:
+    """The images of output gradients that the backward pass of the convolution `layer` works on, zeros around them.
+
+    The zeros are the padding of the gradient by input, and fill tiles that reach over the edge.
+    """
+
+    layer: WinogradSizes
+    height: int  # of the input, without padding
+    width: int
+    top: int  # padding
+    left: int
+
+    @property
+    def by_input(self) -> WinogradSizes:
+        """The gradient by input as a convolution of its own."""
+        layer = self.layer
+        return WinogradSizes(
+            layer.size, layer.out_channels, self.height, self.width, layer.channels, cache=layer.cache
+        )  # fmt: skip
+
+    @property
+    def group(self) -> int:
+        """Images at a time: at least a block of tiles."""
+        block = FilterSumsSizes(self.layer).block
+        return -(-block // (self.layer.tile_rows * self.layer.tile_columns))
+
+    @property
+    def rows(self) -> int:
+        """Rows of an image with zeros."""
+        window = max(0, self.top - 2) + self.by_input.tile_rows * self.layer.size + 2
+        return max(window, max(0, 2 - self.top) + self.layer.tile_rows * self.layer.size)
+
+    @property
+    def columns(self) -> int:
+        """Columns of an image with zeros."""
+        window = max(0, self.left - 2) + self.by_input.tile_columns * self.layer.size + 2
+        return max(window, max(0, 2 - self.left) + self.layer.tile_columns * self.layer.size)
+
+    @property
+    def row(self) -> int:
+        """From row to row."""
+        return self.columns * self.layer.out_channels
+
+    @property
+    def image(self) -> int:
+        """From image to image."""
+        return self.rows * self.row
+
+    @property
+    def inside(self) -> int:
+        """Where pixel (0, 0) of the first image's output gradient is."""
+        return max(0, 2 - self.top) * self.row + max(0, 2 - self.left) * self.layer.out_channels
+
+    @property
+    def window(self) -> int:
+        """Where the window of the input gradient's pixel (0, 0) begins."""
+        return max(0, self.top - 2) * self.row + max(0, self.left - 2) * self.layer.out_channels
+
+    @property
+    def scratch(self) -> int:
+        """Scratch of a worker."""
+        return plane(self.group * self.image + COLUMNS)

@@ -1,0 +1,289 @@
+"""A 3x3 convolution in buffers as the inner layer lays them out, run by Winograd's task kernels, called by address.
+
+What no kernel may read as a number, slack and images beyond the batch, is NaN; what none may write holds a guard.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import reference
+
+from bptcnn.kernels.compilation import compiled
+from bptcnn.kernels.convolution import CONVOLUTION
+from bptcnn.kernels.pointers import call_kernel
+from bptcnn.kernels.tile import SLACK
+from bptcnn.kernels.unit import ROWS
+from bptcnn.kernels.winograd import WINOGRAD
+from bptcnn.kernels.winograd_gradients import BACKWARD, FILTER_SUMS
+from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
+
+GUARD = np.float32(7)
+WORKERS = 2
+Floats = npt.NDArray[np.float32]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+@compiled("int64(int64, int64, int64, int64, int64, int64)")
+def _run(kernel, operation, first, last, part, worker):
+    return call_kernel(kernel, operation, first, last, part, worker)
+
+
+def run(kernel: int, record: npt.NDArray[np.void], first: int, last: int, part: int = 0, worker: int = 1) -> None:
+    """Call a task kernel as the executor does."""
+    assert _run(kernel, record.ctypes.data, first, last, part, worker) == 0
+
+
+class Memory:
+    """Buffers with NaN behind them, and the addresses of what is in them."""
+
+    def __init__(self) -> None:
+        self._kept: list[npt.NDArray[Any]] = []
+
+    def floats(self, shape: tuple[int, ...], value: float = np.nan) -> Floats:
+        """Return an array, aligned to a cache line, with slack behind."""
+        size = int(np.prod(shape))
+        memory = np.full(size + SLACK // 4 + 16, np.nan, np.float32)
+        begin = -(memory.ctypes.data // 4) % 16
+        memory[begin : begin + size] = value
+        self._kept.append(memory)
+        return memory[begin : begin + size].reshape(shape)
+
+    def copy(self, values: npt.ArrayLike) -> Floats:
+        """Return a copy with slack behind."""
+        array = np.asarray(values, np.float32)
+        copied = self.floats(array.shape)
+        copied[...] = array
+        return copied
+
+    def words(self, values: npt.ArrayLike) -> int:
+        """Keep int64 numbers; return their address."""
+        self._kept.append(np.ascontiguousarray(values, np.int64))
+        return int(self._kept[-1].ctypes.data)
+
+    def record(self, dtype: np.dtype[np.void], **values: float) -> npt.NDArray[np.void]:
+        """Return a filled record."""
+        record = np.zeros(1, dtype)
+        for name, value in values.items():
+            record[0][name] = value
+        self._kept.append(record)
+        return record
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is convolved: `images` of a batch whose buffers hold `capacity`."""
+
+    images: int
+    height: int
+    width: int
+    channels: int
+    out_channels: int
+    pads: Pads = ((1, 1), (1, 1))
+    capacity: int = 0
+
+    @property
+    def out_rows(self) -> int:
+        return self.height + sum(self.pads[0]) - 2
+
+    @property
+    def out_columns(self) -> int:
+        return self.width + sum(self.pads[1]) - 2
+
+    @property
+    def held(self) -> int:
+        return max(self.images, self.capacity)
+
+
+class Layer:
+    """Random inputs, filters and bias of unit size."""
+
+    def __init__(self, shape: Shape, seed: int = 0) -> None:
+        self.shape = s = shape
+        self.memory = Memory()
+        random = np.random.default_rng(seed)
+        self.x = random.standard_normal((s.images, s.height, s.width, s.channels), np.float32)
+        self.filters = self.memory.copy(random.standard_normal((3, 3, s.channels, s.out_channels), np.float32))
+        self.bias = self.memory.copy(random.standard_normal(s.out_channels, np.float32))
+        padded = reference.pad(self.x, s.pads)
+        self.input = self.memory.floats((s.held, *padded.shape[1:]))
+        self.input[: s.images] = padded
+
+    @cached_property
+    def convolved(self) -> reference.Array:
+        """The convolution in float64, without bias."""
+        return reference.convolve(self.x.astype(float), self.filters.astype(float), (1, 1), self.shape.pads)
+
+    def forward_record(
+        self, size: int, *, bias: bool = False, relu: bool = False, pool: tuple[int, int] | None = None,
+        choices: bool = True, cache: int = 1 << 18, halo: int = 0,
+    ) -> "Forward":  # fmt: skip
+        """Return the record of the forward pass; the output's buffer has a halo of `halo` pixels."""
+        s = self.shape
+        sizes = WinogradSizes(
+            size, s.channels, s.out_rows, s.out_columns, s.out_channels, pool[0] if pool else 0, cache
+        )
+        rows, columns = (s.out_rows // pool[0], s.out_columns // pool[1]) if pool else (s.out_rows, s.out_columns)
+        buffer = self.memory.floats((s.held, rows + 2 * halo, columns + 2 * halo, s.out_channels), GUARD)
+        output = buffer[:, halo : halo + rows, halo : halo + columns]
+        choice = np.full((s.held, rows, columns, s.out_channels), 77, np.uint8)
+        record = self.memory.record(
+            WINOGRAD,
+            batch=self.memory.words([s.images]),
+            size=size,
+            input=self.input.ctypes.data,
+            input_image=self.input[0].size,
+            input_row=self.input[0, 0].size,
+            channels=s.channels,
+            reach_rows=self.input.shape[1],
+            reach_columns=self.input.shape[2],
+            filters=self.filters.ctypes.data,
+            panels=self.memory.floats((sizes.filters,)).ctypes.data,
+            panels_point=sizes.panels_point,
+            bias=self.bias.ctypes.data if bias else 0,
+            out_channels=s.out_channels,
+            out_rows=s.out_rows,
+            out_columns=s.out_columns,
+            output=output.ctypes.data,
+            output_image=buffer[0].size,
+            output_row=buffer[0, 0].size,
+            pool_rows=pool[0] if pool else 0,
+            pool_columns=pool[1] if pool else 0,
+            pooled_rows=rows,
+            pooled_columns=columns,
+            choice=choice.ctypes.data if pool and choices else 0,
+            rectified=relu,
+            block=sizes.block,
+            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
+            inputs_point=sizes.inputs_point,
+            products=sizes.products,
+            products_point=sizes.products_point,
+            edge=sizes.edge,
+            band=sizes.band,
+            floor=0.0 if relu else -np.inf,
+        )
+        return Forward(record, sizes, buffer, output, choice)
+
+    def rotated_record(
+        self, sizes: WinogradSizes, window: int, image: int, line: int, reach: tuple[int, int], accumulate: bool
+    ) -> "Forward":
+        """Return the record of the gradient by input, whose window of pixel (0, 0) is at address `window`."""
+        s = self.shape
+        buffer = self.memory.floats((s.held, s.height, s.width, s.channels), GUARD)
+        record = self.memory.record(
+            WINOGRAD,
+            batch=self.memory.words([s.images]),
+            size=sizes.size,
+            input=window,
+            input_image=image,
+            input_row=line,
+            channels=s.out_channels,
+            reach_rows=reach[0],
+            reach_columns=reach[1],
+            filters=self.filters.ctypes.data,
+            rotated=1,
+            panels=self.memory.floats((sizes.filters,)).ctypes.data,
+            panels_point=sizes.panels_point,
+            out_channels=s.channels,
+            out_rows=s.height,
+            out_columns=s.width,
+            output=buffer.ctypes.data,
+            output_image=buffer[0].size,
+            output_row=buffer[0, 0].size,
+            accumulate=accumulate,
+            block=sizes.block,
+            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
+            inputs_point=sizes.inputs_point,
+            products=sizes.products,
+            products_point=sizes.products_point,
+            edge=sizes.edge,
+            floor=-np.inf,
+        )
+        return Forward(record, sizes, buffer, buffer, np.zeros(0, np.uint8))
+
+    def sums_record(self, forward: "Forward", gradient: int, image: int, line: int, parts: int) -> "Sums":
+        """Return the record of the gradient by filter, with output gradients at address `gradient`."""
+        s, sizes = self.shape, FilterSumsSizes(forward.sizes)
+        partials = self.memory.floats((parts, 9 * s.channels * s.out_channels + s.out_channels))
+        record = self.memory.record(
+            FILTER_SUMS,
+            layer=forward.record.ctypes.data,
+            gradient=gradient,
+            gradient_image=image,
+            gradient_row=line,
+            block=sizes.block,
+            unit_offsets=self.memory.words(np.arange(ROWS)),
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
+            inputs_row=sizes.inputs_row,
+            inputs_point=sizes.inputs_point,
+            gradients=sizes.gradients,
+            gradients_row=sizes.gradients_row,
+            gradients_point=sizes.gradients_point,
+            sums=sizes.sums,
+            sums_point=sizes.sums_point,
+            edge=sizes.edge,
+            partials=partials.ctypes.data,
+            part_size=partials.shape[1],
+        )
+        return Sums(record, partials)
+
+    def backward_record(
+        self, forward: "Forward", gradient: Floats, sums: "Sums", by_input: "Forward | None", sizes: BackwardSizes
+    ) -> npt.NDArray[np.void]:
+        """Return the record of the backward pass from `gradient`, that of the layer's output, pooled where it pools."""
+        given = forward.record[0]
+        names = ("batch", "out_channels", "out_rows", "out_columns", "output", "output_image", "output_row",
+                 "pool_rows", "pool_columns", "pooled_rows", "pooled_columns", "choice", "rectified")  # fmt: skip
+        convolution = self.memory.record(
+            CONVOLUTION,
+            **{name: given[name] for name in names},
+            output_gradient=gradient.ctypes.data,
+            gradient_row=sizes.row,
+        )
+        return self.memory.record(
+            BACKWARD,
+            convolution=convolution.ctypes.data,
+            by_input=by_input.record.ctypes.data if by_input else 0,
+            by_filter=sums.record.ctypes.data,
+            group=sizes.group,
+            scratch=self.memory.floats((WORKERS, sizes.scratch), 0).ctypes.data,
+            scratch_worker=sizes.scratch,
+            scratch_image=sizes.image,
+            inside=sizes.inside,
+            window=sizes.window,
+        )
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The record of a gradient by filter, and its partial sums: filters, then bias."""
+
+    record: npt.NDArray[np.void]
+    partials: Floats
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A record, and what its kernels write."""
+
+    record: npt.NDArray[np.void]
+    sizes: WinogradSizes
+    buffer: Floats
+    output: Floats
+    choice: npt.NDArray[np.uint8]
+
+    def guarded(self) -> bool:
+        """Tell whether nothing but the output of images was written: the halo holds the guard."""
+        halo = self.buffer.copy()
+        top = (self.buffer.shape[1] - self.output.shape[1]) // 2
+        halo[:, top : top + self.output.shape[1], top : top + self.output.shape[2]] = GUARD
+        return bool((halo == GUARD).all())
