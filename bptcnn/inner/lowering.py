@@ -6,14 +6,34 @@ its rectifier, ride in the batch normalisation before it. A value is an index: 0
 
 from dataclasses import dataclass, replace
 
+from bptcnn.inner.activation import ActivationFunction, Dropping
+from bptcnn.inner.addition import Addition
+from bptcnn.inner.averaging import Averaging
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.dense import FullyConnected
-from bptcnn.inner.elementwise import Addition, Copying
+from bptcnn.inner.depthwise import Depthwise
+from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
-from bptcnn.networks import Application, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, Network, Sum
-from bptcnn.networks.layers import Shape
+from bptcnn.networks import (
+    Activation,
+    Application,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    Join,
+    MaxPool2D,
+    Network,
+    Parameter,
+    Sum,
+)
+from bptcnn.networks.layers import ActivationName, Shape
 
 
 @dataclass(frozen=True)
@@ -31,18 +51,19 @@ class Lowered:
 
 
 def operations(network: Network) -> tuple[Operation, ...]:
-    """Return the operations that compute `network`, in forward order."""
-    return lower(network).operations
+    """Return the operations of a training step, in forward order."""
+    return lower(network, training=True).operations
 
 
-def lower(network: Network) -> Lowered:
+def lower(network: Network, training: bool) -> Lowered:
     """Return the operations of `network` with their values."""
-    return _Lowering(network).run()
+    return _Lowering(network, training).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, training: bool) -> None:
         self._network = network
+        self._training = training
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
         self._fused: set[int] = set()  # applications that ride in an earlier operation
@@ -51,56 +72,77 @@ class _Lowering:
         self._next = len(self._applications) + 1
 
     def run(self) -> Lowered:
-        for index in range(len(self._applications)):
+        for index, application in enumerate(self._applications):
             if index not in self._fused:
-                self._lower(index)
-        self._separate_halos()
-        result = self._of(len(self._applications))
-        return Lowered(tuple(self._found), self._shapes, result, self._network.size)
+                inputs = tuple(self._alias.get(value, value) for value in application.inputs)
+                self._lower(index, application, inputs)
+        found = self._with_copies()
+        result = self._alias.get(len(self._applications), len(self._applications))
+        return Lowered(tuple(found), self._shapes, result, self._network.size)
 
     # ---- layers ------------------------------------------------------------------------------------------------------
 
-    def _lower(self, index: int) -> None:
-        application = self._applications[index]
-        layer = application.layer
-        inputs = tuple(self._of(value) for value in application.inputs)
-        if isinstance(layer, Flatten):
-            self._alias[index + 1] = inputs[0]
-        elif isinstance(layer, Conv2D):
-            self._convolution(index, layer, application, inputs)
-        elif isinstance(layer, BatchNorm):
-            self._normalisation(index, layer, application, inputs)
-        elif isinstance(layer, MaxPool2D):
-            before, after = self._image(application.inputs[0]), self._image(index + 1)
-            pads = layer.pads(before)
-            self._put(
-                Pooling(application.name, inputs, index + 1, before, after, layer.window, layer.stride, pads), after
-            )
-        elif isinstance(layer, Dense):
-            weights, bias = application.parameters[0], application.parameters[1] if layer.bias else None
-            rectified = layer.activation == "relu"
-            (count,) = self._network.shapes[application.inputs[0]]
-            op = FullyConnected(application.name, inputs, index + 1, count, layer.units, rectified, weights, bias)
-            self._put(op, (layer.units,))
-        elif isinstance(layer, Sum):
-            addition = Addition(application.name, inputs, index + 1, layer.activation == "relu")
-            self._put(addition, self._network.shapes[index + 1])
+    def _lower(self, index: int, application: Application, inputs: tuple[int, ...]) -> None:
+        name, output = application.name, index + 1
+        match application.layer:
+            case Flatten():
+                self._alias[output] = inputs[0]
+            case Dropout(rate=rate):
+                if self._training and rate > 0:
+                    self._put(Dropping(name, inputs, output, rate, index), output)
+                else:
+                    self._alias[output] = inputs[0]
+            case Conv2D() as layer:
+                self._convolution(index, layer, application, inputs)
+            case DepthwiseConv2D() as layer:
+                self._depthwise(index, layer, application, inputs)
+            case BatchNorm() as layer:
+                self._normalisation(index, layer, application, inputs)
+            case Activation(function=str(function)):
+                self._put(ActivationFunction(name, inputs, output, function), output)
+            case MaxPool2D() as layer:
+                before, after = self._image(application.inputs[0]), self._image(output)
+                windows = layer.window, layer.stride, layer.pads(before)
+                self._put(Pooling(name, inputs, output, before, after, *windows), output)
+            case AveragePool2D() as layer:
+                before, after = self._image(application.inputs[0]), self._image(output)
+                windows = layer.window, layer.stride, layer.pads(before)
+                self._put(Averaging(name, inputs, output, *windows, (after[0], after[1])), output)
+            case GlobalAveragePool2D():
+                rows, columns, _ = self._image(application.inputs[0])
+                whole = (rows, columns)
+                self._put(Averaging(name, inputs, output, whole, whole, ((0, 0), (0, 0)), (1, 1)), output)
+            case Dense() as layer:
+                (count,) = self._network.shapes[application.inputs[0]]
+                made, rectified = self._activated(index, layer.activation)
+                parameters = _weights_and_bias(application)
+                op = FullyConnected(name, inputs, made, count, layer.units, rectified, *parameters)
+                self._put(op, output)
+                self._activate(op, output, layer.activation)
+            case Sum(activation=activation):
+                made, rectified = self._activated(index, activation)
+                addition = Addition(name, inputs, made, rectified)
+                self._put(addition, output)
+                self._activate(addition, output, activation)
+            case Join():
+                self._put(Joining(name, inputs, output), output)
 
     def _convolution(self, index: int, layer: Conv2D, application: Application, inputs: tuple[int, ...]) -> None:
-        shape, output = self._image(application.inputs[0]), index + 1
-        conv_shape = out_shape = self._image(index + 1)
-        pool = None
+        shape, conv_shape = self._image(application.inputs[0]), self._image(index + 1)
+        made, rectified = self._activated(index, layer.activation)
+        out_shape, pool = conv_shape, None
+        weights, bias = _weights_and_bias(application)
         follower = self._only_reader(index + 1)
-        if follower is not None:
+        if follower is not None and made == index + 1 and layer.groups == 1 and layer.dilations == (1, 1):
             pooling = self._applications[follower].layer
             if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape):
-                pool, output = pooling.window, follower + 1
-                out_shape = self._image(output)
+                pool, made = pooling.window, follower + 1
+                out_shape = self._image(made)
                 self._fused.add(follower)
         op = Convolution(
-            name=application.name,
-            inputs=inputs,
-            output=output,
+            application.name,
+            inputs,
+            made,
             in_shape=shape,
             kernel=layer.kernel,
             stride=layer.stride,
@@ -108,41 +150,69 @@ class _Lowering:
             conv_shape=conv_shape,
             out_shape=out_shape,
             pool=pool,
-            rectified=layer.activation == "relu",
-            filter=application.parameters[0],
-            bias=application.parameters[1] if layer.bias else None,
+            rectified=rectified,
+            filter=weights,
+            bias=bias,
         )
-        self._put(op, out_shape)
+        self._put(op, made if pool else index + 1)
+        self._activate(op, index + 1, layer.activation)
 
-    def _normalisation(self, index: int, layer: BatchNorm, application: Application, inputs: tuple[int, ...]) -> None:
-        output, rectified = index + 1, layer.activation == "relu"
-        follower = self._only_reader(output)
-        if follower is not None and layer.activation is None:
-            adding = self._applications[follower]
-            others = [value for value in adding.inputs if value != output]
-            if isinstance(adding.layer, Sum) and len(others) == 1 and others[0] <= index:
-                inputs = (*inputs, self._of(others[0]))
-                output, rectified = follower + 1, adding.layer.activation == "relu"
-                self._fused.add(follower)
-        op = Normalisation(
+    def _depthwise(self, index: int, layer: DepthwiseConv2D, application: Application, inputs: tuple[int, ...]) -> None:
+        shape = self._image(application.inputs[0])
+        made, rectified = self._activated(index, layer.activation)
+        weights, bias = _weights_and_bias(application)
+        op = Depthwise(
             application.name,
             inputs,
-            output,
-            rectified,
-            layer.momentum,
-            layer.epsilon,
-            *application.parameters,
+            made,
+            in_shape=shape,
+            out_shape=self._image(index + 1),
+            kernel=layer.kernel,
+            stride=layer.stride,
+            dilation=layer.dilations,
+            pads=layer.pads(shape),
+            rectified=rectified,
+            filter=weights,
+            bias=bias,
         )
-        self._put(op, self._network.shapes[index + 1])
+        self._put(op, index + 1)
+        self._activate(op, index + 1, layer.activation)
+
+    def _normalisation(self, index: int, layer: BatchNorm, application: Application, inputs: tuple[int, ...]) -> None:
+        activation, final = layer.activation, index
+        follower = self._only_reader(index + 1)
+        if follower is not None and activation is None:
+            adding = self._applications[follower]
+            others = [value for value in adding.inputs if value != index + 1]
+            if isinstance(adding.layer, Sum) and len(others) == 1 and others[0] <= index:
+                inputs = (*inputs, self._alias.get(others[0], others[0]))
+                activation, final = adding.layer.activation, follower
+                self._fused.add(follower)
+        made, rectified = self._activated(final, activation)
+        op = Normalisation(
+            application.name, inputs, made, rectified, layer.momentum, layer.epsilon, *application.parameters
+        )
+        self._put(op, final + 1)
+        self._activate(op, final + 1, activation)
 
     # ---- values ------------------------------------------------------------------------------------------------------
 
-    def _put(self, op: Operation, shape: Shape) -> None:
+    def _put(self, op: Operation, value: int) -> None:
+        """Add an operation whose output is shaped as the network's value `value`."""
         self._found.append(op)
-        self._shapes[op.output] = shape
+        self._shapes[op.output] = self._network.shapes[value]
 
-    def _of(self, value: int) -> int:
-        return self._alias.get(value, value)
+    def _activated(self, index: int, activation: ActivationName) -> tuple[int, bool]:
+        """Return which value an operation makes before its activation, and whether it rectifies by itself."""
+        if activation in (None, "relu"):
+            return index + 1, activation == "relu"
+        self._next += 1
+        return self._next - 1, False
+
+    def _activate(self, op: Operation, value: int, activation: ActivationName) -> None:
+        """Add the activation that does not ride in `op`, if there is one."""
+        if activation is not None and activation != "relu":
+            self._put(ActivationFunction(f"{op.name}-{activation}", (op.output,), value, activation), value)
 
     def _image(self, value: int) -> tuple[int, int, int]:
         rows, columns, channels = self._network.shapes[value]
@@ -153,10 +223,10 @@ class _Lowering:
         readers = [index for index, found in enumerate(self._applications) for v in found.inputs if v == value]
         return readers[0] if len(readers) == 1 else None
 
-    def _separate_halos(self) -> None:
+    def _with_copies(self) -> list[Operation]:
         """Copy values for readers that want another halo than the first reader, or none at all."""
         found: list[Operation] = []
-        halos: dict[int, float | None] = {}  # the fill that a value's readers agree on; None: dense
+        halos: dict[int, float | None] = {}  # the fill that a value's readers agree on; None: no halo
         copies: dict[tuple[int, float | None], int] = {}
         for op in self._found:
             inputs = list(op.inputs)
@@ -170,11 +240,16 @@ class _Lowering:
                 if (value, wanted) not in copies:
                     copies[value, wanted] = self._next
                     self._shapes[self._next] = self._shapes[value]
-                    found.append(Copying(f"copy{len(copies)}", (value,), self._next))
+                    found.append(Joining(f"copy{len(copies)}", (value,), self._next))
                     self._next += 1
                 inputs[position] = copies[value, wanted]
             found.append(replace(op, inputs=tuple(inputs)))
-        self._found = found
+        return found
+
+
+def _weights_and_bias(application: Application) -> tuple[Parameter, Parameter | None]:
+    weights, *bias = application.parameters
+    return weights, bias[0] if bias else None
 
 
 def _tiles(pooling: MaxPool2D, shape: Shape) -> bool:

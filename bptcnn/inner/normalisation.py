@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bptcnn.inner.addition import pass_gradient
 from bptcnn.inner.arena import FLOAT, Span
-from bptcnn.inner.elementwise import pass_gradient
 from bptcnn.inner.operation import GradientUse, Operation
 from bptcnn.inner.plan import Plan, ranges_table
 from bptcnn.inner.step_settings import IMAGES, RATE

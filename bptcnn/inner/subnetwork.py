@@ -10,7 +10,7 @@ from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, StepSettings
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
 from bptcnn.networks import Network
@@ -42,7 +42,7 @@ class Subnetwork:
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        self._plan = Plan(lower(network), batch_size, executor.threads, training, self._settings)
+        self._plan = Plan(lower(network, training), batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")
@@ -99,6 +99,7 @@ class Subnetwork:
             raise ValueError(f"a step takes 1 to {self.batch_size} images, not {images}")
         self._run(self._prepared, samples, labels, order, images, rate, momentum, decay)
         settings = self._settings
+        settings.words[STEP] += 1
         loss, correct = float(settings.numbers[LOSS]), int(settings.words[CORRECT])
         return StepResult(loss, correct, images)
 
@@ -137,4 +138,4 @@ class Subnetwork:
 
 def memory_needed(network: Network, batch_size: int, threads: int) -> int:
     """Return the bytes that a training subnetwork has for itself."""
-    return Plan(lower(network), batch_size, threads, True, StepSettings.create()).arena.size
+    return Plan(lower(network, training=True), batch_size, threads, True, StepSettings.create()).arena.size

@@ -19,6 +19,9 @@ SPAN = 32768  # weights in one reduction or update task: 128 KiB
 NS_PER_MULTIPLY_ADD = 0.01  # first estimates, replaced by measured costs
 NS_PER_ELEMENT = 0.2
 
+ImageSpans = Callable[[int, int], Sequence[Span]]
+"""What a task over images [first, last) reads or writes."""
+
 
 @dataclass(frozen=True)
 class _Access:
@@ -97,8 +100,8 @@ class StepBuilder:
         kernel: int,
         record: int,
         cost: float,
-        reads: Callable[[int, int], Sequence[Span]],
-        writes: Callable[[int, int], Sequence[Span]],
+        reads: ImageSpans,
+        writes: ImageSpans,
     ) -> None:
         """Add a task per range of images, numbered as parts; `cost` is that of one image."""
         for part, (first, last) in enumerate(self.plan.ranges):

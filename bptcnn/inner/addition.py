@@ -1,4 +1,4 @@
-"""Operations that treat each element for itself: addition, copies between layouts."""
+"""Addition of two values, and gradients that are passed on as they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,30 +51,6 @@ class Addition(Operation):
             )
         for position in range(len(self.inputs)):
             pass_gradient(step, self, position)
-
-
-@dataclass(frozen=True)
-class Copying(Operation):
-    """A copy for readers that want another halo."""
-
-    def gradient_use(self, position: int) -> GradientUse:
-        """The gradient as it is."""
-        return "passes"
-
-    def reserve(self, plan: Plan) -> None:
-        """Nothing."""
-
-    def record(self, plan: Plan) -> None:
-        """Fill the record."""
-        _keep(plan, self.name, self.inputs, self.output, False)
-
-    def forward(self, step: StepBuilder) -> None:
-        """Copy by ranges of images."""
-        _forward(step, self, addition.add)
-
-    def backward(self, step: StepBuilder) -> None:
-        """Pass the gradient on."""
-        pass_gradient(step, self, 0)
 
 
 def pass_gradient(step: StepBuilder, op: Operation, position: int) -> None:
