@@ -55,6 +55,20 @@ class Convolution(Operation):
         """The partial sums of the filter and bias gradients."""
         return PartialSums(self.name, self.filter, self.bias, self.conv_shape[2])
 
+    @property
+    def kernels(self) -> tuple[int, int]:
+        """The kernels of the forward and the backward tasks."""
+        return convolution.convolve, convolution_gradients.convolve_backward
+
+    @property
+    def packing(self) -> tuple[int, int]:
+        """The kernels that pack filters, for forward and backward."""
+        return convolution.pack_forward, convolution_gradients.pack_backward
+
+    def record_name(self, what: str) -> str:
+        """Return the name of the record for "forward", "backward", "pack forward" or "pack backward"."""
+        return self.name
+
     def halo(self, position: int) -> Halo:
         """The padding."""
         return window_halo(
@@ -162,7 +176,7 @@ class Convolution(Operation):
 
     def forward(self, step: StepBuilder) -> None:
         """Pack the filters, then convolve ranges of images."""
-        plan, record = step.plan, step.plan.record_address(self.name)
+        plan, record = step.plan, step.plan.record_address(self.record_name("forward"))
         self._pack(step, backward=False)
         panels = plan.arena.whole((self.name, "forward panels"))
 
@@ -173,11 +187,11 @@ class Convolution(Operation):
             return [plan.values(self.output, first, last), *self._choices(plan, first, last)]
 
         cost = self.multiply_adds * NS_PER_MULTIPLY_ADD
-        step.over_images(f"{self.name} forward", convolution.convolve, record, cost, reads, writes)
+        step.over_images(f"{self.name} forward", self.kernels[0], record, cost, reads, writes)
 
     def backward(self, step: StepBuilder) -> None:
         """Both gradients by ranges of images, then the reduction with the weight update."""
-        plan, record = step.plan, step.plan.record_address(self.name)
+        plan, record = step.plan, step.plan.record_address(self.record_name("backward"))
         (source,), wanted = self.inputs, plan.wants_gradient(self.inputs[0])
         if wanted:
             self._pack(step, backward=True)
@@ -189,15 +203,15 @@ class Convolution(Operation):
             if wanted:
                 reads.append(plan.arena.whole((self.name, "backward panels")))
                 writes.append(plan.gradients(source, first, last))
-            kernel = convolution_gradients.convolve_backward
+            kernel = self.kernels[1]
             step.add(f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part)
         self.sums.reduce(step)
 
     def _pack(self, step: StepBuilder, backward: bool) -> None:
-        plan, record = step.plan, step.plan.record_address(self.name)
-        kernel = convolution_gradients.pack_backward if backward else convolution.pack_forward
+        plan, what = step.plan, "backward" if backward else "forward"
+        record = plan.record_address(self.record_name(f"pack {what}"))
+        kernel = self.packing[backward]
         panels = self.backward_panels if backward else -(-self.conv_shape[2] // COLUMNS)
-        what = "backward" if backward else "forward"
         cost = self.filter.size * NS_PER_ELEMENT / panels
         reads = [plan.parameter_span("weights", self.filter)]
         packed = plan.arena.whole((self.name, f"{what} panels"))

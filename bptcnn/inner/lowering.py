@@ -16,6 +16,7 @@ from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
+from bptcnn.inner.winograd import WinogradConvolution, tile_for
 from bptcnn.networks import (
     Activation,
     Application,
@@ -154,6 +155,9 @@ class _Lowering:
             filter=weights,
             bias=bias,
         )
+        tile = tile_for(op)
+        if tile:
+            op = WinogradConvolution(**vars(op), tile=tile)
         self._put(op, made if pool else index + 1)
         self._activate(op, index + 1, layer.activation)
 

@@ -42,6 +42,7 @@ class Plan:
             for value, shape in lowered.shapes.items()
         }
         self._sharing = GradientSharing(self.operations)
+        self.scratch_worker = 0  # elements
         self._reserve(lowered.size)
 
     def _reserve(self, size: int) -> None:
@@ -59,6 +60,16 @@ class Plan:
                     self.arena.share(("gradient", value), ("gradient", self._sharing.owner(value)))
         for op in self.operations:
             op.reserve(self)
+        self.arena.reserve("scratch", self.workers, FLOAT * self.scratch_worker)
+
+    def want_scratch(self, elements: int) -> None:
+        """Have every worker's scratch hold so many elements: what one task leaves there, the next may overwrite."""
+        self.scratch_worker = max(self.scratch_worker, -(-elements // 16) * 16)
+
+    @property
+    def scratch(self) -> int:
+        """The address of the first worker's scratch; the next one's is `scratch_worker` elements behind."""
+        return self.arena.address("scratch")
 
     def allocate(self) -> None:
         """Get the memory and fill all records; raise UserError where there is too little."""
