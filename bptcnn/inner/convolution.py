@@ -112,65 +112,67 @@ class Convolution(Operation):
 
     def record(self, plan: Plan) -> None:
         """Fill the records of the convolution and of its reduction."""
+        plan.keep(self.name, convolution.CONVOLUTION, **self.fields(plan))
+        if plan.training:
+            self.sums.record(plan)
+
+    def fields(self, plan: Plan) -> dict[str, float]:
+        """Return what the CONVOLUTION record says."""
         (source,), target = self.inputs, self.output
         arena, taken, made = plan.arena, plan.layout(source), plan.layout(target)
         halo = _gradient_halo(self)
         gradient_row = halo.columns * self.conv_shape[2]
         window_row = np.arange(self.kernel[1] * self.in_shape[2])
-        plan.keep(
-            self.name,
-            convolution.CONVOLUTION,
-            batch=plan.settings.word(IMAGES),
-            input=arena.address(("value", source)) + FLOAT * taken.before((self.pads[0][0], self.pads[1][0])),
-            input_image=taken.image,
-            input_row=taken.row,
-            channels=self.in_shape[2],
-            height=self.in_shape[0],
-            width=self.in_shape[1],
-            kernel_rows=self.kernel[0],
-            kernel_columns=self.kernel[1],
-            stride_rows=self.stride[0],
-            stride_columns=self.stride[1],
-            padding_top=self.pads[0][0],
-            padding_left=self.pads[1][0],
-            pixel_offsets=plan.table(np.arange(ROWS) * self.stride[1] * self.in_shape[2]),
-            gradient_offsets=plan.table(np.arange(ROWS) * self.conv_shape[2]),
-            tap_offsets=plan.table(np.arange(self.kernel[0])[:, None] * taken.row + window_row),
-            filters=plan.weights(self.filter),
-            forward_panels=arena.address((self.name, "forward panels")),
-            backward_panels=arena.address((self.name, "backward panels")),
-            bias=plan.weights(self.bias),
-            out_channels=self.conv_shape[2],
-            out_rows=self.conv_shape[0],
-            out_columns=self.conv_shape[1],
-            output=plan.inside(target),
-            output_image=made.image,
-            output_row=made.row,
-            pool_rows=self.pool[0] if self.pool else 0,
-            pool_columns=self.pool[1] if self.pool else 0,
-            pooled_rows=self.out_shape[0],
-            pooled_columns=self.out_shape[1],
-            choice=arena.address((self.name, "choice")),
-            rectified=self.rectified,
-            scratch=arena.address((self.name, "scratch")),
-            scratch_worker=self.pool[0] * self.conv_shape[1] * self.conv_shape[2] if self.pool else 0,
-            output_gradient=plan.gradient(target),
-            input_gradient=plan.gradient(source),
-            accumulate=plan.accumulates(self, 0),
-            folded=self.folded,
-            folding=arena.address((self.name, "folding")),
-            folding_worker=self._folding_size(),
-            gradient_scratch=arena.address((self.name, "gradient scratch")),
-            gradient_scratch_worker=halo.rows * gradient_row,
-            halo_top=halo.top,
-            halo_left=halo.left,
-            gradient_row=gradient_row,
-            partials=self.sums.address(plan),
-            part_size=self.sums.size,
-            floor=0.0 if self.rectified else -np.inf,
-        )
-        if plan.training:
-            self.sums.record(plan)
+        return {
+            "batch": plan.settings.word(IMAGES),
+            "input": arena.address(("value", source)) + FLOAT * taken.before((self.pads[0][0], self.pads[1][0])),
+            "input_image": taken.image,
+            "input_row": taken.row,
+            "channels": self.in_shape[2],
+            "height": self.in_shape[0],
+            "width": self.in_shape[1],
+            "kernel_rows": self.kernel[0],
+            "kernel_columns": self.kernel[1],
+            "stride_rows": self.stride[0],
+            "stride_columns": self.stride[1],
+            "padding_top": self.pads[0][0],
+            "padding_left": self.pads[1][0],
+            "pixel_offsets": plan.table(np.arange(ROWS) * self.stride[1] * self.in_shape[2]),
+            "gradient_offsets": plan.table(np.arange(ROWS) * self.conv_shape[2]),
+            "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * taken.row + window_row),
+            "filters": plan.weights(self.filter),
+            "forward_panels": arena.address((self.name, "forward panels")),
+            "backward_panels": arena.address((self.name, "backward panels")),
+            "bias": plan.weights(self.bias),
+            "out_channels": self.conv_shape[2],
+            "out_rows": self.conv_shape[0],
+            "out_columns": self.conv_shape[1],
+            "output": plan.inside(target),
+            "output_image": made.image,
+            "output_row": made.row,
+            "pool_rows": self.pool[0] if self.pool else 0,
+            "pool_columns": self.pool[1] if self.pool else 0,
+            "pooled_rows": self.out_shape[0],
+            "pooled_columns": self.out_shape[1],
+            "choice": arena.address((self.name, "choice")),
+            "rectified": self.rectified,
+            "scratch": arena.address((self.name, "scratch")),
+            "scratch_worker": self.pool[0] * self.conv_shape[1] * self.conv_shape[2] if self.pool else 0,
+            "output_gradient": plan.gradient(target),
+            "input_gradient": plan.gradient(source),
+            "accumulate": plan.accumulates(self, 0),
+            "folded": self.folded,
+            "folding": arena.address((self.name, "folding")),
+            "folding_worker": self._folding_size(),
+            "gradient_scratch": arena.address((self.name, "gradient scratch")),
+            "gradient_scratch_worker": halo.rows * gradient_row,
+            "halo_top": halo.top,
+            "halo_left": halo.left,
+            "gradient_row": gradient_row,
+            "partials": self.sums.address(plan),
+            "part_size": self.sums.size,
+            "floor": 0.0 if self.rectified else -np.inf,
+        }
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
 

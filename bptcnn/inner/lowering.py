@@ -16,6 +16,7 @@ from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
+from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images
 from bptcnn.inner.winograd import WinogradConvolution, tile_for
 from bptcnn.networks import (
     Activation,
@@ -136,7 +137,7 @@ class _Lowering:
         follower = self._only_reader(index + 1)
         if follower is not None and made == index + 1 and layer.groups == 1 and layer.dilations == (1, 1):
             pooling = self._applications[follower].layer
-            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape):
+            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape) and not crosses_images(shape, conv_shape):
                 pool, made = pooling.window, follower + 1
                 out_shape = self._image(made)
                 self._fused.add(follower)
@@ -156,7 +157,9 @@ class _Lowering:
             bias=bias,
         )
         tile = tile_for(op)
-        if tile:
+        if crosses_images(shape, conv_shape):
+            op = SmallImagesConvolution(**vars(op))
+        elif tile:
             op = WinogradConvolution(**vars(op), tile=tile)
         self._put(op, made if pool else index + 1)
         self._activate(op, index + 1, layer.activation)

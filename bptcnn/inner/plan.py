@@ -38,7 +38,7 @@ class Plan:
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
         self.layouts = {
-            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)])
+            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value == lowered.result)
             for value, shape in lowered.shapes.items()
         }
         self._sharing = GradientSharing(self.operations)

@@ -17,11 +17,13 @@ DENSE = np.dtype(
         for name in (
             "batch",
             "input",  # (images, inputs)
+            "input_image",  # elements from image to image
             "inputs",
             "weights",  # (inputs, outputs)
             "outputs",
             "bias",  # address, or 0
             "output",  # (images, outputs)
+            "output_image",
             "rectified",
             "output_gradient",  # (images, outputs); the rectifier is undone in place
             "gradient_panels",  # its transpose: [panel of COLUMNS images][outputs][COLUMNS]
@@ -60,15 +62,15 @@ def dense(operation, first, last, part, worker):
             final = begin + depth == o.inputs
             for t in range(tiles):
                 image = images * t // tiles
-                target = o.output + 4 * (image * o.outputs + channel)
-                init, init_row = target, o.outputs
+                target = o.output + 4 * (image * o.output_image + channel)
+                init, init_row = target, o.output_image
                 if begin == 0:
                     init = o.bias + 4 * channel if o.bias else 0
                     init_row = 0
                 tile(
                     images * (t + 1) // tiles - image,
                     vectors,
-                    o.input + 4 * (image * o.inputs + begin),
+                    o.input + 4 * (image * o.input_image + begin),
                     o.image_offsets,
                     1,
                     0,
@@ -78,7 +80,7 @@ def dense(operation, first, last, part, worker):
                     init,
                     init_row,
                     target,
-                    o.outputs,
+                    o.output_image,
                     depth,
                     1,
                     o.floor if final else np.float32(-np.inf),
@@ -106,7 +108,7 @@ def dense_gradient(operation, first, last, part, worker):
                 continue
             gradient = floats(o.output_gradient + 4 * image * outputs, outputs)
             if o.rectified:
-                output = floats(o.output + 4 * image * outputs, outputs)
+                output = floats(o.output + 4 * image * o.output_image, outputs)
                 for c in range(outputs):
                     gradient[c] = gradient[c] if output[c] > 0 else np.float32(0)
             if o.bias:
@@ -136,7 +138,7 @@ def dense_gradient_by_weight(operation, first, last, part, worker):
                 vectors,
                 o.input + 4 * row,
                 o.unit_offsets,
-                o.inputs,
+                o.input_image,
                 0,
                 o.output_gradient + 4 * channel,
                 o.outputs,
