@@ -17,6 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from bptcnn.kernels.linking import exported
 from bptcnn.kernels.switching import choose
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
@@ -178,6 +179,18 @@ class _Correlation(_RowEmitter):
                 self._add(self.vector_at(place, (word(p), self.step)), tap, total)
 
 
+@njit(inline="always")
+def _case(rows, columns, ratio, band):
+    """Number a window in the switch over the unrolled ones; others get a number that none of them has."""
+    return ((rows * 4 + columns) * 4 + ratio) * 4 + band if max(rows, columns, ratio) < 4 else -1
+
+
+@njit(inline="always")
+def _ratio(step, source_column):
+    """How many taps apart neighbouring windows begin; 0 where they begin between taps."""
+    return step // source_column if source_column and step % source_column == 0 else 0
+
+
 @intrinsic
 def _emit_correlation(
     typing, case, source, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
@@ -194,19 +207,7 @@ def _emit_correlation(
     return types.void(*[types.int64] * 17, types.float32), generate
 
 
-@njit(inline="always")
-def _case(rows, columns, ratio, band):
-    """Number a window in the switch over the unrolled ones; others get a number that none of them has."""
-    return ((rows * 4 + columns) * 4 + ratio) * 4 + band if max(rows, columns, ratio) < 4 else -1
-
-
-@njit(inline="always")
-def _ratio(step, source_column):
-    """How many taps apart neighbouring windows begin; 0 where they begin between taps."""
-    return step // source_column if source_column and step % source_column == 0 else 0
-
-
-@njit(inline="always")
+@exported("void(" + "int64, " * 18 + "float32)")
 def correlate_rows(
     source, source_line, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
     continued, target, target_line, target_pixel, lines, pixels, channels, floor,
@@ -302,7 +303,7 @@ def _emit_weighing(
     return types.void(*[types.int64] * 12), generate
 
 
-@njit(inline="always")
+@exported("void(" + ", ".join(["int64"] * 13) + ")")
 def weigh_rows(
     gradient, gradient_line, source, source_line, source_row, source_column, step, rows, columns, sums, lines, pixels,
     channels,
@@ -352,7 +353,7 @@ def _emit_rectifying(typing, gradient, output, channels, pixels, target, sums, r
     return types.void(*[types.int64] * 7), generate
 
 
-@njit(inline="always")
+@exported("void(" + ", ".join(["int64"] * 7) + ")")
 def rectify_row(gradient, output, channels, pixels, target, sums, rectified):
     """Copy a row's output gradient to `target`, zeros where a rectifier put out 0 or less; add it to channel sums."""
     _emit_rectifying(gradient, output, channels, pixels, target, sums, rectified)

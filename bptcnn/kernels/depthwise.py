@@ -119,16 +119,11 @@ def depthwise(operation, first, last, part, worker):
 
 
 @njit(inline="always")
-def _common_divisor(a, b):
-    while b:
-        a, b = b, a % b
-    return a
-
-
-@njit(inline="always")
 def _phase_taps(phase, kernel, stride, dilation):
     """Return (first tap, taps, from tap to tap) of those that reach a phase: (tap * dilation) % stride == phase."""
-    step = stride // _common_divisor(stride, dilation)
+    step = 1
+    while step * dilation % stride:
+        step += 1
     for tap in range(min(kernel, step)):
         if tap * dilation % stride == phase:
             return tap, (kernel - 1 - tap) // step + 1, step

@@ -73,14 +73,6 @@ _FIRST, _SECOND = np.uint64(_KEY_1), np.uint64(_KEY_2)
 
 
 @njit(inline="always")
-def _mixed(key, counter):
-    """Mix one more counter into a key; see `_key`."""
-    key = (key ^ np.uint64(counter)) * _FIRST
-    key = (key ^ key >> np.uint64(32)) * _SECOND
-    return key ^ key >> np.uint64(29)
-
-
-@njit(inline="always")
 def _multiplier(element, low, high, threshold, scale):
     """Return the multiplier of one element; see `dropout_multipliers`."""
     x = np.uint32(np.uint32(element) ^ low)
@@ -94,7 +86,11 @@ def _multiplier(element, low, high, threshold, scale):
 @njit(inline="always")
 def _choices(o, image):
     """Return what decides about an image's elements: the key's halves, the threshold, the multiplier."""
-    key = _mixed(_mixed(_mixed(_mixed(np.uint64(0), o.seed), words(o.step, 1)[0]), o.layer), image)
+    key = np.uint64(0)
+    for counter in (o.seed, words(o.step, 1)[0], o.layer, image):  # see `_key`
+        key = (key ^ np.uint64(counter)) * _FIRST
+        key = (key ^ key >> np.uint64(32)) * _SECOND
+        key = key ^ key >> np.uint64(29)
     rate = np.float64(o.rate)
     threshold = np.int64(np.ceil(rate * 4294967296.0))
     return np.uint32(key & np.uint64(_HALF)), np.uint32(key >> np.uint64(32)), threshold, np.float32(1.0 / (1.0 - rate))

@@ -11,18 +11,18 @@ The last vector stores `tail` lanes only; loads are whole vectors, so buffers en
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bptcnn.kernels.compilation import linked
+from bptcnn.kernels.compilation import compiled, linked
 from bptcnn.kernels.unit import UNIT, VectorUnit
 from bptcnn.kernels.vectors import F32, I8, I32, I64, VectorEmitter, word
 
 SLACK = 256
 """Bytes that must be readable behind every buffer that a tile loads from."""
 
-TILE_SIGNATURE = "void(" + "int64, " * 15 + "float32, int64, int64, int64)"
+TILE_SIGNATURE = "void(" + "int64, " * 15 + "float32, int64)"
 
 
 class _TileEmitter(VectorEmitter):
@@ -43,13 +43,6 @@ class _TileEmitter(VectorEmitter):
             phi.add_incoming(value, block)
             found.append(phi)
         return found
-
-    def prefetch(self, pointer: Any) -> None:
-        """Fetch a cache line into the second-level cache."""
-        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
-        reading, second_level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
-        self.builder.call(function, [self.builder.bitcast(pointer, I8.as_pointer()), reading, second_level, data])
 
     def row_offsets(self, address: Any) -> list[Any]:
         table = self.builder.inttoptr(address, I64.as_pointer())
@@ -74,33 +67,40 @@ class _TileEmitter(VectorEmitter):
             phi.add_incoming(value, loading)
         return sums
 
-    def emit(self, args: Any) -> None:
-        a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead, ahead_step = args
+    def prefetch(self, pointer: Any) -> None:
+        """Fetch a cache line into the second-level cache."""
+        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
+        reading, second_level, data = (ir.Constant(I32, n) for n in (0, 2, 1))
+        self.builder.call(function, [self.builder.bitcast(pointer, I8.as_pointer()), reading, second_level, data])
+
+    def emit(self, args: Any, ahead: Any = None, ahead_step: Any = None) -> None:
+        """Emit the tile; each step of the depth fetches a cache line from address `ahead` on, if any."""
+        a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail = args
         builder = self.builder
         one = word(1)
         row_offsets = self.row_offsets(offsets)
-        a_start, b_start, ahead_start = self.pointer(a), self.pointer(b), self.pointer(ahead)
+        a_start, b_start = self.pointer(a), self.pointer(b)
         sums = self.initial(init, ldi)
         before = builder.block
         outer, inner, outer_end, done = (builder.append_basic_block(n) for n in ("outer", "inner", "outer_end", "done"))
         builder.branch(outer)
 
         builder.position_at_end(outer)
-        r = builder.phi(I64)
-        a_row, b_row, ahead_row = (builder.phi(F32.as_pointer()) for _ in range(3))
-        for phi, value in ((r, word(0)), (a_row, a_start), (b_row, b_start), (ahead_row, ahead_start)):
+        r, a_row, b_row = builder.phi(I64), builder.phi(F32.as_pointer()), builder.phi(F32.as_pointer())
+        for phi, value in ((r, word(0)), (a_row, a_start), (b_row, b_start)):
             phi.add_incoming(value, before)
         outer_sums = self.phis(before, sums)
         builder.branch(inner)
 
         builder.position_at_end(inner)
-        k = builder.phi(I64)
-        a_k, b_k, ahead_k = (builder.phi(F32.as_pointer()) for _ in range(3))
-        for phi, value in ((k, word(0)), (a_k, a_row), (b_k, b_row), (ahead_k, ahead_row)):
+        k, a_k, b_k = builder.phi(I64), builder.phi(F32.as_pointer()), builder.phi(F32.as_pointer())
+        for phi, value in ((k, word(0)), (a_k, a_row), (b_k, b_row)):
             phi.add_incoming(value, outer)
         inner_sums = self.phis(outer, outer_sums)
         b_vectors = [self.load(self.advance(b_k, word(v * self.lanes))) for v in range(self.vectors)]
-        self.prefetch(ahead_k)
+        if ahead is not None:
+            self.prefetch(self.advance(self.pointer(ahead), builder.mul(k, ahead_step)))
         updated = []
         for m in range(self.rows):
             a_value = self.splat(builder.load(self.advance(a_k, row_offsets[m])))
@@ -108,9 +108,7 @@ class _TileEmitter(VectorEmitter):
                 self.multiply_add(a_value, b_vectors[v], inner_sums[m * self.vectors + v]) for v in range(self.vectors)
             ]
         k_next = builder.add(k, one)
-        ahead_next = self.advance(ahead_k, ahead_step)
-        following = ((k, k_next), (a_k, self.advance(a_k, sak)), (b_k, self.advance(b_k, ldb)), (ahead_k, ahead_next))
-        for phi, value in following:
+        for phi, value in ((k, k_next), (a_k, self.advance(a_k, sak)), (b_k, self.advance(b_k, ldb))):
             phi.add_incoming(value, inner)
         for phi, value in zip(inner_sums, updated, strict=True):
             phi.add_incoming(value, inner)
@@ -118,13 +116,7 @@ class _TileEmitter(VectorEmitter):
 
         builder.position_at_end(outer_end)
         r_next = builder.add(r, one)
-        following = (
-            (r, r_next),
-            (a_row, self.advance(a_row, sar)),
-            (b_row, self.advance(b_row, sbr)),
-            (ahead_row, ahead_next),
-        )
-        for phi, value in following:
+        for phi, value in ((r, r_next), (a_row, self.advance(a_row, sar)), (b_row, self.advance(b_row, sbr))):
             phi.add_incoming(value, outer_end)
         for phi, value in zip(outer_sums, updated, strict=True):
             phi.add_incoming(value, outer_end)
@@ -148,46 +140,62 @@ class _TileEmitter(VectorEmitter):
                     self.store_masked(value, target, mask)
 
 
+def _emit_switch(context: Any, builder: Any, args: Any) -> Any:
+    """Emit every tile of this CPU's unit behind one switch over (vectors, rows), the first two of the arguments."""
+    end = builder.append_basic_block("tile_end")
+    index = builder.add(builder.mul(args[1], word(UNIT.rows + 1)), args[0])
+    switch = builder.switch(index, end)
+    for v in range(1, UNIT.vectors + 1):
+        for m in range(1, UNIT.rows + 1):
+            block = builder.append_basic_block(f"tile_{m}x{v}")
+            switch.add_case(word(v * (UNIT.rows + 1) + m), block)
+            builder.position_at_end(block)
+            _TileEmitter(builder, UNIT, m, v).emit(args[2:17], *args[17:])
+            builder.branch(end)
+    builder.position_at_end(end)
+    return context.get_dummy_value()
+
+
 @intrinsic
 def _emit_tiles(
+    typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail
+):
+    def generate(context, builder, signature, args):
+        return _emit_switch(context, builder, args)
+
+    return types.void(*[types.int64] * 15, types.float32, types.int64), generate
+
+
+@intrinsic
+def _emit_tiles_ahead(
     typing, rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead,
     ahead_step,
 ):  # fmt: skip
-    """Every tile of this CPU's unit behind one switch over (vectors, rows)."""
-
     def generate(context, builder, signature, args):
-        end = builder.append_basic_block("tile_end")
-        index = builder.add(builder.mul(args[1], word(UNIT.rows + 1)), args[0])
-        switch = builder.switch(index, end)
-        for v in range(1, UNIT.vectors + 1):
-            for m in range(1, UNIT.rows + 1):
-                block = builder.append_basic_block(f"tile_{m}x{v}")
-                switch.add_case(word(v * (UNIT.rows + 1) + m), block)
-                builder.position_at_end(block)
-                _TileEmitter(builder, UNIT, m, v).emit(args[2:])
-                builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+        return _emit_switch(context, builder, args)
 
     return types.void(*[types.int64] * 15, types.float32, *[types.int64] * 3), generate
 
 
-@linked(TILE_SIGNATURE)
-def tile_ahead(
-    rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead, ahead_step
-):
-    """Run `tile`; meanwhile fetch a cache line per step of the depth from `ahead`, `ahead_step` elements apart."""
-    _emit_tiles(
-        rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead,
-        ahead_step,
-    )  # fmt: skip
-
-
-@njit(inline="always")
+@compiled(TILE_SIGNATURE)
 def tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
     """Run the tile of 1 to UNIT.rows rows and 1 to UNIT.vectors vectors; see the module for the sum it computes.
 
     a, b, init, c are addresses, `offsets` that of `rows` int64; offsets and strides count float32 elements; depth and
     repeats are at least 1.
     """
-    tile_ahead(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, b, 0)
+    _emit_tiles(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
+
+
+@linked(TILE_SIGNATURE[:-1] + ", int64, int64)")
+def tile_ahead(
+    rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead, ahead_step
+):
+    """Run a tile; meanwhile fetch a cache line per step of the depth from address `ahead`, `ahead_step` elements apart.
+
+    For operands from beyond the second-level cache: what the next tiles need comes in while this one computes.
+    """
+    _emit_tiles_ahead(
+        rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead,
+        ahead_step,
+    )  # fmt: skip

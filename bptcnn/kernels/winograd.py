@@ -14,7 +14,7 @@ from numba import njit
 
 from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import floats, prefetch, record_at, words
 from bptcnn.kernels.pooling import pool_image
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
@@ -68,6 +68,8 @@ WINOGRAD = np.dtype(
 )
 winograd_at = record_at(WINOGRAD)
 
+_LINE = 64  # bytes of a cache line
+
 
 @njit(inline="always")
 def whole_vectors(channels):
@@ -91,24 +93,24 @@ def copy_rows(source, source_row, target, target_row, count, rows):
 
 
 @linked("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def transform_inputs(operation, source, first, count, target, padded, target_point, edge):
+def transform_inputs(operation, source, first, count, target, target_row, target_point, edge):
     """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel]."""
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
     channels, size, reach = o.channels, o.size, o.size + 2
-    target_row = reach * target_point
+    points_row = reach * target_point
     done = 0
     while done < count:
         place = first + done
         image, y, x = place // (rows * columns), place // columns % rows, place % columns
         here = min(count - done, columns - x)
         window = source + 4 * (image * o.input_image + y * size * o.input_row + x * size * channels)
-        written = target + 4 * done * padded
+        written = target + 4 * done * target_row
         inner = min(here, max(0, (o.reach_columns - reach) // size + 1 - x)) if y * size + reach <= o.reach_rows else 0
         if inner:
             transform(
                 INPUT, size, window, o.input_row, channels, size * channels,
-                written, target_row, target_point, padded, 0, 0, 0, 0, inner, channels, np.float32(0),
+                written, points_row, target_point, target_row, 0, 0, 0, 0, inner, channels, np.float32(0),
             )  # fmt: skip
         for t in range(inner, here):  # over the edge: through a copy with zeros behind
             copied = floats(edge, reach * reach * channels)
@@ -120,18 +122,29 @@ def transform_inputs(operation, source, first, count, target, padded, target_poi
                 max(0, min(reach, o.reach_rows - y * size)),
             )  # fmt: skip
             transform(
-                INPUT, size, edge, reach * channels, channels, 0, written + 4 * t * padded,
-                target_row, target_point, padded, 0, 0, 0, 0, 1, channels, np.float32(0),
+                INPUT, size, edge, reach * channels, channels, 0, written + 4 * t * target_row,
+                points_row, target_point, target_row, 0, 0, 0, 0, 1, channels, np.float32(0),
             )  # fmt: skip
         done += here
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def multiply_tiles(operation, inputs, padded, inputs_point, products, products_point, count):
-    """Multiply `count` transformed tiles by the transformed filters, point by point."""
+@njit(inline="always")
+def fetch_share(address, size, parts, index):
+    """Fetch the index-th share of `size` bytes into the second-level cache."""
+    for line in range(share(size // _LINE, parts, index), share(size // _LINE, parts, index + 1)):
+        prefetch(address + line * _LINE)
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def multiply_tiles(operation, inputs, products, count, needed, needed_size, coming, coming_size):
+    """Multiply `count` transformed tiles by the transformed filters, point by point.
+
+    Meanwhile fetch what is worked on next: two pieces of memory, of so many bytes.
+    """
     o = winograd_at(operation)
     out_padded = whole_vectors(o.out_channels)
     tiles = (count + ROWS - 1) // ROWS
+    calls, call = (o.size + 2) * (o.size + 2) * ((o.out_channels + COLUMNS - 1) // COLUMNS) * tiles, 0
     for point in range((o.size + 2) * (o.size + 2)):
         for channel in range(0, o.out_channels, COLUMNS):
             vectors = (min(COLUMNS, o.out_channels - channel) + LANES - 1) // LANES
@@ -139,10 +152,13 @@ def multiply_tiles(operation, inputs, padded, inputs_point, products, products_p
             following = panel + 4 * COLUMNS * o.channels
             for t in range(tiles):
                 row = share(count, tiles, t)
+                fetch_share(needed, needed_size, calls, call)
+                fetch_share(coming, coming_size, calls, call)
+                call += 1
                 tile_ahead(
                     share(count, tiles, t + 1) - row,
                     vectors,
-                    inputs + 4 * (point * inputs_point + row * padded),
+                    inputs + 4 * (point * o.inputs_point + row * o.inputs_row),
                     o.row_offsets,
                     1,
                     0,
@@ -151,7 +167,7 @@ def multiply_tiles(operation, inputs, padded, inputs_point, products, products_p
                     0,
                     0,
                     0,
-                    products + 4 * (point * products_point + row * out_padded + channel),
+                    products + 4 * (point * o.products_point + row * out_padded + channel),
                     out_padded,
                     o.channels,
                     1,
@@ -242,11 +258,19 @@ def convolve_images(operation, source, first, last, worker):
     scratch = o.scratch + 4 * worker * o.scratch_worker
     products, edge, band = scratch + 4 * o.products, scratch + 4 * o.edge, scratch + 4 * o.band
     block = o.block // columns * columns if o.pool_rows else o.block
-    total = (last - first) * rows * columns
+    tiles = rows * columns
+    total = (last - first) * tiles
     for begin in range(0, total, block):
         count = min(block, total - begin)
         transform_inputs(operation, source, begin, count, scratch, o.inputs_row, o.inputs_point, edge)
-        multiply_tiles(operation, scratch, o.inputs_row, o.inputs_point, products, o.products_point, count)
+        # what comes next lies about here: the block's outputs and the next one's inputs
+        written, coming = 4 * o.output_image * begin // tiles, 4 * o.input_image * (begin + count) // tiles
+        following = min(begin + count + block, total)
+        multiply_tiles(
+            operation, scratch, products, count,
+            o.output + 4 * first * o.output_image + written, 4 * o.output_image * (begin + count) // tiles - written,
+            source + coming, 4 * o.input_image * following // tiles - coming,
+        )  # fmt: skip
         if o.pool_rows:
             _pool_outputs(operation, products, o.products_point, first, begin, count, band)
         else:

@@ -312,7 +312,7 @@ def _emit_transpose(typing, source, source_row, target, target_row, rows):
 
 @compiled("void(int64, int64, int64, int64, int64)")
 def transpose(source, source_row, target, target_row, rows):
-    """Write the transpose of `rows` <= LANES rows of LANES numbers; behind them, in each target row, is anything.
+    """Write the transpose of `rows` <= LANES rows of LANES numbers; behind them, rows of the target hold anything.
 
     Addresses; strides in float32 elements. All LANES x LANES numbers of the target are written.
     """

@@ -12,7 +12,10 @@ from bptcnn.kernels.unit import UNIT, UNITS, available_units, select_unit
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-CHECKS = ("test_tile.py", "test_convolution.py", "test_pooling.py", "test_dense.py", "test_loss.py", "test_update.py")
+CHECKS = (
+    "test_tile.py", "test_convolution.py", "test_winograd.py", "test_winograd_gradients.py", "test_pooling.py",
+    "test_dense.py", "test_loss.py", "test_update.py", "test_depthwise.py", "test_grouped.py", "test_elementwise.py",
+)  # fmt: skip
 OTHERS = [name for name in available_units() if name != UNIT.name]  # the one in use is what the other tests run on
 
 
