@@ -1,26 +1,20 @@
 """A network on this machine: each operation's time and GFLOP/s, and the speed of whole training steps."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from bptcnn.inner.executor import Executor, Trace
+from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import operations
 from bptcnn.inner.operation import Operation
-from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.networks import Network
 from bptcnn.profiling.host import measure_host
 from bptcnn.profiling.records import LayerProfile, NetworkProfile, Profile
+from bptcnn.profiling.steps import MeasuredSteps, RandomBatches
 
-_BATCHES = 16  # a single batch is learnt by heart, and vanishing gradients become slow denormal numbers
 _TRACED_STEPS = 9
-_WARM_STEPS = 3  # before measuring: caches, and threads that sleep
-_LEAST_STEPS = 5
-_RATE, _MOMENTUM = 1e-3, 0.9  # a full step, with a rate at which random labels do no harm
 
 
 @dataclass(frozen=True)
@@ -32,23 +26,12 @@ class TracedStep:
 
 
 @dataclass(frozen=True)
-class _Samples:
-    """Random images (uint8) and labels: `_BATCHES` batches."""
+class MeasuredNetwork:
+    """A network's profile, its task graph with measured costs, and the nanoseconds a thread spends between tasks."""
 
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
-    batch: int
-
-    @classmethod
-    def random(cls, network: Network, batch: int) -> "_Samples":
-        generator = np.random.default_rng(0)
-        count = _BATCHES * batch
-        images = generator.integers(0, 256, (count, *network.input_shape), np.uint8)
-        return cls(images, generator.integers(0, network.classes, count, np.int32), batch)
-
-    def trace(self, subnetwork: Subnetwork, turn: int) -> Trace:
-        first = turn % _BATCHES * self.batch
-        return subnetwork.traced(self.images[first : first + self.batch], self.labels[first : first + self.batch])
+    profile: NetworkProfile
+    graph: TaskGraph
+    overhead: float
 
 
 def profile_host(
@@ -75,58 +58,46 @@ def profile_host(
 def profile_network(
     network: Network, batch_size: int, threads: int, peak: float, seconds: float = 2.0
 ) -> NetworkProfile:
-    """Measure training steps of `network`: traced ones for the layers, then `seconds` of whole ones for the speed.
+    """Measure training steps of `network`: `seconds` of whole ones for the speed, then traced ones for the layers.
 
     peak: GFLOP/s that `threads` threads reach together (`Host.peak`).
     """
-    executor = Executor(threads)
-    try:
-        subnetwork = Subnetwork(network, batch_size, executor)
-        samples = _Samples.random(network, batch_size)
-        step_seconds = _measure_steps(subnetwork, samples, seconds)
-        traces = [samples.trace(subnetwork, turn) for turn in range(_TRACED_STEPS)]
-        graph = subnetwork.trace_graph
-    finally:
-        executor.close()
+    return measure_network(network, batch_size, threads, peak, seconds).profile
+
+
+def measure_network(
+    network: Network, batch_size: int, threads: int, peak: float, seconds: float = 2.0
+) -> MeasuredNetwork:
+    """Measure as `profile_network` does, and return what each task of a step costs, too."""
+    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size)) as steps:
+        step_seconds = steps.median_seconds(seconds)
+        traces = steps.traces(_TRACED_STEPS)
+        graph = steps.graph
     layers, other = _layers(network, batch_size, graph, traces, peak / threads)
-    flops = sum(sum(_flops(op, batch_size)) for op in operations(network))
-    return NetworkProfile(
+    profile = NetworkProfile(
         name=network.name,
         input_shape=network.input_shape,
         batch_size=batch_size,
         threads=threads,
         images_per_second=batch_size / step_seconds,
-        peak_share=flops / step_seconds / 1e9 / peak,
+        peak_share=flops_per_image(network) * batch_size / step_seconds / 1e9 / peak,
         idle_share=float(np.median([_idle_share(trace, threads) for trace in traces])),
         other_ms=other,
         layer=layers,
     )
+    costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
+    return MeasuredNetwork(profile, graph.with_costs([float(cost) for cost in costs]), _overhead(traces))
 
 
 def trace_step(network: Network, batch_size: int, threads: int) -> TracedStep:
     """Return the timeline of one step on random images, after a few to warm up."""
-    executor = Executor(threads)
-    try:
-        subnetwork = Subnetwork(network, batch_size, executor)
-        samples = _Samples.random(network, batch_size)
-        traces = [samples.trace(subnetwork, turn) for turn in range(_WARM_STEPS + 1)]
-        return TracedStep(subnetwork.trace_graph, traces[-1])
-    finally:
-        executor.close()
+    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size)) as steps:
+        return TracedStep(steps.graph, steps.traces(1)[0])
 
 
-def _measure_steps(subnetwork: Subnetwork, samples: _Samples, seconds: float) -> float:
-    """Return the median seconds of a whole step: forward, backward and update."""
-    orders = np.arange(_BATCHES * samples.batch, dtype=np.int32).reshape(_BATCHES, samples.batch)
-    taken: list[float] = []
-    end = float("inf")
-    while len(taken) < _WARM_STEPS + _LEAST_STEPS or time.perf_counter() < end:
-        start = time.perf_counter()
-        subnetwork.step(samples.images, samples.labels, orders[len(taken) % _BATCHES], _RATE, _MOMENTUM)
-        taken.append(time.perf_counter() - start)
-        if len(taken) == _WARM_STEPS:
-            end = time.perf_counter() + seconds
-    return float(np.median(taken[_WARM_STEPS:]))
+def flops_per_image(network: Network) -> int:
+    """Return the operations that training takes per image, both gradients included, by the direct algorithm."""
+    return sum(sum(_flops(op, 1)) for op in operations(network))
 
 
 def _layers(
@@ -172,3 +143,14 @@ def _idle_share(trace: Trace, threads: int) -> float:
     span = int(trace.ends.max() - trace.starts.min())
     busy = int((trace.ends - trace.starts).sum())
     return min(1.0, max(0.0, 1 - busy / (threads * span))) if span > 0 else 0.0
+
+
+def _overhead(traces: Sequence[Trace]) -> float:
+    """Return the median nanoseconds between two tasks of a worker; where it waits they are more, which is rarer."""
+    gaps: list[float] = []
+    for trace in traces:
+        for worker in np.unique(trace.workers):
+            own = np.flatnonzero(trace.workers == worker)
+            own = own[np.argsort(trace.starts[own])]
+            gaps += (trace.starts[own[1:]] - trace.ends[own[:-1]]).tolist()
+    return float(np.median(gaps)) if gaps else 0.0

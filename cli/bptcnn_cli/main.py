@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn_cli.benchmark import benchmark
 from bptcnn_cli.checks import checks
 from bptcnn_cli.defaults import CommandWithDefaults
 from bptcnn_cli.evaluate import evaluate
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command(cls=CommandWithDefaults)(train)
 app.command()(evaluate)
 app.command()(profile)
+app.command()(benchmark)
 app.command()(checks)
 
 

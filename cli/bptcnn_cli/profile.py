@@ -1,6 +1,5 @@
 """`bptcnn profile`."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 from bptcnn.errors import UserError
 from bptcnn_cli.defaults import NETWORK
 from bptcnn_cli.output import console
+from bptcnn_cli.shapes import parse_shape
 
 if TYPE_CHECKING:
     from bptcnn.networks import Network
@@ -61,7 +61,7 @@ def profile(
     from bptcnn.profiling import user_profile_path, write_profile
     from bptcnn_cli.profile_tables import show_profile
 
-    shape = _shape(input_shape)
+    shape = parse_shape(input_shape)
     measured = load_network(network, shape, _CLASSES if network in ZOO else _FEWEST_CLASSES)
     found = _measure(measured, batch_size, threads, trace)
     terminal = console()
@@ -71,14 +71,6 @@ def profile(
     path = output or user_profile_path()
     write_profile(path, found if output else with_earlier(found, path))
     terminal.print(f"written to {path}" + (f", timeline to {trace}" if trace else ""), soft_wrap=True)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})x([1-9]\d{0,4})", text)
-    if match is None:
-        raise UserError(f"input shape {text!r}: give height, width and channels, such as 32x32x3")
-    height, width, channels = match.groups()
-    return int(height), int(width), int(channels)
 
 
 def _measure(network: "Network", batch_size: int, threads: int | None, trace: Path | None) -> "Profile":

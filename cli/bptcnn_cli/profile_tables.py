@@ -1,10 +1,12 @@
 """A profile as tables."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bptcnn.profiling import Host, NetworkProfile, Profile
+from bptcnn.profiling import Host, LayerProfile, NetworkProfile, Profile
 from bptcnn_cli.plain import counted
 
 
@@ -14,7 +16,7 @@ def show_profile(console: Console, profile: Profile) -> None:
     for network in profile.network:
         console.print()
         console.print(_heading(network))
-        console.print(_layers(network))
+        console.print(layer_table(network.layer, network.other_ms))
     console.print()
 
 
@@ -55,19 +57,19 @@ def _heading(network: NetworkProfile) -> Text:
     )
 
 
-def _layers(network: NetworkProfile) -> Table:
+def layer_table(layers: Sequence[LayerProfile], other_ms: float) -> Table:
     """A row a layer; thread time, so that it adds up to threads times the step."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("layer", no_wrap=True)
     for heading in ("forward\nms", "\nGFLOP/s", "\nof peak", "backward\nms", "\nGFLOP/s", "\nof peak"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for layer in network.layer:
+    for layer in layers:
         table.add_row(
             layer.name,
             *_speed(layer.forward_ms, layer.forward_gflops, layer.forward_peak_share),
             *_speed(layer.backward_ms, layer.backward_gflops, layer.backward_peak_share),
         )
-    table.add_row("other", f"{network.other_ms:.3f}", style="dim")
+    table.add_row("other", f"{other_ms:.3f}", style="dim")
     return table
 
 

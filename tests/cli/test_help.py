@@ -11,7 +11,7 @@ from programs import bptcnn, environment
 
 from bptcnn.training import TrainSettings
 
-COMMANDS = ("train", "evaluate", "profile", "checks")
+COMMANDS = ("train", "evaluate", "profile", "benchmark", "checks")
 
 
 def test_the_help_names_every_command_and_nothing_that_is_not_there(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_version(tmp_path: Path) -> None:
     assert ended.out.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["evaluate", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["evaluate", "--help"], ["benchmark", "--help"]])
 def test_help_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     statement = (
         "import sys, bptcnn_cli.main\n"

@@ -1,0 +1,191 @@
+"""`bptcnn benchmark`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bptcnn.errors import UserError
+from bptcnn_cli.output import console
+from bptcnn_cli.shapes import parse_shape
+
+if TYPE_CHECKING:
+    from bptcnn.profiling.benchmarking import Benchmark, TorchPeer
+
+_NETWORKS = ("cnn2", "lenet5", "vgg11", "resnet18")
+_SIMULATED = (8, 16, 32, 64)
+_PEER = "Peer"
+
+
+def benchmark(
+    networks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NETWORK",
+            show_default=False,
+            help=f"Networks of the zoo, or .toml or .py files. Default: {' '.join(_NETWORKS)}.",
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W,C",
+            show_default=False,
+            help="Height, width and channels of the images. Default: 28,28,1 for cnn2 and lenet5, 224,224,3 for "
+            "alexnet and resnet50, else 32,32,3.",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="B", show_default=False, help="Images of a step. Default: 64, for alexnet and resnet50 16."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="T", show_default=False, help="Threads of a step. Default: the usable cores."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="R", min=1, max=1000, help="Rounds, whose median counts.")] = 5,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=0.01, max=3600, help="Seconds of a round, on each side.")
+    ] = 2.0,
+    layers: Annotated[bool, typer.Option("--layers", help="Show what each layer takes and reaches.")] = False,
+    simulate: Annotated[
+        bool,
+        typer.Option(
+            "--simulate",
+            help=f"Show what the step would reach on {', '.join(map(str, _SIMULATED[:-1]))} and {_SIMULATED[-1]} "
+            "threads, by its tasks' measured costs.",
+        ),
+    ] = False,
+    peer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PEER", show_default=False, rich_help_panel=_PEER, help="Measure the same steps in torch (PyTorch)."
+        ),
+    ] = None,
+    peer_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PYTHON",
+            show_default=False,
+            rich_help_panel=_PEER,
+            help="A Python that has the peer installed; it needs no bptcnn. Default: this one.",
+        ),
+    ] = None,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", rich_help_panel=_PEER, help="Let the peer try torch.compile, too: takes minutes."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", show_default=False, help="Write everything that was measured to FILE."),
+    ] = None,
+) -> None:
+    """Measure how fast networks train on this machine; best when nothing else runs.
+
+    A step is forward, backward and update on one of 16 batches of random images.
+    Speed is counted as images/s, as GFLOP/s (of the direct algorithm: a faster
+    algorithm may pass 100 % of the peak) and as a share of what multiply-adds on
+    registers alone reach. Idle is the threads' time within a step that no task
+    takes. Memory is the most that a process which only trains has resident.
+
+    With --peer torch, PyTorch trains the same networks: same layers, paddings and
+    batches, SGD with momentum, all in float32, eagerly in both of its memory
+    formats, of which the faster one counts. The two sides take turns, every
+    measurement in a process of its own. Takes about half a minute a network, with
+    the peer one and a half.
+
+    --simulate replays the scheduler in virtual time. It knows the tasks of the
+    step and their order, not what more threads take from each other in memory.
+
+    \b
+    Examples:
+      bptcnn benchmark
+      bptcnn benchmark vgg11 --layers --simulate
+      bptcnn benchmark cnn2 --peer torch --peer-python ~/torch/bin/python
+    """
+    from bptcnn.files import write_atomically
+    from bptcnn_cli.benchmark_tables import as_json, show_benchmark
+
+    plan = _Plan(
+        tuple(networks or _NETWORKS),
+        None if input_shape is None else parse_shape(input_shape),
+        batch_size,
+        threads,
+        rounds,
+        seconds,
+        simulate,
+        _peer(peer, peer_python, compile_),
+    )
+    if output is not None:
+        _check_place(output)
+    found = _measure(plan)
+    terminal = console()
+    show_benchmark(terminal, found, layers)
+    if output is not None:
+        write_atomically(output, as_json(found))
+        terminal.print(f"written to {output}", soft_wrap=True)
+
+
+def _check_place(output: Path) -> None:
+    """Raise UserError where the file cannot be written: before minutes of measuring, not after."""
+    if not output.parent.is_dir():
+        raise UserError(f"cannot write {output}: there is no folder {output.parent}")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise UserError(f"cannot write {output}: {'it is a folder' if output.is_dir() else 'its folder is protected'}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the options say."""
+
+    networks: tuple[str, ...]
+    input_shape: tuple[int, int, int] | None
+    batch_size: int | None
+    threads: int | None
+    rounds: int
+    seconds: float
+    simulate: bool
+    peer: "TorchPeer | None"
+
+
+def _peer(name: str | None, python: str | None, compiled: bool) -> "TorchPeer | None":
+    """Return the peer; raise UserError where the options do not fit together or it is not there."""
+    from bptcnn.profiling.benchmarking import TorchPeer
+
+    if name is None:
+        if python is not None or compiled:
+            raise UserError(f"{'--compile' if compiled else '--peer-python'} is for a peer: give --peer torch, too")
+        return None
+    if name != "torch":
+        raise UserError(f"unknown peer {name!r}: give torch")
+    peer = TorchPeer(python or sys.executable, compiled)
+    peer.version()  # before anything is measured
+    return peer
+
+
+def _measure(plan: _Plan) -> "Benchmark":
+    from bptcnn.profiling.benchmarking import Plan, default_case, run_benchmark
+    from bptcnn.training import prepare_kernels
+    from bptcnn.training.settings import check_whole
+    from bptcnn_cli.displays import fitting_display
+    from bptcnn_cli.relay import Relay
+
+    for name, value in (("batch_size", plan.batch_size), ("threads", plan.threads)):
+        if value is not None:
+            check_whole(name, value, 1)
+    cases = [default_case(network, plan.input_shape, plan.batch_size) for network in plan.networks]
+    with Relay(fitting_display(quiet=False)) as relay:
+        prepare_kernels(relay)
+        from bptcnn.profiling import measure_host
+
+        relay.setup("measuring this host")
+        host = measure_host()
+        threads = plan.threads or host.cores
+        simulate = sorted({threads, *_SIMULATED}) if plan.simulate else ()
+        how = Plan(threads, plan.rounds, plan.seconds, tuple(simulate), plan.peer)
+        return run_benchmark(cases, how, host, relay.setup)

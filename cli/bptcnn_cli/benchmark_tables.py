@@ -1,0 +1,95 @@
+"""A benchmark as tables, and as a file."""
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bptcnn.profiling.benchmarking import Benchmark, NetworkBenchmark
+from bptcnn_cli.plain import counted
+from bptcnn_cli.profile_tables import layer_table
+
+
+def as_json(found: Benchmark) -> str:
+    """Return everything that was measured; the records' fields are the keys."""
+    return json.dumps(dataclasses.asdict(found), indent=1) + "\n"
+
+
+def show_benchmark(console: Console, found: Benchmark, layers: bool) -> None:
+    """Print all networks, with a table of their layers each where that is asked for."""
+    threads = found.network[0].threads
+    console.print(
+        f"{found.host.cpu}, {counted(threads, 'thread')}, peak {found.host.peak(threads):,.0f} GFLOP/s; "
+        f"medians of {counted(found.rounds, 'round')} of {found.seconds:g} s"
+    )
+    console.print()
+    console.print(_networks(found))
+    if found.peer:
+        console.print()
+        console.print(_peers(found))
+    for note in found.notes:
+        console.print(Text.assemble(("note", "yellow"), f": {note}"), soft_wrap=True)
+    if any(network.simulated for network in found.network):
+        console.print()
+        console.print("Simulated speed-up over one thread and idle share; at most: what the longest path allows")
+        console.print(_simulated(found))
+    for network in found.network if layers else ():
+        console.print()
+        console.print(Text.assemble((network.name, "bold"), ", thread time of a step"))
+        console.print(layer_table(network.layer, network.other_ms))
+    console.print()
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _networks(found: Benchmark) -> Table:
+    table = _table("network", "images", "batch", "images/s", "GFLOP/s", "of peak", "idle", "memory MB")
+    for network in found.network:
+        own = network.own
+        speed = Text(f"{own.images_per_second:,.0f}", "bold green")
+        work = f"{own.gflops:,.0f}", f"{own.peak_share:.0%}", f"{network.idle_share:.0%}"
+        table.add_row(
+            network.name, _shape(network), str(network.batch_size), speed, *work, f"{own.memory.peak_mb:,.0f}"
+        )
+    return table
+
+
+def _peers(found: Benchmark) -> Table:
+    """The peer's own figures, and how we compare."""
+    table = _table(f"\n{found.peer}", "\nimages/s", "memory\nMB", "times as\nfast: bptcnn", "its memory\nover ours")
+    table.add_column("\nfastest form")
+    for network in found.network:
+        if network.peer is None or network.ratio is None:
+            continue
+        memory = network.peer.memory.peak_mb
+        table.add_row(
+            network.name,
+            f"{network.peer.images_per_second:,.0f}",
+            f"{memory:,.0f}",
+            Text(f"{network.ratio:.2f}", "bold"),
+            f"{memory / network.own.memory.peak_mb:.2f}",
+            network.peer.variant,
+        )
+    return table
+
+
+def _simulated(found: Benchmark) -> Table:
+    """Speed-up over one thread, and the idle share, for each number of threads."""
+    counts = [step.threads for step in found.network[0].simulated]
+    table = _table("network", *(counted(count, "thread") for count in counts), "at most")
+    for network in found.network:
+        cells = [f"{step.speed_up:.1f} {step.idle_share:4.0%}" for step in network.simulated]
+        table.add_row(network.name, *cells, f"{network.most_speed_up:.1f}")
+    return table
+
+
+def _shape(network: NetworkBenchmark) -> str:
+    return "x".join(map(str, network.input_shape))
