@@ -12,6 +12,7 @@ from bptcnn.inner.averaging import Averaging
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.dense import FullyConnected
 from bptcnn.inner.depthwise import Depthwise
+from bptcnn.inner.grouped import GroupedConvolution
 from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
@@ -57,15 +58,16 @@ def operations(network: Network) -> tuple[Operation, ...]:
     return lower(network, training=True).operations
 
 
-def lower(network: Network, training: bool) -> Lowered:
-    """Return the operations of `network` with their values."""
-    return _Lowering(network, training).run()
+def lower(network: Network, training: bool, direct: bool = False) -> Lowered:
+    """Return the operations of `network` with their values; `direct`: no convolution by Winograd's algorithm."""
+    return _Lowering(network, training, direct).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool) -> None:
+    def __init__(self, network: Network, training: bool, direct: bool) -> None:
         self._network = network
         self._training = training
+        self._direct = direct
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
         self._fused: set[int] = set()  # applications that ride in an earlier operation
@@ -94,10 +96,10 @@ class _Lowering:
                     self._put(Dropping(name, inputs, output, rate, index), output)
                 else:
                     self._alias[output] = inputs[0]
-            case Conv2D() as layer:
+            case Conv2D(groups=1) as layer if layer.dilations == (1, 1):
                 self._convolution(index, layer, application, inputs)
-            case DepthwiseConv2D() as layer:
-                self._depthwise(index, layer, application, inputs)
+            case Conv2D() | DepthwiseConv2D() as layer:
+                self._windowed(index, layer, application, inputs)
             case BatchNorm() as layer:
                 self._normalisation(index, layer, application, inputs)
             case Activation(function=str(function)):
@@ -135,7 +137,7 @@ class _Lowering:
         out_shape, pool = conv_shape, None
         weights, bias = _weights_and_bias(application)
         follower = self._only_reader(index + 1)
-        if follower is not None and made == index + 1 and layer.groups == 1 and layer.dilations == (1, 1):
+        if follower is not None and made == index + 1:
             pooling = self._applications[follower].layer
             if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape) and not crosses_images(shape, conv_shape):
                 pool, made = pooling.window, follower + 1
@@ -156,7 +158,7 @@ class _Lowering:
             filter=weights,
             bias=bias,
         )
-        tile = tile_for(op)
+        tile = 0 if self._direct else tile_for(op)
         if crosses_images(shape, conv_shape):
             op = SmallImagesConvolution(**vars(op))
         elif tile:
@@ -164,24 +166,15 @@ class _Lowering:
         self._put(op, made if pool else index + 1)
         self._activate(op, index + 1, layer.activation)
 
-    def _depthwise(self, index: int, layer: DepthwiseConv2D, application: Application, inputs: tuple[int, ...]) -> None:
+    def _windowed(
+        self, index: int, layer: Conv2D | DepthwiseConv2D, application: Application, inputs: tuple[int, ...]
+    ) -> None:
         shape = self._image(application.inputs[0])
         made, rectified = self._activated(index, layer.activation)
         weights, bias = _weights_and_bias(application)
-        op = Depthwise(
-            application.name,
-            inputs,
-            made,
-            in_shape=shape,
-            out_shape=self._image(index + 1),
-            kernel=layer.kernel,
-            stride=layer.stride,
-            dilation=layer.dilations,
-            pads=layer.pads(shape),
-            rectified=rectified,
-            filter=weights,
-            bias=bias,
-        )
+        windows = layer.kernel, layer.stride, layer.dilations, layer.pads(shape)
+        given = (application.name, inputs, made, shape, self._image(index + 1), *windows, rectified, weights, bias)
+        op = Depthwise(*given) if isinstance(layer, DepthwiseConv2D) else GroupedConvolution(*given, layer.groups)
         self._put(op, index + 1)
         self._activate(op, index + 1, layer.activation)
 

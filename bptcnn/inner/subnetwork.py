@@ -34,15 +34,18 @@ class StepResult:
 class Subnetwork:
     """One network, one batch size, `threads` workers: forward, backward and update as one task graph.
 
-    Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views.
+    Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views. With
+    `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser.
     """
 
-    def __init__(self, network: Network, batch_size: int, executor: Executor, training: bool = True) -> None:
+    def __init__(
+        self, network: Network, batch_size: int, executor: Executor, training: bool = True, direct: bool = False
+    ) -> None:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        self._plan = Plan(lower(network, training), batch_size, executor.threads, training, self._settings)
+        self._plan = Plan(lower(network, training, direct), batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")

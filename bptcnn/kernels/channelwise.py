@@ -17,7 +17,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bptcnn.kernels.linking import exported
+from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.switching import choose
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
@@ -207,7 +207,7 @@ def _emit_correlation(
     return types.void(*[types.int64] * 17, types.float32), generate
 
 
-@exported("void(" + "int64, " * 18 + "float32)")
+@linked("void(" + "int64, " * 18 + "float32)")
 def correlate_rows(
     source, source_line, source_row, source_column, step, filters, filter_row, filter_column, rows, columns, bias,
     continued, target, target_line, target_pixel, lines, pixels, channels, floor,
@@ -303,7 +303,7 @@ def _emit_weighing(
     return types.void(*[types.int64] * 12), generate
 
 
-@exported("void(" + ", ".join(["int64"] * 13) + ")")
+@linked("void(" + ", ".join(["int64"] * 13) + ")")
 def weigh_rows(
     gradient, gradient_line, source, source_line, source_row, source_column, step, rows, columns, sums, lines, pixels,
     channels,
@@ -353,7 +353,7 @@ def _emit_rectifying(typing, gradient, output, channels, pixels, target, sums, r
     return types.void(*[types.int64] * 7), generate
 
 
-@exported("void(" + ", ".join(["int64"] * 7) + ")")
+@linked("void(" + ", ".join(["int64"] * 7) + ")")
 def rectify_row(gradient, output, channels, pixels, target, sums, rectified):
     """Copy a row's output gradient to `target`, zeros where a rectifier put out 0 or less; add it to channel sums."""
     _emit_rectifying(gradient, output, channels, pixels, target, sums, rectified)

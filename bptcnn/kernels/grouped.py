@@ -12,9 +12,8 @@ import numpy.typing as npt
 from numba import njit
 
 from bptcnn.kernels.channelwise import rectify_row
-from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.compilation import linked, task_kernel
 from bptcnn.kernels.convolution import share
-from bptcnn.kernels.linking import exported
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.tile import TILE_SIGNATURE, tile
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
@@ -69,7 +68,7 @@ _NO_FLOOR = np.float32(-np.inf)
 _GRADIENT_BLOCK = 4096  # elements of a panel's output gradient: 16 KiB, a third of a first-level cache
 
 
-@exported(TILE_SIGNATURE)
+@linked(TILE_SIGNATURE)
 def _tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
     """The tile, compiled once for all that call it here."""
     tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
