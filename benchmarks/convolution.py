@@ -56,7 +56,7 @@ class Layer:
         batch, channels, size, filters = shape
         layers = [MaxPool2D(1), Conv2D(filters, 3, activation="relu"), MaxPool2D(1, size), Flatten(), Dense(2)]
         network = Network((size, size, channels), layers)
-        self.subnetwork = Subnetwork(network, batch, executor)
+        self.subnetwork = Subnetwork(network, batch, executor, direct=True)
         self.subnetwork.weights[:] = network.initial_weights(0)
         self.batch = batch
         self.image_work = 2 * next(o.multiply_adds for o in operations(network) if isinstance(o, Convolution))

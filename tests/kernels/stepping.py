@@ -48,9 +48,11 @@ class Case:
             random.integers(0, network.classes, images, np.int32),
         )
 
-    def stepped(self, executor: Executor, batch_size: int) -> tuple[StepResult, npt.NDArray[np.float32]]:
-        """Return result and gradient of one step without update."""
-        subnetwork = Subnetwork(self.network, batch_size, executor)
+    def stepped(
+        self, executor: Executor, batch_size: int, direct: bool = True
+    ) -> tuple[StepResult, npt.NDArray[np.float32]]:
+        """Return result and gradient of one step without update; see Subnetwork for `direct`."""
+        subnetwork = Subnetwork(self.network, batch_size, executor, direct=direct)
         subnetwork.weights[:] = self.weights
         result = subnetwork.step(self.samples, self.labels)
         assert subnetwork.weights.tobytes() == self.weights.tobytes(), "no update was asked for"

@@ -1,0 +1,91 @@
+"""A step's algorithms for convolutions agree: Winograd's with the reference, on any number of threads alike."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels.stepping import SEEDS, Case
+
+from bptcnn.inner.executor import Executor
+from bptcnn.inner.lowering import lower
+from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.winograd import WinogradConvolution
+from bptcnn.networks import ZOO, AveragePool2D, Conv2D, Dense, Flatten, MaxPool2D, Network, Residual
+
+TOLERANCE = 1e-3  # of Winograd's arithmetic
+FEW = settings(max_examples=max(5, settings().max_examples // 4))
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    """Three workers share one step's buffers."""
+    made = Executor(3)
+    yield made
+    made.close()
+
+
+@st.composite
+def smooth_networks(draw: st.DrawFn) -> Network:
+    """Draw networks in which no choice can flip, of 3x3 convolutions wide enough for Winograd's algorithm."""
+    height, width = draw(st.integers(4, 13)), draw(st.integers(4, 13))
+    channels = st.integers(32, 70)
+    activations = st.sampled_from([None, "gelu"])
+    first, second = draw(channels), draw(channels)
+    pads = draw(st.sampled_from(["same", "valid", ((1, 1), (1, 1)), ((2, 0), (0, 1))]))
+    inside = Conv2D(first, 3, activation=draw(activations), bias=draw(st.booleans()))
+    layers = [
+        Conv2D(first, 1),
+        Residual([inside], activation=draw(activations)),
+        Conv2D(second, 3, padding=pads if min(height, width) > 6 else "same", activation=draw(activations)),
+        AveragePool2D(2),
+        Flatten(),
+        Dense(5),
+    ]
+    return Network((height, width, 2), layers)
+
+
+@FEW
+@given(network=smooth_networks(), images=st.integers(1, 7), spare=st.integers(0, 20), seed=SEEDS)
+def test_winograd_in_steps(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
+    assert any(isinstance(op, WinogradConvolution) for op in lower(network, training=True).operations)
+    case = Case.draw(network, images, seed)
+    result, gradient = case.stepped(executor, images + spare, direct=False)
+    loss, expected = reference.loss_and_gradient(network, case.weights, case.samples, case.labels)
+    assert abs(result.loss - loss) <= TOLERANCE * max(1.0, abs(loss))
+    for p in network.parameters:
+        part = slice(p.offset, p.offset + p.size)
+        error = np.linalg.norm(gradient[part] - expected[part])
+        assert error <= TOLERANCE * max(float(np.linalg.norm(expected[part])), 1e-3 * float(np.linalg.norm(expected)))
+
+
+def test_pooling_rides_in_winograds_convolution(executor: Executor) -> None:
+    """Choices may flip where two numbers nearly tie: almost all of the gradient agrees."""
+    layers = [Conv2D(32, 1), Conv2D(40, 3, activation="relu"), MaxPool2D(2), Flatten(), Dense(5)]
+    case = Case.draw(Network((9, 10, 3), layers), 6, 0)
+    operations = lower(case.network, training=True).operations
+    assert [type(op).__name__ for op in operations] == ["Convolution", "WinogradConvolution", "FullyConnected"]
+    _, gradient = case.stepped(executor, 8, direct=False)
+    _, expected = case.stepped(executor, 8)
+    assert np.linalg.norm(gradient - expected) <= 1e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "mobilenet"])
+def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
+    network = ZOO[name]((16, 16, 3), 10)
+    case = Case.draw(network, 17, 0)
+    found = []
+    for threads in (1, 3, 2):
+        executor = Executor(threads)
+        try:
+            subnetwork = Subnetwork(network, 17, executor)
+            subnetwork.weights[:] = case.weights
+            for _ in range(2):
+                subnetwork.step(case.samples, case.labels, None, 0.01, 0.9, 1e-4)
+            found.append(subnetwork.weights.tobytes())
+        finally:
+            executor.close()
+    assert found[1:] == found[:1] * 2
+    assert np.isfinite(np.frombuffer(found[0], np.float32)).all()
