@@ -16,6 +16,7 @@ from bptcnn.kernels.compilation import task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.linking import exported
 from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.runs import clear
 from bptcnn.kernels.tile import TILE_SIGNATURE, tile
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 
@@ -184,9 +185,7 @@ def _send_row(o, given, target, row, column):
 def _gradient_by_input(o, gradient, target):
     """Compute one image's input gradient."""
     if not o.accumulate:
-        zeros = floats(target, o.height * o.width * o.channels)
-        for i in range(zeros.size):
-            zeros[i] = np.float32(0)
+        clear(target, o.height * o.width * o.channels)
     for row in range(o.kernel_rows):
         begin, end = _met(row, o.dilation_rows, o.padding_top, o.stride_rows, o.height, o.out_rows)
         for y in range(begin, end):
@@ -244,9 +243,7 @@ def grouped_backward(operation, first, last, part, worker):
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     partial = o.partials + 4 * part * o.part_size
-    sums = floats(partial, o.part_size)
-    for i in range(o.part_size):
-        sums[i] = np.float32(0)
+    clear(partial, o.part_size)
     bias_gradient = partial + 4 * o.kernel_rows * o.kernel_columns * (o.channels // o.groups) * o.out_channels
     gradient = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
     line = o.out_columns * o.out_channels
