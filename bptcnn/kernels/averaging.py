@@ -7,7 +7,8 @@ import numpy as np
 from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import record_at, words
+from bptcnn.kernels.runs import add_runs, clear
 
 AVERAGING = np.dtype(
     [
@@ -64,18 +65,12 @@ def average(operation, first, last, part, worker):
             top, bottom = _covered(y, o.stride_rows, o.padding_top, o.window_rows, o.height)
             for x in range(o.out_columns):
                 left, right = _covered(x, o.stride_columns, o.padding_left, o.window_columns, o.width)
-                mean = floats(o.output + 4 * (image * o.output_image + y * o.output_row + x * o.channels), o.channels)
-                for c in range(o.channels):
-                    mean[c] = np.float32(0)
-                for row in range(top, bottom):
-                    line = o.input + 4 * (image * o.input_image + row * o.input_row)
-                    for column in range(left, right):
-                        pixel = floats(line + 4 * column * o.channels, o.channels)
-                        for c in range(o.channels):
-                            mean[c] += pixel[c]
+                target = o.output + 4 * (image * o.output_image + y * o.output_row + x * o.channels)
+                clear(target, o.channels)
                 share = _share(bottom - top, right - left)
-                for c in range(o.channels):
-                    mean[c] *= share
+                for row in range(top, bottom):
+                    source = o.input + 4 * (image * o.input_image + row * o.input_row + left * o.channels)
+                    add_runs(source, o.channels, target, 0, right - left, o.channels, share, 1)
     return 0
 
 
@@ -90,19 +85,15 @@ def average_backward(operation, first, last, part, worker):
     for image in range(first, last):
         target = o.input_gradient + 4 * image * size
         if not o.accumulate:
-            zeros = floats(target, size)
-            for i in range(size):
-                zeros[i] = np.float32(0)
+            clear(target, size)
         for y in range(o.out_rows):
             top, bottom = _covered(y, o.stride_rows, o.padding_top, o.window_rows, o.height)
             for x in range(o.out_columns):
                 left, right = _covered(x, o.stride_columns, o.padding_left, o.window_columns, o.width)
                 place = ((image * o.out_rows + y) * o.out_columns + x) * o.channels
-                given = floats(o.output_gradient + 4 * place, o.channels)
+                given = o.output_gradient + 4 * place
                 share = _share(bottom - top, right - left)
                 for row in range(top, bottom):
-                    for column in range(left, right):
-                        pixel = floats(target + 4 * (row * o.width + column) * o.channels, o.channels)
-                        for c in range(o.channels):
-                            pixel[c] += given[c] * share
+                    line = target + 4 * (row * o.width + left) * o.channels
+                    add_runs(given, 0, line, o.channels, right - left, o.channels, share, 1)
     return 0

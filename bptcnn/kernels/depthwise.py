@@ -12,7 +12,8 @@ from numba import njit
 
 from bptcnn.kernels.channelwise import BAND, correlate_rows, rectify_row, weigh_rows
 from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import record_at, words
+from bptcnn.kernels.runs import clear
 
 DEPTHWISE = np.dtype(
     [
@@ -225,9 +226,7 @@ def depthwise_backward(operation, first, last, part, worker):
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     partial = o.partials + 4 * part * o.part_size
-    sums = floats(partial, o.part_size)
-    for i in range(o.part_size):
-        sums[i] = np.float32(0)
+    clear(partial, o.part_size)
     corner = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
     scratch = corner + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.channels)
     for image in range(first, last):

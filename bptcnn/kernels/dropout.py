@@ -4,12 +4,18 @@ Whether element e of image n is kept in step t by layer l is decided by a hash o
 the first four, mixed per image, then 32-bit multiplications and shifts per element, which vectorise.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
-from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.compilation import linked, task_kernel
+from bptcnn.kernels.pointers import record_at, words
+from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.vectors import I32, VectorEmitter, word
 
 DROPOUT = np.dtype(
     [
@@ -72,15 +78,45 @@ def dropout_multipliers(
 _FIRST, _SECOND = np.uint64(_KEY_1), np.uint64(_KEY_2)
 
 
-@njit(inline="always")
-def _multiplier(element, low, high, threshold, scale):
-    """Return the multiplier of one element; see `dropout_multipliers`."""
-    x = np.uint32(np.uint32(element) ^ low)
-    x = np.uint32(np.uint32(x ^ x >> np.uint32(16)) * np.uint32(_ELEMENT_1))
-    x = np.uint32(np.uint32(x ^ x >> np.uint32(15)) + high)
-    x = np.uint32(np.uint32(x ^ x >> np.uint32(14)) * np.uint32(_ELEMENT_2))
-    x = np.uint32(x ^ x >> np.uint32(16))
-    return scale if np.int64(x) >= threshold else np.float32(0)
+@intrinsic
+def _emit_run(typing, source, target, count, first, low, high, threshold, scale, continued):
+    def generate(context, builder, signature, args):
+        source, target, count, first, low, high, threshold, scale, continued = args
+        emit = VectorEmitter(builder, UNIT)
+        low, high, threshold = (emit.splat(builder.trunc(value, I32)) for value in (low, high, threshold))
+        indices = ir.Constant(emit.integers, list(range(emit.lanes)))
+        factor, adds = emit.splat(scale), builder.icmp_signed("!=", continued, word(0))
+        before = builder.select(adds, target, source)  # what is not needed is not fetched
+
+        def shifted(x: Any, bits: int) -> Any:
+            return builder.xor(x, builder.lshr(x, ir.Constant(emit.integers, [bits] * emit.lanes)))
+
+        def hashed(element: Any) -> Any:
+            """The hash of `dropout_multipliers`, line by line."""
+            number = emit.splat(builder.trunc(builder.add(first, element), I32))
+            x = builder.xor(builder.add(number, indices), low)
+            x = builder.mul(shifted(x, 16), ir.Constant(emit.integers, [_ELEMENT_1] * emit.lanes))
+            x = builder.add(shifted(x, 15), high)
+            x = builder.mul(shifted(x, 14), ir.Constant(emit.integers, [_ELEMENT_2] * emit.lanes))
+            return shifted(x, 16)
+
+        def drop(index: Any, element: Any, mask: Any) -> None:
+            given, there, result = (emit.pointer(emit.offset(base, element)) for base in (source, before, target))
+            kept = builder.icmp_unsigned(">=", hashed(element), threshold)
+            value = builder.fmul(emit.load(given), builder.select(kept, factor, emit.zero))
+            sums = builder.select(emit.splat(adds), builder.fadd(value, emit.load(there)), value)
+            emit.store_masked(sums, result, mask)
+
+        emit.for_pixels(word(1), count, drop)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7, types.float32, types.int64), generate
+
+
+@linked("void(" + "int64, " * 7 + "float32, int64)")
+def _drop(source, target, count, first, low, high, threshold, scale, continued):
+    """Write, or add where `continued` is 1, the elements from number `first` on times their multipliers."""
+    _emit_run(source, target, count, first, low, high, threshold, scale, continued)
 
 
 @njit(inline="always")
@@ -93,7 +129,7 @@ def _choices(o, image):
         key = key ^ key >> np.uint64(29)
     rate = np.float64(o.rate)
     threshold = np.int64(np.ceil(rate * 4294967296.0))
-    return np.uint32(key & np.uint64(_HALF)), np.uint32(key >> np.uint64(32)), threshold, np.float32(1.0 / (1.0 - rate))
+    return np.int64(key & np.uint64(_HALF)), np.int64(key >> np.uint64(32)), threshold, np.float32(1.0 / (1.0 - rate))
 
 
 @task_kernel
@@ -104,10 +140,9 @@ def dropout(operation, first, last, part, worker):
     for image in range(first, last):
         low, high, threshold, scale = _choices(o, image)
         for row in range(o.rows):
-            source = floats(o.input + 4 * (image * o.input_image + row * o.input_row), o.line)
-            target = floats(o.output + 4 * (image * o.output_image + row * o.output_row), o.line)
-            for i in range(o.line):
-                target[i] = source[i] * _multiplier(row * o.line + i, low, high, threshold, scale)
+            source = o.input + 4 * (image * o.input_image + row * o.input_row)
+            target = o.output + 4 * (image * o.output_image + row * o.output_row)
+            _drop(source, target, o.line, row * o.line, low, high, threshold, scale, 0)
     return 0
 
 
@@ -121,9 +156,6 @@ def dropout_backward(operation, first, last, part, worker):
     size = o.rows * o.line
     for image in range(first, last):
         low, high, threshold, scale = _choices(o, image)
-        given = floats(o.output_gradient + 4 * image * size, size)
-        target = floats(o.input_gradient + 4 * image * size, size)
-        for i in range(size):
-            passed = given[i] * _multiplier(i, low, high, threshold, scale)
-            target[i] = target[i] + passed if o.accumulate else passed
+        given, target = o.output_gradient + 4 * image * size, o.input_gradient + 4 * image * size
+        _drop(given, target, size, 0, low, high, threshold, scale, o.accumulate)
     return 0

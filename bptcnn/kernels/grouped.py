@@ -15,6 +15,7 @@ from bptcnn.kernels.channelwise import rectify_row
 from bptcnn.kernels.compilation import linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.runs import clear
 from bptcnn.kernels.tile import TILE_SIGNATURE, tile
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 
@@ -84,30 +85,42 @@ def tap_offsets(
 
 
 @njit(inline="always")
-def _convolve_row(o, source, target, channel, here):
-    """Compute `here` output channels from `channel` on, all of one group, in a row of output pixels."""
-    depth = o.channels // o.groups
-    group = channel // (o.out_channels // o.groups)
+def _even(count):
+    """Return the rows of all tiles but the last, so that they share `count` rows nearly equally."""
+    tiles = (count + ROWS - 1) // ROWS
+    return (count + tiles - 1) // max(1, tiles)
+
+
+@njit(inline="always")
+def _vectors(here):
+    """Return (vectors, lanes of the last one) that hold `here` columns."""
     vectors = (here + LANES - 1) // LANES
-    tiles = (o.out_columns + ROWS - 1) // ROWS
+    return vectors, here - (vectors - 1) * LANES
+
+
+@njit(inline="always")
+def _convolve_row(o, source, target, depth, group, channel, here):
+    """Compute `here` output channels from `channel` on in a row of output pixels, from the `depth` ones of a group."""
+    vectors, tail = _vectors(here)
+    size = depth * o.out_channels
+    even = _even(o.out_columns)
     for column in range(o.kernel_columns):
         window = source + 4 * (column * o.dilation_columns * o.channels + group * depth)
-        for t in range(tiles):
-            x = share(o.out_columns, tiles, t)
+        for x in range(0, o.out_columns, even):
             result = target + 4 * (x * o.out_channels + channel)
             start, start_pixel = result, o.out_channels
             if column == 0:
                 start, start_pixel = o.bias + 4 * channel if o.bias else 0, 0
             _tile(
-                share(o.out_columns, tiles, t + 1) - x,
+                min(even, o.out_columns - x),
                 vectors,
                 window + 4 * x * o.stride_columns * o.channels,
                 o.pixel_offsets,
                 1,
                 o.dilation_rows * o.input_row,
-                o.filters + 4 * (column * depth * o.out_channels + channel),
+                o.filters + 4 * (column * size + channel),
                 o.out_channels,
-                o.kernel_columns * depth * o.out_channels,
+                o.kernel_columns * size,
                 start,
                 start_pixel,
                 result,
@@ -115,7 +128,7 @@ def _convolve_row(o, source, target, channel, here):
                 depth,
                 o.kernel_rows,
                 o.floor if column + 1 == o.kernel_columns else _NO_FLOOR,
-                here - (vectors - 1) * LANES,
+                tail,
             )
 
 
@@ -124,14 +137,15 @@ def grouped(operation, first, last, part, worker):
     """Forward of images [first, last): convolution, bias, rectifier."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
-    size = o.out_channels // o.groups
+    size, depth = o.out_channels // o.groups, o.channels // o.groups
     for image in range(first, last):
         for y in range(o.out_rows):
             source = o.input + 4 * (image * o.input_image + y * o.stride_rows * o.input_row)
             target = o.output + 4 * (image * o.output_image + y * o.output_row)
             for group in range(o.groups):
                 for channel in range(0, size, COLUMNS):
-                    _convolve_row(o, source, target, group * size + channel, min(COLUMNS, size - channel))
+                    here = min(COLUMNS, size - channel)
+                    _convolve_row(o, source, target, depth, group, group * size + channel, here)
     return 0
 
 
@@ -139,87 +153,67 @@ def grouped(operation, first, last, part, worker):
 def _met(tap, dilation, padding, stride, size, outputs):
     """Return the range of output rows (or columns) whose tap lies on a real input row (or column)."""
     place = tap * dilation - padding  # of the first output's tap
-    first = (-place + stride - 1) // stride if place < 0 else 0
-    return first, max(first, min(outputs, (size - 1 - place) // stride + 1))
+    first = (stride - 1 - place) // stride if place < 0 else 0
+    return first, min(outputs, (size - 1 - place) // stride + 1)
 
 
 @njit(inline="always")
-def _send_row(o, given, target, row, column):
-    """Add what a row of output gradients sends through one tap to a row of the input gradient."""
-    channels, depth = o.channels // o.groups, o.out_channels // o.groups
+def _send_rows(o, gradient, target, depth, channels, row, column):
+    """Add what the output gradients send through one tap to one image's input gradient, `channels` to a group."""
     begin, end = _met(column, o.dilation_columns, o.padding_left, o.stride_columns, o.width, o.out_columns)
-    tiles = (end - begin + ROWS - 1) // ROWS
+    if end <= begin:
+        return
+    even = _even(end - begin)
+    step = o.stride_columns * o.channels
+    top, bottom = _met(row, o.dilation_rows, o.padding_top, o.stride_rows, o.height, o.out_rows)
     filters = o.transposed + 4 * (row * o.kernel_columns + column) * o.out_channels * channels
-    for group in range(o.groups):
-        for channel in range(0, channels, COLUMNS):
-            here = min(COLUMNS, channels - channel)
-            vectors = (here + LANES - 1) // LANES
-            for t in range(tiles):
-                x = begin + share(end - begin, tiles, t)
-                w = x * o.stride_columns + column * o.dilation_columns - o.padding_left
-                result = target + 4 * (w * o.channels + group * channels + channel)
-                _tile(
-                    begin + share(end - begin, tiles, t + 1) - x,
-                    vectors,
-                    given + 4 * (x * o.out_channels + group * depth),
-                    o.gradient_offsets,
-                    1,
-                    0,
-                    filters + 4 * (group * depth * channels + channel),
-                    channels,
-                    0,
-                    result,
-                    o.stride_columns * o.channels,
-                    result,
-                    o.stride_columns * o.channels,
-                    depth,
-                    1,
-                    _NO_FLOOR,
-                    here - (vectors - 1) * LANES,
-                )
+    for y in range(top, bottom):
+        h = y * o.stride_rows + row * o.dilation_rows - o.padding_top
+        line = target + 4 * (h * o.width + column * o.dilation_columns - o.padding_left) * o.channels
+        given = gradient + 4 * y * o.out_columns * o.out_channels
+        for group in range(o.groups):
+            for channel in range(0, channels, COLUMNS):
+                vectors, tail = _vectors(min(COLUMNS, channels - channel))
+                for x in range(begin, end, even):
+                    result = line + 4 * (x * step + group * channels + channel)
+                    _tile(
+                        min(even, end - x),
+                        vectors,
+                        given + 4 * (x * o.out_channels + group * depth),
+                        o.gradient_offsets,
+                        1,
+                        0,
+                        filters + 4 * (group * depth * channels + channel),
+                        channels,
+                        0,
+                        result,
+                        step,
+                        result,
+                        step,
+                        depth,
+                        1,
+                        _NO_FLOOR,
+                        tail,
+                    )
 
 
 @njit(inline="always")
-def _gradient_by_input(o, gradient, target):
-    """Compute one image's input gradient."""
-    if not o.accumulate:
-        zeros = floats(target, o.height * o.width * o.channels)
-        for i in range(zeros.size):
-            zeros[i] = np.float32(0)
-    for row in range(o.kernel_rows):
-        begin, end = _met(row, o.dilation_rows, o.padding_top, o.stride_rows, o.height, o.out_rows)
-        for y in range(begin, end):
-            h = y * o.stride_rows + row * o.dilation_rows - o.padding_top
-            for column in range(o.kernel_columns):
-                _send_row(
-                    o,
-                    gradient + 4 * y * o.out_columns * o.out_channels,
-                    target + 4 * h * o.width * o.channels,
-                    row,
-                    column,
-                )
-
-
-@njit(inline="always")
-def _gradient_by_weight(o, source, gradient, partial):
+def _gradient_by_weight(o, source, gradient, partial, size, channels):
     """Add one image's filter gradient to `partial`, with the group's taps as rows, in blocks of output rows."""
-    size = o.out_channels // o.groups
-    taps = o.kernel_rows * o.kernel_columns * (o.channels // o.groups)
-    tiles = (taps + ROWS - 1) // ROWS
+    taps = o.kernel_rows * o.kernel_columns * channels
+    even = _even(taps)
     line = o.out_columns * o.out_channels
     block = max(1, _GRADIENT_BLOCK // (o.out_columns * COLUMNS))
     for group in range(o.groups):
         for channel in range(group * size, (group + 1) * size, COLUMNS):
-            here = min(COLUMNS, (group + 1) * size - channel)
-            vectors = (here + LANES - 1) // LANES
+            vectors, tail = _vectors(min(COLUMNS, (group + 1) * size - channel))
             for row in range(0, o.out_rows, block):
-                for t in range(tiles):
-                    tap = share(taps, tiles, t)
+                for tap in range(0, taps, even):
                     target = partial + 4 * (tap * o.out_channels + channel)
                     _tile(
-                        share(taps, tiles, t + 1) - tap,
+                        min(even, taps - tap),
                         vectors,
-                        source + 4 * (row * o.stride_rows * o.input_row + group * (o.channels // o.groups)),
+                        source + 4 * (row * o.stride_rows * o.input_row + group * channels),
                         o.tap_offsets + 8 * tap,
                         o.stride_columns * o.channels,
                         o.stride_rows * o.input_row,
@@ -233,7 +227,7 @@ def _gradient_by_weight(o, source, gradient, partial):
                         o.out_columns,
                         min(block, o.out_rows - row),
                         _NO_FLOOR,
-                        here - (vectors - 1) * LANES,
+                        tail,
                     )
 
 
@@ -242,11 +236,10 @@ def grouped_backward(operation, first, last, part, worker):
     """Backward of images [first, last): input gradient, and the filter and bias gradients as partial sum `part`."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
+    size, channels = o.out_channels // o.groups, o.channels // o.groups
     partial = o.partials + 4 * part * o.part_size
-    sums = floats(partial, o.part_size)
-    for i in range(o.part_size):
-        sums[i] = np.float32(0)
-    bias_gradient = partial + 4 * o.kernel_rows * o.kernel_columns * (o.channels // o.groups) * o.out_channels
+    clear(partial, o.part_size)
+    bias_gradient = partial + 4 * o.kernel_rows * o.kernel_columns * channels * o.out_channels
     gradient = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
     line = o.out_columns * o.out_channels
     for image in range(first, last):
@@ -256,8 +249,14 @@ def grouped_backward(operation, first, last, part, worker):
             target = gradient + 4 * y * line
             rectify_row(given, output, o.out_channels, o.out_columns, target, bias_gradient, o.rectified)
         if o.input_gradient:
-            _gradient_by_input(o, gradient, o.input_gradient + 4 * image * o.height * o.width * o.channels)
-        _gradient_by_weight(o, o.input + 4 * image * o.input_image, gradient, partial)
+            pixels = o.height * o.width * o.channels
+            target = o.input_gradient + 4 * image * pixels
+            if not o.accumulate:
+                clear(target, pixels)
+            for row in range(o.kernel_rows):
+                for column in range(o.kernel_columns):
+                    _send_rows(o, gradient, target, size, channels, row, column)
+        _gradient_by_weight(o, o.input + 4 * image * o.input_image, gradient, partial, size, channels)
     return 0
 
 

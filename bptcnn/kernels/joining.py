@@ -4,10 +4,10 @@ With offset 0 and as many channels on both sides this copies images from one lay
 """
 
 import numpy as np
-from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import record_at, words
+from bptcnn.kernels.runs import add_runs
 
 JOINING = np.dtype(
     [
@@ -33,22 +33,7 @@ JOINING = np.dtype(
     align=True,
 )
 _at = record_at(JOINING)
-
-
-@njit(inline="always")
-def _copy_runs(source, source_step, target, target_step, runs, length, accumulate):
-    """Copy (or add) `runs` runs of `length` elements, which begin `source_step` and `target_step` elements apart."""
-    if length == source_step and length == target_step:
-        runs, length = 1, runs * length
-    for run in range(runs):
-        given = floats(source + 4 * run * source_step, length)
-        written = floats(target + 4 * run * target_step, length)
-        if accumulate:
-            for i in range(length):
-                written[i] += given[i]
-        else:
-            for i in range(length):
-                written[i] = given[i]
+_ONE = np.float32(1)
 
 
 @task_kernel
@@ -60,7 +45,7 @@ def join(operation, first, last, part, worker):
         for row in range(o.height):
             source = o.input + 4 * (image * o.input_image + row * o.input_row)
             target = o.output + 4 * (image * o.output_image + row * o.output_row + o.offset)
-            _copy_runs(source, o.channels, target, o.out_channels, o.width, o.channels, 0)
+            add_runs(source, o.channels, target, o.out_channels, o.width, o.channels, _ONE, 0)
     return 0
 
 
@@ -75,5 +60,5 @@ def join_backward(operation, first, last, part, worker):
     for image in range(first, last):
         source = o.output_gradient + 4 * (image * pixels * o.out_channels + o.offset)
         target = o.input_gradient + 4 * image * pixels * o.channels
-        _copy_runs(source, o.out_channels, target, o.channels, pixels, o.channels, o.accumulate)
+        add_runs(source, o.out_channels, target, o.channels, pixels, o.channels, _ONE, o.accumulate)
     return 0
