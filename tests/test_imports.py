@@ -154,10 +154,22 @@ def loaded_after(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["bptcnn", "bptcnn.networks", "bptcnn.outer", "bptcnn.data"])
+@pytest.mark.parametrize("package", ["bptcnn", "bptcnn.networks", "bptcnn.outer", "bptcnn.data", "bptcnn.training"])
 def test_importing_what_computes_nothing_loads_no_compiler(package: str) -> None:
     heavy = {"numba", "llvmlite", "matplotlib", "bptcnn.kernels"}
     assert not heavy & loaded_after(f"import {package}")
+
+
+@pytest.mark.parametrize("module", ["agent", "remote_station", "configuration", "wire"])
+def test_an_agent_connects_before_it_compiles(module: str) -> None:
+    assert not {"numba", "llvmlite", "bptcnn.kernels"} & loaded_after(f"import bptcnn.nodes.{module}")
+
+
+def test_all_of_a_nodes_kernels_come_with_its_loop() -> None:
+    kernels = {name for name in loaded_after("import bptcnn.nodes.loop") if name.startswith("bptcnn.kernels.")}
+    for module in ("tunnel", "servant", "remote"):
+        later = loaded_after(f"import bptcnn.nodes.loop, bptcnn.nodes.{module}")
+        assert {name for name in later if name.startswith("bptcnn.kernels.")} == kernels
 
 
 def test_importing_the_package_is_light() -> None:

@@ -99,13 +99,17 @@ def _cached_here() -> Iterator[None]:
         config.CACHE_DIR = before
 
 
-def compiled(signature: str) -> Callable[[F], F]:
-    """Compile a function for `signature` now: no GIL, cached, IEEE NaN kept, division by zero as in C."""
+def compiled(signature: str, *, exact: bool = False) -> Callable[[F], F]:
+    """Compile a function for `signature` now: no GIL, cached, IEEE NaN kept, division by zero as in C.
+
+    `exact`: every operation rounds as it is written; else sums may be reordered and products fused into them.
+    """
+    fastmath = set() if exact else _FASTMATH
 
     def decorate(function: F) -> F:
         with _cached_here():
             return numba.njit(
-                signature, nogil=True, cache=True, error_model="numpy", fastmath=_FASTMATH, boundscheck=False
+                signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath, boundscheck=False
             )(function)
 
     return decorate

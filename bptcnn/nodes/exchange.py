@@ -4,17 +4,21 @@ One object per node holds its place in the weight buffer (`Committer`): in the n
 the coordinator's process for a node behind a network.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.kernels import rounding
 from bptcnn.memory import WeightBuffer
 from bptcnn.nodes.node import Diverged
 from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
+
+_FAR_BELOW = 2.0**118  # a squared norm whose sum in float32 cannot overflow, however it is rounded
 
 
 @dataclass
@@ -58,8 +62,13 @@ class Receipt:
         )
 
 
-def require_finite(progress: FloatArray) -> None:
-    """Raise Diverged where what a node has learned is beyond numbers, or its norm is."""
+def require_finite(progress: FloatArray, largest: float = math.inf) -> None:
+    """Raise Diverged where what a node has learned is beyond numbers, or its norm is.
+
+    `largest`: an upper bound of the magnitudes. Where it is small enough, `progress` need not be looked at.
+    """
+    if largest * largest * progress.size < _FAR_BELOW:
+        return
     with np.errstate(over="ignore", invalid="ignore"):
         size = np.dot(progress, progress)
     if not np.isfinite(size):
@@ -122,13 +131,13 @@ class Committer:
         """Where to stage what the node has learned since the copy of `version`."""
         return self._writer.delta
 
-    def commit(self, version: int, samples: int, correct: int) -> Receipt:
+    def commit(self, version: int, samples: int, correct: int, largest: float = math.inf) -> Receipt:
         """Commit the staged delta with the scale that the update rule gives, and merge it under AGWU.
 
-        `version` is what it was trained from; `correct` of its `samples` were right. Raises Diverged where it is not
-        finite.
+        `version` is what it was trained from; `correct` of its `samples` were right; `largest` bounds its magnitudes.
+        Raises Diverged where it is not finite.
         """
-        require_finite(self.delta)
+        require_finite(self.delta, largest)
         self._buffer.set_quality(self._node, correct / samples)
         updates = self._buffer.updates()
         scale = 0.0  # SGWU: the coordinator weighs the round
@@ -172,6 +181,5 @@ class SharedExchange:
 
     def submit(self, weights: FloatArray, iteration: Iteration) -> Receipt:
         """Stage the difference to the copy and commit it."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(weights, self._base, out=self._committer.delta)
-        return self._committer.commit(self._version, iteration.samples, iteration.correct)
+        largest = rounding.subtract(weights, self._base, self._committer.delta)
+        return self._committer.commit(self._version, iteration.samples, iteration.correct, largest)

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.data import Samples
+from bptcnn.kernels import rounding
 from bptcnn.nodes.codec import checked
+from bptcnn.nodes.encoding import decode, decode_onto, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import Channel, Frame, Kind
 from bptcnn.nodes.gate import Gate
-from bptcnn.nodes.wire import Wire, decode, encode, payload_size
+from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Submitted, Update, Work
 
 _CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
@@ -117,8 +119,8 @@ class Servant:
             if self._committer.pending():
                 raise Refused("it submitted again before its round was merged")
             self.shipments.take(submission.epoch, submission.samples)
-            decode(self._wire, frame.payload, self._committer.delta)
-            receipt = self._committer.commit(submission.version, submission.samples, submission.correct)
+            largest = decode(self._wire, frame.payload, self._committer.delta)
+            receipt = self._committer.commit(submission.version, submission.samples, submission.correct, largest)
             self._version = self._committer.refresh(self._weights)
             sent, received = channel.bytes_sent, channel.bytes_received
             iteration = Iteration(**{field.name: getattr(submission, field.name) for field in fields(Iteration)})
@@ -137,10 +139,9 @@ class Servant:
             self._held = self._weights.copy()
             channel.send(kind, {"version": self._version, "full": True}, encode("float32", self._weights))
             return
-        difference = np.subtract(self._weights, self._held, out=self._scratch)
-        payload = encode(self._wire, difference)
-        decode(self._wire, payload, self._scratch)
-        self._held += self._scratch
+        rounding.subtract(self._weights, self._held, self._scratch)
+        payload = encode(self._wire, self._scratch)
+        decode_onto(self._wire, payload, self._held)
         channel.send(kind, {"version": self._version, "full": False}, payload)
 
     def _send_samples(self, channel: Channel) -> None:

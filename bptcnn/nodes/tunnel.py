@@ -23,9 +23,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from bptcnn.kernels import rounding
+from bptcnn.nodes.encoding import ErrorFeedback, decode, decode_onto
 from bptcnn.nodes.exchange import FloatArray, Iteration, require_finite
 from bptcnn.nodes.frames import Channel, Frame, FrameError, Kind
-from bptcnn.nodes.wire import ErrorFeedback, Wire, decode, payload_size
+from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Update
 
 
@@ -61,7 +63,7 @@ class TunnelExchange:
         self._notify, self._lost = notify, lost
         self._feedback = ErrorFeedback(wire, size)
         self._held = np.zeros(size, np.float32)
-        self._scratch = np.zeros(size, np.float32)
+        self._progress = np.zeros(size, np.float32)
         self._landings: deque[FloatArray] = deque()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
@@ -87,10 +89,9 @@ class TunnelExchange:
             landing = self._landings.popleft()
             if self._update == "sgwu":  # the round is not merged yet
                 continue
-            shift = np.subtract(self._held, landing, out=landing)
-            weights += shift
+            rounding.carry_over(self._held, landing, weights)
             for later in self._landings:
-                later += shift
+                later += landing  # which is what was added to the weights
 
     def ready(self) -> bool:
         """Tell whether nothing travels."""
@@ -103,9 +104,9 @@ class TunnelExchange:
     def submit(self, weights: FloatArray, iteration: Iteration) -> None:
         """Send what `weights` have learned since the last submission; the coordinator's side reports it."""
         origin = self._landings[-1] if self._landings else self._held
-        progress = np.subtract(weights, origin, out=self._scratch)
-        require_finite(progress)
-        payload = self._feedback.encode(progress)
+        largest = rounding.subtract(weights, origin, self._progress)
+        require_finite(self._progress, largest)
+        payload = self._feedback.encode(self._progress)
         self._landings.append(weights.copy())
         meta = {**asdict(iteration), "version": self._version, "transfer_seconds": self._transfer_seconds}
         self._transfer_seconds = 0.0
@@ -134,8 +135,7 @@ class TunnelExchange:
         if frame.meta.get("full"):
             decode("float32", frame.payload, self._held)
         else:
-            decode(self._wire, frame.payload, self._scratch)
-            self._held += self._scratch
+            decode_onto(self._wire, frame.payload, self._held)
         self._version = int(frame.meta["version"])
         self.updates = max(self.updates, self._version)
 

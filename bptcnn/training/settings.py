@@ -18,7 +18,7 @@ from bptcnn.outer import Partition, Update
 _MOST_NODES = 256
 _TWO_NODES = (1.0, 1.0)
 _LOCAL_STEPS = 8
-_HOST_LOCAL_STEPS = 16  # half the weights to move: 3 % of a host's time is in 8 (benchmarks/hosts.py)
+_HOST_LOCAL_STEPS = 32  # a quarter of the weights to move (benchmarks/hosts.py)
 _MOST = {
     "epochs": 1_000_000,
     "batch_size": 65_536,
@@ -53,7 +53,7 @@ class TrainSettings:
     lr: str = "0.05"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    local_steps: int | None = None  # 8, or 16 where there are hosts
+    local_steps: int | None = None  # 8, or 32 where there are hosts
     staleness: int | None = None
     threads: int | None = None
     seed: int = 0

@@ -93,7 +93,7 @@ LocalSteps = Annotated[
     typer.Option(
         metavar="S",
         rich_help_panel=_NODES,
-        help="Batches a node trains between submissions. Default: {local_steps}, with hosts 16.",
+        help="Batches a node trains between submissions. Default: {local_steps}, with hosts 32.",
     ),
 ]
 Staleness = Annotated[

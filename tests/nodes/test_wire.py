@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bptcnn.nodes.wire import FLOAT32_SECONDS, ErrorFeedback, Wire, choose_wire, decode, encode, payload_size
+from bptcnn.nodes.encoding import ErrorFeedback, decode, encode
+from bptcnn.nodes.wire import FLOAT32_SECONDS, Wire, choose_wire, payload_size
 
 Floats = npt.NDArray[np.float32]
 WIRES: tuple[Wire, ...] = get_args(Wire)
