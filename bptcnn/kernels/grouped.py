@@ -13,7 +13,6 @@ from numba import njit
 
 from bptcnn.kernels.channelwise import rectify_row
 from bptcnn.kernels.compilation import linked, task_kernel
-from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.runs import clear
 from bptcnn.kernels.tile import TILE_SIGNATURE, tile
