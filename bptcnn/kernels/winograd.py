@@ -52,7 +52,6 @@ WINOGRAD = np.dtype(
             "choice",  # address of the pooling choices (uint8, pooled layout), or 0
             "rectified",  # 1: a rectifier follows the bias
             "block",  # tiles in a block; where it pools at least a row of tiles
-            "row_offsets",  # int64 table: m * inputs_row for m < ROWS
             "scratch",  # per worker `scratch_worker` elements, the parts at these offsets:
             "scratch_worker",
             "inputs_row",  # transformed inputs are at 0: elements from tile to tile, point to point
@@ -143,7 +142,7 @@ def multiply_tiles(operation, inputs, padded, inputs_point, products, products_p
                     share(count, tiles, t + 1) - row,
                     vectors,
                     inputs + 4 * (point * inputs_point + row * padded),
-                    o.row_offsets,
+                    padded,
                     1,
                     0,
                     panel,
