@@ -18,7 +18,7 @@ from bptcnn.kernels import convolution, convolution_gradients, winograd, winogra
 from bptcnn.kernels.compilation import compiled
 from bptcnn.kernels.pointers import call_kernel
 from bptcnn.kernels.tile import SLACK
-from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.kernels.unit import COLUMNS
 from bptcnn.kernels.winograd_sizes import CACHE, BackwardSizes, FilterSumsSizes, WinogradSizes
 from bptcnn.profiling.peak import measure_peak
 
@@ -122,7 +122,6 @@ class Layer:
             output_image=side * line,
             output_row=line,
             block=sizes.block,
-            row_offsets=self._words(np.arange(ROWS) * sizes.inputs_row),
             scratch=self._zeros(sizes.scratch),
             scratch_worker=sizes.scratch,
             inputs_row=sizes.inputs_row,
@@ -142,7 +141,6 @@ class Layer:
             gradient_image=self._backward.image,
             gradient_row=self._backward.row,
             block=sizes.block,
-            unit_offsets=self._words(np.arange(ROWS)),
             scratch=self._zeros(sizes.scratch),
             scratch_worker=sizes.scratch,
             inputs_row=sizes.inputs_row,
@@ -175,8 +173,6 @@ class Layer:
             stride_columns=1,
             padding_top=1,
             padding_left=1,
-            pixel_offsets=self._words(np.arange(ROWS) * self.channels),
-            gradient_offsets=self._words(np.arange(ROWS) * self.channels),
             tap_offsets=self._words(np.arange(3)[:, None] * padded + np.arange(3 * self.channels)),
             filters=self._filters,
             forward_panels=self._zeros(packed),

@@ -13,7 +13,7 @@ from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
 from bptcnn.kernels import convolution, convolution_gradients
 from bptcnn.kernels.convolution_gradients import folds
-from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.kernels.unit import COLUMNS
 from bptcnn.networks import Parameter
 from bptcnn.networks.layers import Pair
 
@@ -137,8 +137,6 @@ class Convolution(Operation):
             "stride_columns": self.stride[1],
             "padding_top": self.pads[0][0],
             "padding_left": self.pads[1][0],
-            "pixel_offsets": plan.table(np.arange(ROWS) * self.stride[1] * self.in_shape[2]),
-            "gradient_offsets": plan.table(np.arange(ROWS) * self.conv_shape[2]),
             "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * taken.row + window_row),
             "filters": plan.weights(self.filter),
             "forward_panels": arena.address((self.name, "forward panels")),

@@ -10,7 +10,7 @@ from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, SPAN, StepBuilder
 from bptcnn.kernels import dense
-from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.kernels.unit import COLUMNS
 from bptcnn.networks import Parameter
 
 
@@ -64,9 +64,6 @@ class FullyConnected(Operation):
             weight_gradient=plan.weights_gradient(self.weights),
             bias_gradient=plan.weights_gradient(self.bias),
             scratch=plan.arena.address((self.name, "scratch")),
-            image_offsets=plan.table(np.arange(ROWS) * plan.layout(self.inputs[0]).image),
-            unit_offsets=plan.table(np.arange(ROWS)),
-            weight_offsets=plan.table(np.arange(ROWS) * self.units),
             scratch_worker=dense.BLOCK * COLUMNS,
             floor=0.0 if self.rectified else -np.inf,
         )

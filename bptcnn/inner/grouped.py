@@ -2,14 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from bptcnn.inner.arena import Span
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 from bptcnn.inner.windowed import WindowedConvolution
 from bptcnn.kernels import grouped
-from bptcnn.kernels.unit import ROWS
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,6 @@ class GroupedConvolution(WindowedConvolution):
             **self.fields(plan),
             groups=self.groups,
             out_channels=self.out_shape[2],
-            pixel_offsets=plan.table(np.arange(ROWS) * self.stride[1] * channels),
-            gradient_offsets=plan.table(np.arange(ROWS) * self.out_shape[2]),
             tap_offsets=plan.table(taps),
             transposed=plan.arena.address((self.name, "transposed")),
             gradient_scratch_worker=self._scratch,

@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, SPAN, StepBuilder
 from bptcnn.inner.values import Halo, skewed
 from bptcnn.kernels import convolution, small_images
-from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.kernels.unit import COLUMNS
 
 _MOST_PIXELS = 16  # of an output image: rows of a tile over pixels would be mostly empty
 _LEAST_CHANNELS = 64  # with fewer, tasks over channels are too few
@@ -59,9 +57,6 @@ class SmallImagesConvolution(Convolution):
             f"{self.name} across",
             small_images.SMALL_IMAGES,
             convolution=plan.record_address(self.name),
-            image_offsets=plan.table(np.arange(ROWS) * plan.layout(self.inputs[0]).image),
-            gradient_offsets=plan.table(np.arange(ROWS) * self._gradient_image),
-            unit_offsets=plan.table(np.arange(ROWS)),
             gradient=plan.arena.address((self.name, "gradient")),
             gradient_image=self._gradient_image,
             filter_gradient=plan.weights_gradient(self.filter),

@@ -9,7 +9,7 @@ from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import IMAGES
 from bptcnn.kernels import convolution, winograd, winograd_gradients
-from bptcnn.kernels.unit import COLUMNS, ROWS
+from bptcnn.kernels.unit import COLUMNS
 from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
 
 _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
@@ -196,7 +196,6 @@ class WinogradConvolution(Convolution):
             gradient_image=backward.image,
             gradient_row=backward.row,
             block=sizes.block,
-            unit_offsets=plan.table(np.arange(ROWS)),
             scratch=plan.scratch + FLOAT * backward.by_input.scratch,
             scratch_worker=plan.scratch_worker,
             inputs_row=sizes.inputs_row,
@@ -216,7 +215,6 @@ def _scratch(plan: Plan, sizes: WinogradSizes) -> dict[str, int]:
     """Return the fields that say how a worker's scratch is divided."""
     return {
         "block": sizes.block,
-        "row_offsets": plan.table(np.arange(ROWS) * sizes.inputs_row),
         "scratch": plan.scratch,
         "scratch_worker": plan.scratch_worker,
         "inputs_row": sizes.inputs_row,

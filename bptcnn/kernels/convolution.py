@@ -31,9 +31,7 @@ CONVOLUTION = np.dtype(
             "stride_columns",
             "padding_top",
             "padding_left",
-            "pixel_offsets",  # int64 tables for the tiles' rows: ROWS output pixels in the input buffer,
-            "gradient_offsets",  # ROWS pixels of the output gradient,
-            "tap_offsets",  # KH * KW * C taps of the filter window in the input buffer
+            "tap_offsets",  # int64 table: the KH * KW * C taps of the filter window in the input buffer
             "filters",  # address in the weight vector, HWIO
             "forward_panels",  # packed filters: [panel of output channels][KH * KW * C][COLUMNS]
             "backward_panels",  # per phase: [panel of gradient channels][filter row][filter column * K][COLUMNS]
@@ -101,7 +99,7 @@ def convolve_rows(operation, image, target, target_row, target_pixel, row, rows)
                     share(o.out_columns, tiles, t + 1) - x,
                     vectors,
                     line + 4 * x * o.stride_columns * o.channels,
-                    o.pixel_offsets,
+                    o.stride_columns * o.channels,
                     1,
                     o.input_row,
                     panel,

@@ -18,7 +18,7 @@ from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.convolution import convolution_at, share
 from bptcnn.kernels.pointers import floats, words
 from bptcnn.kernels.pooling import unpool_image
-from bptcnn.kernels.tile import tile
+from bptcnn.kernels.tile import tile, tile_scattered
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS, UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
 
@@ -113,7 +113,7 @@ def gradient_by_weight(operation, image, gradient, partial):
             for t in range(tiles):
                 tap = share(taps, tiles, t)
                 target = partial + 4 * (tap * out_channels + channel)
-                tile(
+                tile_scattered(
                     share(taps, tiles, t + 1) - tap,
                     vectors,
                     source + 4 * row * o.stride_rows * o.input_row,
@@ -174,7 +174,7 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
                     share(count, tiles, t + 1) - share(count, tiles, t),
                     vectors,
                     line + 4 * (p - taps_w + 1 + o.halo_left) * o.out_channels,
-                    o.gradient_offsets,
+                    o.out_channels,
                     1,
                     o.gradient_row,
                     panel,

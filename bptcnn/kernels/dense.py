@@ -31,9 +31,6 @@ DENSE = np.dtype(
             "accumulate",  # 1: add to the input gradient
             "weight_gradient",  # (inputs, outputs)
             "bias_gradient",
-            "image_offsets",  # int64 tables for the tiles' rows: ROWS images of the input,
-            "unit_offsets",  # ROWS elements of one image,
-            "weight_offsets",  # ROWS rows of the weights
             "scratch",  # per worker BLOCK x COLUMNS
             "scratch_worker",
         )
@@ -71,7 +68,7 @@ def dense(operation, first, last, part, worker):
                     images * (t + 1) // tiles - image,
                     vectors,
                     o.input + 4 * (image * o.input_image + begin),
-                    o.image_offsets,
+                    o.input_image,
                     1,
                     0,
                     o.weights + 4 * (begin * o.outputs + channel),
@@ -137,7 +134,7 @@ def dense_gradient_by_weight(operation, first, last, part, worker):
                 count * (t + 1) // tiles - count * t // tiles,
                 vectors,
                 o.input + 4 * row,
-                o.unit_offsets,
+                1,
                 o.input_image,
                 0,
                 o.output_gradient + 4 * channel,
@@ -173,7 +170,7 @@ def dense_gradient_by_input(operation, first, last, part, worker):
                     count * (t + 1) // tiles - row,
                     COLUMNS // LANES,
                     o.weights + 4 * (begin + row) * o.outputs,
-                    o.weight_offsets,
+                    o.outputs,
                     1,
                     0,
                     o.gradient_panels + 4 * panel * o.outputs * COLUMNS,

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from numba import njit
 
 from bptcnn.kernels.channelwise import rectify_row
-from bptcnn.kernels.compilation import linked, task_kernel
+from bptcnn.kernels.compilation import task_kernel
 from bptcnn.kernels.pointers import floats, record_at, words
 from bptcnn.kernels.runs import clear
-from bptcnn.kernels.tile import TILE_SIGNATURE, tile
+from bptcnn.kernels.tile import tile, tile_scattered
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 
 GROUPED = np.dtype(
@@ -38,9 +38,7 @@ GROUPED = np.dtype(
             "dilation_columns",
             "padding_top",
             "padding_left",
-            "pixel_offsets",  # int64 tables for the tiles' rows: ROWS output pixels in the input buffer,
-            "gradient_offsets",  # ROWS pixels of the output gradient,
-            "tap_offsets",  # KH * KW * C / groups taps of the first group's window (see tap_offsets)
+            "tap_offsets",  # int64 table: KH * KW * C / groups taps of the first group's window (see tap_offsets)
             "filters",  # address in the weight vector, (KH, KW, C / groups, K)
             "transposed",  # the same as (KH, KW, K, C / groups): see transpose_grouped
             "bias",  # address, or 0
@@ -66,12 +64,6 @@ GROUPED = np.dtype(
 _at = record_at(GROUPED)
 _NO_FLOOR = np.float32(-np.inf)
 _GRADIENT_BLOCK = 4096  # elements of a panel's output gradient: 16 KiB, a third of a first-level cache
-
-
-@linked(TILE_SIGNATURE)
-def _tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
-    """The tile, compiled once for all that call it here."""
-    tile(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
 
 
 def tap_offsets(
@@ -110,11 +102,11 @@ def _convolve_row(o, source, target, depth, group, channel, here):
             start, start_pixel = result, o.out_channels
             if column == 0:
                 start, start_pixel = o.bias + 4 * channel if o.bias else 0, 0
-            _tile(
+            tile(
                 min(even, o.out_columns - x),
                 vectors,
                 window + 4 * x * o.stride_columns * o.channels,
-                o.pixel_offsets,
+                o.stride_columns * o.channels,
                 1,
                 o.dilation_rows * o.input_row,
                 o.filters + 4 * (column * size + channel),
@@ -175,11 +167,11 @@ def _send_rows(o, gradient, target, depth, channels, row, column):
                 vectors, tail = _vectors(min(COLUMNS, channels - channel))
                 for x in range(begin, end, even):
                     result = line + 4 * (x * step + group * channels + channel)
-                    _tile(
+                    tile(
                         min(even, end - x),
                         vectors,
                         given + 4 * (x * o.out_channels + group * depth),
-                        o.gradient_offsets,
+                        o.out_channels,
                         1,
                         0,
                         filters + 4 * (group * depth * channels + channel),
@@ -209,7 +201,7 @@ def _gradient_by_weight(o, source, gradient, partial, size, channels):
             for row in range(0, o.out_rows, block):
                 for tap in range(0, taps, even):
                     target = partial + 4 * (tap * o.out_channels + channel)
-                    _tile(
+                    tile_scattered(
                         min(even, taps - tap),
                         vectors,
                         source + 4 * (row * o.stride_rows * o.input_row + group * channels),

@@ -21,9 +21,6 @@ SMALL_IMAGES = np.dtype(
         (name, np.int64)
         for name in (
             "convolution",  # address of the CONVOLUTION record; its panels are packed as for `convolve`, never folded
-            "image_offsets",  # int64 tables for the tiles' rows: ROWS images of the input,
-            "gradient_offsets",  # ROWS images of the gradient below,
-            "unit_offsets",  # ROWS channels
             "gradient",  # the output gradient with the rectifier undone, (images, rows, columns, K)
             "gradient_image",  # elements from image to image
             "filter_gradient",  # HWIO
@@ -89,7 +86,7 @@ def convolve_small(operation, first, last, part, worker):
                         share(images, tiles, t + 1) - image,
                         vectors,
                         source + 4 * image * o.input_image,
-                        s.image_offsets,
+                        o.input_image,
                         1,
                         o.input_row,
                         packed + 4 * (top * line + left * o.channels * COLUMNS),
@@ -198,7 +195,7 @@ def small_by_input(operation, first, last, part, worker):
                         share(images, tiles, t + 1) - image,
                         vectors,
                         s.gradient + 4 * (image * s.gradient_image + (y * o.out_columns + x) * o.out_channels),
-                        s.gradient_offsets,
+                        s.gradient_image,
                         1,
                         o.out_columns * o.out_channels,
                         packed + 4 * (top * line + left * o.out_channels * COLUMNS),
@@ -255,7 +252,7 @@ def small_by_weight(operation, first, last, part, worker):
                         share(count, tiles, t + 1) - c,
                         vectors,
                         o.input + 4 * (line + pixel + begin + c),
-                        s.unit_offsets,
+                        1,
                         o.input_image,
                         o.stride_columns * o.channels,
                         s.gradient + 4 * ((y * o.out_columns + left) * o.out_channels + channel),

@@ -52,7 +52,6 @@ WINOGRAD = np.dtype(
             "choice",  # address of the pooling choices (uint8, pooled layout), or 0
             "rectified",  # 1: a rectifier follows the bias
             "block",  # tiles in a block; where it pools at least a row of tiles
-            "row_offsets",  # int64 table: m * inputs_row for m < ROWS
             "scratch",  # per worker `scratch_worker` elements, the parts at these offsets:
             "scratch_worker",
             "inputs_row",  # transformed inputs are at 0: elements from tile to tile, point to point
@@ -159,7 +158,7 @@ def multiply_tiles(operation, inputs, products, count, needed, needed_size, comi
                     share(count, tiles, t + 1) - row,
                     vectors,
                     inputs + 4 * (point * o.inputs_point + row * o.inputs_row),
-                    o.row_offsets,
+                    o.inputs_row,
                     1,
                     0,
                     panel,

@@ -25,7 +25,6 @@ FILTER_SUMS = np.dtype(
             "gradient_image",  # strides in elements from image to image, row to row
             "gradient_row",
             "block",  # tiles in a block
-            "unit_offsets",  # int64 table: m for m < ROWS
             "scratch",  # per worker `scratch_worker` elements, the parts at these offsets:
             "scratch_worker",
             "inputs_row",  # transformed inputs [point][tile][channel] are at 0: elements from tile to tile,
@@ -106,7 +105,7 @@ def _add_products(operation, inputs, gradients, sums, count):
                     share(channels, tiles, t + 1) - row,
                     vectors,
                     inputs + 4 * (point * o.inputs_point + row),
-                    o.unit_offsets,
+                    1,
                     o.inputs_row,
                     0,
                     gradients + 4 * (point * o.gradients_point + channel),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from windows import AROUND, Case, Kernels, Shape, cases, pairs
 
 from bptcnn.kernels.grouped import GROUPED, grouped, grouped_backward, tap_offsets, transpose_grouped
-from bptcnn.kernels.unit import ROWS
 
 MANY = settings(max_examples=4 * settings().max_examples)
 
@@ -24,8 +23,6 @@ def fields(case: Case) -> dict[str, Any]:
     return {
         "groups": shape.groups,
         "out_channels": outputs,
-        "pixel_offsets": case.address(np.arange(ROWS) * shape.stride[1] * channels),
-        "gradient_offsets": case.address(np.arange(ROWS) * outputs),
         "tap_offsets": case.address(taps),
         "transposed": case.address(case.filters.transpose(0, 1, 3, 2)),
         "gradient_scratch": case.address(scratch),

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
+import llvmlite.binding as llvm
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llvmlite import ir
 
-from bptcnn.kernels.tile import SLACK, tile
-from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.compilation import compiled
+from bptcnn.kernels.tile import SLACK, TILE_SIGNATURE, TileEmitter, tile, tile_ahead, tile_scattered
+from bptcnn.kernels.unit import UNIT, UNITS
 
 SPARE = SLACK // 4
 GUARD = np.float32(7)
@@ -17,6 +20,28 @@ SEEDS = st.integers(0, 2**32 - 1)
 Floats = npt.NDArray[np.float32]
 
 MANY = settings(max_examples=4 * settings().max_examples)
+
+
+SIGNATURE = "void(" + "int64, " * 15 + "float32, int64)"
+
+
+@compiled(SIGNATURE)
+def run_strided(rows, vectors, a, lda, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
+    tile(rows, vectors, a, lda, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
+
+
+@compiled(SIGNATURE)
+def run_scattered(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail):
+    tile_scattered(rows, vectors, a, offsets, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail)
+
+
+@compiled(TILE_SIGNATURE)
+def run_ahead(
+    rows, vectors, a, lda, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead, ahead_step
+):
+    tile_ahead(
+        rows, vectors, a, lda, sak, sar, b, ldb, sbr, init, ldi, c, ldc, depth, repeats, floor, tail, ahead, ahead_step
+    )
 
 
 @dataclass
@@ -28,7 +53,7 @@ class Operands:
     start: Floats | None
     transposed: bool = False  # depth outermost in memory, as in the gradient by weight
     gap: int = 0  # spare elements between rows
-    shuffled: int = 0  # seed of the rows' places in memory; 0: in order
+    shuffled: int = 0  # seed of the rows' places in memory; 0: in order, one stride apart
 
     def run(self, floor: float, tail: int, in_place: bool = False) -> tuple[Floats, Floats]:
         """Return C (rows, columns) and the guard elements around it that the tile must not touch."""
@@ -58,8 +83,10 @@ class Operands:
         line = inner + self.gap
         between_rows, between_depths = (1, line) if self.transposed else (line, 1)
         offsets = between_rows * places.astype(np.int64)
-        tile(
-            rows, columns // lanes, flat_a.ctypes.data, offsets.ctypes.data, between_depths, outer * line,
+        run = run_scattered if self.shuffled else run_strided
+        run(
+            rows, columns // lanes, flat_a.ctypes.data, offsets.ctypes.data if self.shuffled else between_rows,
+            between_depths, outer * line,
             flat_b.ctypes.data, columns + self.gap, depth * (columns + self.gap), init, ldi,
             c.ctypes.data, ldc, depth, repeats, floor, tail,
         )  # fmt: skip
@@ -78,14 +105,15 @@ def normal(random: np.random.Generator, *shape: int) -> Floats:
     return random.standard_normal(shape, np.float32)
 
 
+@pytest.mark.parametrize("shuffled", [0, 1])
 @pytest.mark.parametrize("vectors", range(1, UNIT.vectors + 1))
 @pytest.mark.parametrize("rows", range(1, UNIT.rows + 1))
-def test_every_tile_of_the_unit_with_every_tail(rows: int, vectors: int) -> None:
+def test_every_tile_of_the_unit_with_every_tail(rows: int, vectors: int, shuffled: int) -> None:
     random = np.random.default_rng(rows * 10 + vectors)
     columns = vectors * UNIT.lanes
     for tail in range(1, UNIT.lanes + 1):
         a, b, bias = normal(random, 2, rows, 5), normal(random, 2, 5, columns), normal(random, 1, columns)
-        operands = Operands(a, b, bias, gap=3)
+        operands = Operands(a, b, bias, gap=3, shuffled=shuffled)
         c, guards = operands.run(0.0, tail)
         np.testing.assert_allclose(c, operands.expected(0.0, tail), rtol=1e-5, atol=1e-5)
         assert (guards == GUARD).all(), "stored beyond the tail"
@@ -146,14 +174,44 @@ def test_nan_and_infinity_stay_visible(
     np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_overlapping_rows_of_a_as_in_a_convolution() -> None:
+@pytest.mark.parametrize("lda", [0, 1, 3, -8])
+def test_rows_of_a_that_overlap_as_in_a_convolution_or_run_backwards(lda: int) -> None:
     random = np.random.default_rng(5)
-    source, b = normal(random, UNIT.rows + 8 + SPARE), normal(random, 8 * UNIT.columns + SPARE)
-    c, offsets = np.zeros((UNIT.rows, UNIT.columns), np.float32), np.arange(UNIT.rows)
-    tile(
-        UNIT.rows, UNIT.vectors, source.ctypes.data, offsets.ctypes.data, 1, 0, b.ctypes.data, UNIT.columns, 0, 0, 0,
+    reach = abs(lda) * (UNIT.rows - 1)
+    source, b = normal(random, reach + 8 + SPARE), normal(random, 8 * UNIT.columns + SPARE)
+    first = reach if lda < 0 else 0
+    c = np.zeros((UNIT.rows, UNIT.columns), np.float32)
+    run_strided(
+        UNIT.rows, UNIT.vectors, source.ctypes.data + 4 * first, lda, 1, 0, b.ctypes.data, UNIT.columns, 0, 0, 0,
         c.ctypes.data, UNIT.columns, 8, 1, -np.inf, UNIT.lanes,
     )  # fmt: skip
-    windows = np.lib.stride_tricks.sliding_window_view(source.astype(np.float64), 8)[: UNIT.rows]
-    expected = windows @ b[: 8 * UNIT.columns].reshape(8, UNIT.columns)
+    a = np.stack([source[first + lda * m :][:8] for m in range(UNIT.rows)]).astype(np.float64)
+    expected = a @ b[: 8 * UNIT.columns].reshape(8, UNIT.columns)
     np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fetching_ahead_reads_nothing_even_from_nowhere() -> None:
+    random = np.random.default_rng(6)
+    a, b = normal(random, UNIT.rows, 8), normal(random, 8 * UNIT.columns + SPARE)
+    c = np.zeros((UNIT.rows, UNIT.columns), np.float32)
+    run_ahead(
+        UNIT.rows, UNIT.vectors, a.ctypes.data, 8, 1, 0, b.ctypes.data, UNIT.columns, 0, 0, 0, c.ctypes.data,
+        UNIT.columns, 8, 1, -np.inf, UNIT.lanes, 64, 1 << 30,
+    )  # fmt: skip
+    expected = a.astype(np.float64) @ b[: 8 * UNIT.columns].reshape(8, UNIT.columns)
+    np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scattered", [False, True])
+@pytest.mark.parametrize("name", sorted(UNITS))
+def test_every_unit_has_code_also_those_of_other_cpus(name: str, scattered: bool) -> None:
+    unit, module = UNITS[name], ir.Module()
+    words, number = [ir.IntType(64)], [ir.FloatType()]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), 13 * words + number + 3 * words), "tile")
+    builder = ir.IRBuilder(function.append_basic_block())
+    TileEmitter(builder, unit, unit.rows, unit.vectors, scattered).emit(function.args)
+    builder.ret_void()
+    llvm.parse_assembly(str(module)).verify()
+    instruction = "call <" if unit.fused else "fadd <"
+    sums = sum(f"{instruction}{unit.lanes} x float>" in line for line in str(module).splitlines())
+    assert sums == unit.rows * unit.vectors, "as many sums as one step of the depth has"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import reference
+import reference_arithmetic as reference
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from stepping import SEEDS, assert_close
@@ -45,7 +45,13 @@ class Gradients:
     def expected(self) -> tuple[reference.Array, reference.Array]:
         layer = self.layer
         return reference.convolve_gradients(
-            layer.x.astype(float), layer.filters.astype(float), (1, 1), layer.shape.pads, self.dy.astype(float)
+            layer.x.astype(float),
+            layer.filters.astype(float),
+            (1, 1),
+            layer.shape.pads,
+            (1, 1),
+            1,
+            self.dy.astype(float),
         )
 
 
@@ -101,7 +107,7 @@ def spread(given: Forward, shape: Shape, gradient: Floats, relu: bool, pool: tup
         return d
     choice = np.minimum(given.choice[: shape.images], pool[0] * pool[1] - 1).astype(np.intp)
     full = (shape.images, shape.out_rows, shape.out_columns, shape.out_channels)
-    return reference.pool_gradient(full, pool, pool, choice, d)
+    return reference.pool_gradient(full, pool, pool, ((0, 0), (0, 0)), choice, d)
 
 
 @MANY
@@ -140,7 +146,9 @@ def test_backward(
         ends = [shape.held * p // parts for p in (part, part + 1)]
         run(winograd_backward, record, *ends, part, worker=part % 2)
     dy = spread(given, shape, gradient, relu, pool)
-    dx, dw = reference.convolve_gradients(layer.x.astype(float), layer.filters.astype(float), (1, 1), shape.pads, dy)
+    dx, dw = reference.convolve_gradients(
+        layer.x.astype(float), layer.filters.astype(float), (1, 1), shape.pads, (1, 1), 1, dy
+    )
     if wanted:
         assert_close("input", by_input.output[: shape.images], dx + before[: shape.images], TOLERANCE[size], LEAST)
         assert (by_input.output[shape.images :] == before[shape.images :]).all()

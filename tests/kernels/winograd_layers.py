@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import reference
+import reference_arithmetic as reference
 
 from bptcnn.kernels.compilation import compiled
 from bptcnn.kernels.convolution import CONVOLUTION
 from bptcnn.kernels.pointers import call_kernel
 from bptcnn.kernels.tile import SLACK
-from bptcnn.kernels.unit import ROWS
 from bptcnn.kernels.winograd import WINOGRAD
 from bptcnn.kernels.winograd_gradients import BACKWARD, FILTER_SUMS
 from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
@@ -156,7 +155,6 @@ class Layer:
             choice=choice.ctypes.data if pool and choices else 0,
             rectified=relu,
             block=sizes.block,
-            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
             scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
             scratch_worker=sizes.scratch,
             inputs_row=sizes.inputs_row,
@@ -197,7 +195,6 @@ class Layer:
             output_row=buffer[0, 0].size,
             accumulate=accumulate,
             block=sizes.block,
-            row_offsets=self.memory.words(np.arange(ROWS) * sizes.inputs_row),
             scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
             scratch_worker=sizes.scratch,
             inputs_row=sizes.inputs_row,
@@ -220,7 +217,6 @@ class Layer:
             gradient_image=image,
             gradient_row=line,
             block=sizes.block,
-            unit_offsets=self.memory.words(np.arange(ROWS)),
             scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
             scratch_worker=sizes.scratch,
             inputs_row=sizes.inputs_row,
