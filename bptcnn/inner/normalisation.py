@@ -1,6 +1,6 @@
 """The batch normalisation of a step, with the addition and the rectifier that follow it, where they do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.addition import pass_gradient
@@ -33,6 +33,10 @@ class Normalisation(Operation):
     def gradient_use(self, position: int) -> GradientUse:
         """What is added gets the gradient as it is."""
         return "turns" if position == 0 else "passes"
+
+    def gradient_order(self) -> Sequence[int]:
+        """What is added comes first: the gradient of input 0 may take the place of the output's."""
+        return range(len(self.inputs))[::-1]
 
     def reserve(self, plan: Plan) -> None:
         """Reserve sums and terms."""

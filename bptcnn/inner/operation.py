@@ -1,6 +1,7 @@
 """What every operation of a step has: the values it reads and makes, its buffers, its records and its tasks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -44,6 +45,10 @@ class Operation(ABC):
     def gradient_use(self, position: int) -> GradientUse:
         """Return how the gradient of input `position` comes from the output's."""
         return "own"
+
+    def gradient_order(self) -> Sequence[int]:
+        """Return the inputs in the order in which the backward tasks give them their gradients."""
+        return range(len(self.inputs))
 
     @abstractmethod
     def reserve(self, plan: "Plan") -> None:

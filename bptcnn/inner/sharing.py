@@ -19,8 +19,8 @@ class GradientSharing:
         self._producer = {op.output: op for op in operations}
         self._contributions: dict[int, list[tuple[Operation, int]]] = {}
         for op in reversed(operations):
-            for position, value in enumerate(op.inputs):
-                self._contributions.setdefault(value, []).append((op, position))
+            for position in op.gradient_order():
+                self._contributions.setdefault(op.inputs[position], []).append((op, position))
         self._owner: dict[int, int] = {}
         self._members: dict[int, list[int]] = {}
         for op in reversed(operations):

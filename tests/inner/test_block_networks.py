@@ -86,13 +86,27 @@ NETWORKS = {
         Residual([Residual([Conv2D(23, 1, activation="gelu")], activation=None)], activation="leaky_relu"),
         Concatenate([[AveragePool2D(2)], [Conv2D(4, 2, strides=2, padding="valid")], [Conv2D(3, 1, strides=2)]]),
     ],
+    "a value read twice": [
+        Conv2D(6, 3),
+        Concatenate([[], []]),
+        Residual([BatchNorm()], activation=None),
+        Residual([Conv2D(12, 1)], activation="relu"),
+        Residual([BatchNorm(activation="relu")]),
+    ],
     "across images": [Conv2D(64, 3, strides=2), block(64), MaxPool2D(2), Conv2D(70, 3, activation="relu"), block(70)],
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "images"), [("residual", 5), ("residual", 17), ("gradients add up", 4), ("across images", 17)]
-)
+CASES = [
+    ("residual", 5),
+    ("residual", 17),
+    ("gradients add up", 4),
+    ("a value read twice", 5),
+    ("across images", 17),
+]
+
+
+@pytest.mark.parametrize(("name", "images"), CASES)
 def test_networks_whose_gradients_share_memory(name: str, images: int, executor: Executor) -> None:
     network = Network((8, 8, 3), [*NETWORKS[name], GlobalAveragePool2D(), Dense(5)])
     for seed in range(50):
