@@ -1,6 +1,5 @@
 """Addition of two values, and gradients that are passed on as they are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bptcnn.inner.arena import Span
@@ -18,7 +17,7 @@ class Addition(Operation):
     rectified: bool
 
     @property
-    def undoes(self) -> bool:  # type: ignore[override]
+    def undoes(self) -> bool:
         """Whether there is a rectifier to undo."""
         return self.rectified
 
@@ -31,11 +30,38 @@ class Addition(Operation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        _keep(plan, self.name, self.inputs, self.output, self.rectified)
+        one, other, made = (plan.layout(value) for value in (*self.inputs, self.output))
+        plan.keep(
+            self.name,
+            addition.ADDITION,
+            batch=plan.settings.word(IMAGES),
+            input=plan.inside(self.inputs[0]),
+            input_image=one.image,
+            input_row=one.row,
+            addend=plan.inside(self.inputs[1]),
+            addend_image=other.image,
+            addend_row=other.row,
+            rows=made.shape[0],
+            line=made.shape[1] * made.shape[2],
+            output=plan.inside(self.output),
+            output_image=made.image,
+            output_row=made.row,
+            output_gradient=plan.gradient(self.output),
+            rectified=self.rectified,
+        )
 
     def forward(self, step: StepBuilder) -> None:
         """Add by ranges of images."""
-        _forward(step, self, addition.add)
+        plan = step.plan
+
+        def reads(first: int, last: int) -> list[Span]:
+            return [plan.values(value, first, last) for value in self.inputs]
+
+        def writes(first: int, last: int) -> list[Span]:
+            return [plan.values(self.output, first, last)]
+
+        record, cost = plan.record_address(self.name), _cost(plan, self)
+        step.over_images(f"{self.name} forward", addition.add, record, cost, reads, writes)
 
     def backward(self, step: StepBuilder) -> None:
         """Undo the rectifier in place, then pass the gradient on."""
@@ -49,7 +75,7 @@ class Addition(Operation):
                 lambda first, last: [plan.values(self.output, first, last)],
                 lambda first, last: [plan.gradients(self.output, first, last)],
             )
-        for position in range(len(self.inputs)):
+        for position in self.gradient_order():
             pass_gradient(step, self, position)
 
 
@@ -78,41 +104,6 @@ def pass_gradient(step: StepBuilder, op: Operation, position: int) -> None:
         lambda first, last: [plan.gradients(op.output, first, last)],
         lambda first, last: [plan.gradients(value, first, last)],
     )
-
-
-def _keep(plan: Plan, name: str, inputs: Sequence[int], output: int, rectified: bool) -> None:
-    one, made = plan.layout(inputs[0]), plan.layout(output)
-    other = plan.layout(inputs[1]) if len(inputs) > 1 else one
-    plan.keep(
-        name,
-        addition.ADDITION,
-        batch=plan.settings.word(IMAGES),
-        input=plan.inside(inputs[0]),
-        input_image=one.image,
-        input_row=one.row,
-        addend=plan.inside(inputs[1]) if len(inputs) > 1 else 0,
-        addend_image=other.image,
-        addend_row=other.row,
-        rows=made.shape[0],
-        line=made.shape[1] * made.shape[2],
-        output=plan.inside(output),
-        output_image=made.image,
-        output_row=made.row,
-        output_gradient=plan.gradient(output),
-        rectified=rectified,
-    )
-
-
-def _forward(step: StepBuilder, op: Operation, kernel: int) -> None:
-    plan = step.plan
-
-    def reads(first: int, last: int) -> list[Span]:
-        return [plan.values(value, first, last) for value in op.inputs]
-
-    def writes(first: int, last: int) -> list[Span]:
-        return [plan.values(op.output, first, last)]
-
-    step.over_images(f"{op.name} forward", kernel, plan.record_address(op.name), _cost(plan, op), reads, writes)
 
 
 def _cost(plan: Plan, op: Operation) -> float:

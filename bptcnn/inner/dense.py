@@ -1,7 +1,6 @@
 """The dense layer of a step: with bias and rectifier, where it has them; its gradients, and its weight update."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,7 +23,10 @@ class FullyConnected(Operation):
     weights: Parameter
     bias: Parameter | None
 
-    undoes: ClassVar[bool] = True
+    @property
+    def undoes(self) -> bool:
+        """The backward tasks undo the rectifier in place."""
+        return self.rectified
 
     @property
     def multiply_adds(self) -> int:

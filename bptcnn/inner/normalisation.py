@@ -26,7 +26,7 @@ class Normalisation(Operation):
     log_variance: Parameter
 
     @property
-    def undoes(self) -> bool:  # type: ignore[override]
+    def undoes(self) -> bool:
         """The sums of the backward pass undo the rectifier."""
         return self.rectified
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from bptcnn.inner.values import Halo
 
@@ -26,8 +26,10 @@ class Operation(ABC):
     inputs: tuple[int, ...]
     output: int
 
-    undoes: ClassVar[bool] = False
-    """Whether the backward tasks change the output's gradient in place, to undo a rectifier."""
+    @property
+    def undoes(self) -> bool:
+        """Whether the backward tasks change the output's gradient in place, to undo a rectifier."""
+        return False
 
     @property
     def multiply_adds(self) -> int:

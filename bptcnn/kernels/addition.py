@@ -1,4 +1,4 @@
-"""Sums of two values with a rectifier behind, copies between layouts, and gradients that are passed on."""
+"""Sums of two values with a rectifier behind, and gradients that are passed on."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ ADDITION = np.dtype(
             "input",  # address of pixel (0, 0) of image 0; strides in elements
             "input_image",
             "input_row",
-            "addend",  # what is added, or 0
+            "addend",  # what is added
             "addend_image",
             "addend_row",
             "rows",
@@ -54,13 +54,9 @@ def add(operation, first, last, part, worker):
         for row in range(o.rows):
             x = floats(o.input + 4 * (image * o.input_image + row * o.input_row), o.line)
             y = floats(o.output + 4 * (image * o.output_image + row * o.output_row), o.line)
-            if o.addend:
-                z = floats(o.addend + 4 * (image * o.addend_image + row * o.addend_row), o.line)
-                for i in range(o.line):
-                    y[i] = x[i] + z[i]
-            else:
-                for i in range(o.line):
-                    y[i] = x[i]
+            z = floats(o.addend + 4 * (image * o.addend_image + row * o.addend_row), o.line)
+            for i in range(o.line):
+                y[i] = x[i] + z[i]
             if o.rectified:
                 for i in range(o.line):
                     y[i] = np.float32(0) if y[i] < 0 else y[i]

@@ -60,12 +60,6 @@ _at = record_at(NORMALISATION)
 _LEAST_VARIANCE = 1e-38  # whose logarithm is finite
 
 
-@njit(inline="always")
-def _line(start, image, image_stride, row, row_stride, size):
-    """The elements of one row of an image."""
-    return floats(start + 4 * (image * image_stride + row * row_stride), size)
-
-
 @task_kernel
 def statistics(operation, first, last, part, worker):
     """Sum up images [first, last) as partial sum `part`."""
@@ -78,7 +72,7 @@ def statistics(operation, first, last, part, worker):
         floats(base + 4 * channels, channels),
         floats(base + 8 * channels, channels),
     )
-    begin = _line(o.input, min(first, max(last - 1, 0)), o.input_image, 0, o.input_row, channels)
+    begin = floats(o.input + 4 * min(first, max(last - 1, 0)) * o.input_image, channels)
     for c in range(channels):
         shift[c], total[c], squares[c] = begin[c], np.float32(0), np.float32(0)
     for image in range(first, last):
