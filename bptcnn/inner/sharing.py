@@ -50,8 +50,8 @@ class GradientSharing:
             if value == 0 or op.gradient_use(position) == "own" or self.accumulates(op, position):
                 continue
             pending = [member for member in members if member != value and self._needed_until(member) > turn]
-            turns = op.gradient_use(position) == "turns"
-            if any(self._clash(value, member, turn, turns) for member in pending):
+            writes_now = op.gradient_use(position) == "turns" or op.inputs.count(value) > 1
+            if any(writes_now or self._clash(value, member, turn) for member in pending):
                 continue
             self._owner[value] = owner
             members.append(value)
@@ -67,10 +67,8 @@ class GradientSharing:
             later.append(self._needed_until(value))
         return [turn for turn in later if turn > after]
 
-    def _clash(self, value: int, member: int, turn: int, turns: bool) -> bool:
-        """Tell whether one would overwrite what the other still needs; `turns`: this turn itself writes for `value`."""
-        if turns:
-            return True
+    def _clash(self, value: int, member: int, turn: int) -> bool:
+        """Tell whether one would, after `turn`, overwrite what the other still needs."""
         over_member = any(write <= self._needed_until(member) for write in self._writes(value, turn))
         over_value = any(write <= self._needed_until(value) for write in self._writes(member, turn))
         return over_member or over_value

@@ -19,6 +19,7 @@ from bptcnn.networks import (
     Concatenate,
     Conv2D,
     Dense,
+    DepthwiseConv2D,
     Dropout,
     Flatten,
     GlobalAveragePool2D,
@@ -93,6 +94,12 @@ NETWORKS = {
         Residual([Conv2D(12, 1)], activation="relu"),
         Residual([BatchNorm(activation="relu")]),
     ],
+    "a value read twice, beside another that waits": [
+        Conv2D(3, 1),
+        Residual(
+            [DepthwiseConv2D(1, activation="leaky_relu"), Residual([BatchNorm()], activation=None)], activation=None
+        ),
+    ],
     "across images": [Conv2D(64, 3, strides=2), block(64), MaxPool2D(2), Conv2D(70, 3, activation="relu"), block(70)],
 }
 
@@ -102,6 +109,7 @@ CASES = [
     ("residual", 17),
     ("gradients add up", 4),
     ("a value read twice", 5),
+    ("a value read twice, beside another that waits", 3),
     ("across images", 17),
 ]
 
