@@ -30,7 +30,7 @@ class ActivationFunction(ImageOperation):
         plan.keep(
             self.name,
             elementwise.ACTIVATION,
-            **self.common(plan),
+            **plan.image_fields(self),
             function=elementwise.FUNCTIONS[self.function],
             rows=taken.shape[0],
             line=taken.shape[1] * taken.shape[2],
@@ -59,7 +59,7 @@ class Dropping(ImageOperation):
         plan.keep(
             self.name,
             dropout.DROPOUT,
-            **self.common(plan),
+            **plan.image_fields(self),
             rows=taken.shape[0],
             line=taken.shape[1] * taken.shape[2],
             step=plan.settings.word(STEP),

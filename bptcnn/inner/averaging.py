@@ -28,7 +28,7 @@ class Averaging(ImageOperation):
         plan.keep(
             self.name,
             averaging.AVERAGING,
-            **self.common(plan),
+            **plan.image_fields(self),
             channels=taken.shape[2],
             height=taken.shape[0],
             width=taken.shape[1],

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bptcnn.inner.arena import FLOAT, Span
+from bptcnn.inner.arena import Span
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.partials import PartialSums
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
 from bptcnn.kernels import convolution, convolution_gradients
@@ -43,6 +42,11 @@ class Convolution(Operation):
     def folded(self) -> bool:
         """Whether the gradient by input goes by window rows."""
         return folds(self.in_shape[2], self.kernel[1])
+
+    @property
+    def forward_panels(self) -> int:
+        """Panels of packed filters for the forward pass."""
+        return -(-self.conv_shape[2] // COLUMNS)
 
     @property
     def backward_panels(self) -> int:
@@ -87,7 +91,7 @@ class Convolution(Operation):
         arena, wanted = plan.arena, plan.wants_gradient(self.inputs[0])
         _, columns, channels = self.conv_shape
         window = self.kernel[0] * self.kernel[1]
-        arena.reserve((self.name, "forward panels"), window * self.in_shape[2] * _rounded(channels))
+        arena.reserve((self.name, "forward panels"), window * self.in_shape[2] * COLUMNS * self.forward_panels)
         if self.pool:
             arena.reserve((self.name, "scratch"), plan.workers * self.pool[0] * columns * channels)
         if not plan.training:
@@ -118,16 +122,12 @@ class Convolution(Operation):
 
     def fields(self, plan: Plan) -> dict[str, float]:
         """Return what the CONVOLUTION record says."""
-        (source,), target = self.inputs, self.output
-        arena, taken, made = plan.arena, plan.layout(source), plan.layout(target)
-        halo = _gradient_halo(self)
+        arena, halo = plan.arena, _gradient_halo(self)
         gradient_row = halo.columns * self.conv_shape[2]
         window_row = np.arange(self.kernel[1] * self.in_shape[2])
+        input_row = plan.layout(self.inputs[0]).row
         return {
-            "batch": plan.settings.word(IMAGES),
-            "input": arena.address(("value", source)) + FLOAT * taken.before((self.pads[0][0], self.pads[1][0])),
-            "input_image": taken.image,
-            "input_row": taken.row,
+            **plan.image_fields(self, (self.pads[0][0], self.pads[1][0])),
             "channels": self.in_shape[2],
             "height": self.in_shape[0],
             "width": self.in_shape[1],
@@ -137,7 +137,7 @@ class Convolution(Operation):
             "stride_columns": self.stride[1],
             "padding_top": self.pads[0][0],
             "padding_left": self.pads[1][0],
-            "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * taken.row + window_row),
+            "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * input_row + window_row),
             "filters": plan.weights(self.filter),
             "forward_panels": arena.address((self.name, "forward panels")),
             "backward_panels": arena.address((self.name, "backward panels")),
@@ -145,9 +145,6 @@ class Convolution(Operation):
             "out_channels": self.conv_shape[2],
             "out_rows": self.conv_shape[0],
             "out_columns": self.conv_shape[1],
-            "output": plan.inside(target),
-            "output_image": made.image,
-            "output_row": made.row,
             "pool_rows": self.pool[0] if self.pool else 0,
             "pool_columns": self.pool[1] if self.pool else 0,
             "pooled_rows": self.out_shape[0],
@@ -156,9 +153,6 @@ class Convolution(Operation):
             "rectified": self.rectified,
             "scratch": arena.address((self.name, "scratch")),
             "scratch_worker": self.pool[0] * self.conv_shape[1] * self.conv_shape[2] if self.pool else 0,
-            "output_gradient": plan.gradient(target),
-            "input_gradient": plan.gradient(source),
-            "accumulate": plan.accumulates(self, 0),
             "folded": self.folded,
             "folding": arena.address((self.name, "folding")),
             "folding_worker": self._folding_size(),
@@ -211,7 +205,7 @@ class Convolution(Operation):
         plan, what = step.plan, "backward" if backward else "forward"
         record = plan.record_address(self.record_name(f"pack {what}"))
         kernel = self.packing[backward]
-        panels = self.backward_panels if backward else -(-self.conv_shape[2] // COLUMNS)
+        panels = self.backward_panels if backward else self.forward_panels
         cost = self.filter.size * NS_PER_ELEMENT / panels
         reads = [plan.parameter_span("weights", self.filter)]
         packed = plan.arena.whole((self.name, f"{what} panels"))
@@ -252,7 +246,3 @@ def _reach(size: int, kernel: int, stride: int, pad: int, outputs: int) -> tuple
         before = max(before, taps - 1 - first)
         after = max(after, last - (outputs - 1))
     return before, after
-
-
-def _rounded(channels: int) -> int:
-    return -(-channels // COLUMNS) * COLUMNS

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from bptcnn.inner.arena import Span
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 
 
@@ -21,22 +20,6 @@ class ImageOperation(Operation):
 
     def reserve(self, plan: Plan) -> None:
         """Nothing."""
-
-    def common(self, plan: Plan) -> dict[str, int]:
-        """Return what all records of such operations say."""
-        taken, made = plan.layout(self.inputs[0]), plan.layout(self.output)
-        return {
-            "batch": plan.settings.word(IMAGES),
-            "input": plan.inside(self.inputs[0]),
-            "input_image": taken.image,
-            "input_row": taken.row,
-            "output": plan.inside(self.output),
-            "output_image": made.image,
-            "output_row": made.row,
-            "output_gradient": plan.gradient(self.output),
-            "input_gradient": plan.gradient(self.inputs[0]),
-            "accumulate": plan.accumulates(self, 0),
-        }
 
     def forward(self, step: StepBuilder) -> None:
         """By ranges of images."""

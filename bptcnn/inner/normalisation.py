@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from bptcnn.inner.addition import pass_gradient
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.operation import GradientUse, Operation
-from bptcnn.inner.plan import Plan, ranges_table
-from bptcnn.inner.step_settings import IMAGES, RATE
+from bptcnn.inner.plan import Plan
+from bptcnn.inner.step_settings import RATE
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 from bptcnn.kernels import normalisation
 from bptcnn.networks import Parameter
@@ -47,22 +47,15 @@ class Normalisation(Operation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        taken, made = plan.layout(self.inputs[0]), plan.layout(self.output)
-        adds = len(self.inputs) > 1
-        more = plan.layout(self.inputs[1]) if adds else made
+        taken, adds = plan.layout(self.inputs[0]), len(self.inputs) > 1
+        more = plan.layout(self.inputs[-1])
         plan.keep(
             self.name,
             normalisation.NORMALISATION,
-            batch=plan.settings.word(IMAGES),
-            input=plan.inside(self.inputs[0]),
-            input_image=taken.image,
-            input_row=taken.row,
+            **plan.image_fields(self),
             rows=taken.shape[0],
             columns=taken.shape[1],
             channels=taken.shape[2],
-            output=plan.inside(self.output),
-            output_image=made.image,
-            output_row=made.row,
             addend=plan.inside(self.inputs[1]) if adds else 0,
             addend_image=more.image,
             addend_row=more.row,
@@ -73,14 +66,11 @@ class Normalisation(Operation):
             log_variance=plan.weights(self.log_variance),
             scale_gradient=plan.weights_gradient(self.scale),
             offset_gradient=plan.weights_gradient(self.offset),
-            ranges=plan.table(ranges_table(plan.ranges)),
+            ranges=plan.table(plan.ranges),
             parts=len(plan.ranges),
             sums=plan.arena.address((self.name, "sums")),
             forward_terms=plan.arena.address((self.name, "forward terms")),
             backward_terms=plan.arena.address((self.name, "backward terms")),
-            output_gradient=plan.gradient(self.output),
-            input_gradient=plan.gradient(self.inputs[0]),
-            accumulate=plan.training and plan.accumulates(self, 0),
             settings=plan.settings.number(RATE),
             momentum=self.momentum,
             epsilon=self.epsilon,

@@ -4,7 +4,6 @@ Which images make a task follows from network and batch size only, never from th
 number of partial sums: a run repeats bit for bit on any number.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,9 +12,10 @@ import numpy.typing as npt
 from bptcnn.inner.arena import FLOAT, Arena, Span
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.sharing import GradientSharing
-from bptcnn.inner.step_settings import StepSettings
+from bptcnn.inner.step_settings import IMAGES, StepSettings
 from bptcnn.inner.values import Layout, layout_for
 from bptcnn.networks import Parameter
+from bptcnn.networks.layers import Pair
 
 if TYPE_CHECKING:
     from bptcnn.inner.lowering import Lowered
@@ -37,7 +37,7 @@ class Plan:
         self.arena = Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
-        self.layouts = {
+        self._layouts = {
             value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value == lowered.result)
             for value, shape in lowered.shapes.items()
         }
@@ -49,13 +49,13 @@ class Plan:
         vectors = ("weights", "gradient", "velocity") if self.training else ("weights",)
         for name in vectors:
             self.arena.reserve(name, size)
-        for value, layout in self.layouts.items():
+        for value, layout in self._layouts.items():
             self.arena.reserve(("value", value), self.batch, FLOAT * layout.image)
         if self.training:
-            for value, layout in self.layouts.items():
+            for value, layout in self._layouts.items():
                 if value != 0 and self._sharing.owner(value) == value:
                     self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements)
-            for value in self.layouts:
+            for value in self._layouts:
                 if value != 0 and self._sharing.owner(value) != value:
                     self.arena.share(("gradient", value), ("gradient", self._sharing.owner(value)))
         for op in self.operations:
@@ -74,7 +74,7 @@ class Plan:
     def allocate(self) -> None:
         """Get the memory and fill all records; raise UserError where there is too little."""
         self.arena.allocate()
-        for value, layout in self.layouts.items():
+        for value, layout in self._layouts.items():
             if layout.halo.fill:
                 whole = self.arena.view(("value", value), self.batch * layout.image).view(np.float32)
                 whole[:] = layout.halo.fill
@@ -85,7 +85,7 @@ class Plan:
 
     def inside(self, value: int) -> int:
         """Return the address of pixel (0, 0) of a value's first image, behind the halo."""
-        return self.arena.address(("value", value)) + FLOAT * self.layouts[value].inside
+        return self.arena.address(("value", value)) + FLOAT * self._layouts[value].inside
 
     def values(self, value: int, first: int, last: int) -> Span:
         """Return where images [first, last) of a value lie."""
@@ -152,24 +152,38 @@ class Plan:
         self._tables.append(table)
         return int(table.ctypes.data)
 
+    def image_fields(self, op: Operation, pads: Pair = (0, 0)) -> dict[str, float]:
+        """Return what records say that take images from input 0 to the output, and the gradient back.
+
+        `pads`: rows and columns before pixel (0, 0) from which the input counts.
+        """
+        source, taken, made = op.inputs[0], self.layout(op.inputs[0]), self.layout(op.output)
+        return {
+            "batch": self.settings.word(IMAGES),
+            "input": self.arena.address(("value", source)) + FLOAT * taken.before(pads),
+            "input_image": taken.image,
+            "input_row": taken.row,
+            "output": self.inside(op.output),
+            "output_image": made.image,
+            "output_row": made.row,
+            "output_gradient": self.gradient(op.output),
+            "input_gradient": self.gradient(source),
+            "accumulate": self.accumulates(op, 0),
+        }
+
     @property
     def logits(self) -> npt.NDArray[np.float32]:
         """What the network puts out, (batch, classes)."""
-        layout = self.layouts[self.result]
+        layout = self._layouts[self.result]
         flat = self.arena.view(("value", self.result), self.batch * layout.elements)
         return flat.view(np.float32).reshape(self.batch, -1)
 
     def layout(self, value: int) -> Layout:
         """Return how a value lies in memory."""
-        return self.layouts[value]
+        return self._layouts[value]
 
 
 def split(total: int, parts: int) -> list[tuple[int, int]]:
     """Divide [0, total) into at most `parts` nearly equal ranges."""
     parts = max(1, min(parts, total))
     return [(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
-
-
-def ranges_table(ranges: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-    """Return ranges as kernels read them, (parts, 2)."""
-    return np.array(ranges, np.int64).reshape(-1, 2)

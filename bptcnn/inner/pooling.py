@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bptcnn.inner.arena import FLOAT, Span
+from bptcnn.inner.arena import Span
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
 from bptcnn.kernels import pooling
@@ -51,16 +50,12 @@ class Pooling(Operation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        taken, made = plan.layout(self.inputs[0]), plan.layout(self.output)
         pads = self.pads[0][0], self.pads[1][0]
         rows, columns = self._padded
         plan.keep(
             self.name,
             pooling.POOLING,
-            batch=plan.settings.word(IMAGES),
-            input=plan.arena.address(("value", self.inputs[0])) + FLOAT * taken.before(pads),
-            input_image=taken.image,
-            input_row=taken.row,
+            **plan.image_fields(self, pads),
             channels=self.in_shape[2],
             height=self.in_shape[0],
             width=self.in_shape[1],
@@ -68,15 +63,9 @@ class Pooling(Operation):
             window_columns=self.window[1],
             stride_rows=self.stride[0],
             stride_columns=self.stride[1],
-            output=plan.inside(self.output),
-            output_image=made.image,
-            output_row=made.row,
             out_rows=self.out_shape[0],
             out_columns=self.out_shape[1],
             choice=plan.arena.address((self.name, "choice")),
-            output_gradient=plan.gradient(self.output),
-            input_gradient=plan.gradient(self.inputs[0]),
-            accumulate=plan.training and plan.accumulates(self, 0),
             scratch=plan.arena.address((self.name, "scratch")),
             scratch_worker=rows * columns * self.in_shape[2],
             padded_rows=rows,

@@ -41,8 +41,8 @@ class SmallImagesConvolution(Convolution):
     def reserve(self, plan: Plan) -> None:
         """Reserve packed filters, and the output gradient with the rectifier undone."""
         window = self.kernel[0] * self.kernel[1]
-        panels = -(-self.conv_shape[2] // COLUMNS)
-        plan.arena.reserve((self.name, "forward panels"), window * self.in_shape[2] * panels * COLUMNS)
+        size = window * self.in_shape[2] * COLUMNS * self.forward_panels
+        plan.arena.reserve((self.name, "forward panels"), size)
         if not plan.training:
             return
         if plan.wants_gradient(self.inputs[0]):
@@ -67,7 +67,7 @@ class SmallImagesConvolution(Convolution):
         """Pack the filters; then one task per panel of output channels, over all images."""
         plan, record = step.plan, step.plan.record_address(f"{self.name} across")
         self._pack(step, backward=False)
-        panels = -(-self.conv_shape[2] // COLUMNS)
+        panels = self.forward_panels
         cost = plan.batch * self.multiply_adds * NS_PER_MULTIPLY_ADD / panels
         reads = [plan.values(self.inputs[0], 0, plan.batch), plan.arena.whole((self.name, "forward panels"))]
         made, kernel = plan.values(self.output, 0, plan.batch), small_images.convolve_small
@@ -80,7 +80,7 @@ class SmallImagesConvolution(Convolution):
         plan, everything = step.plan, (0, step.plan.batch)
         spread = plan.arena.whole((self.name, "gradient"))
         given, made = plan.gradients(self.output, *everything), plan.values(self.output, *everything)
-        panels = -(-self.conv_shape[2] // COLUMNS)
+        panels = self.forward_panels
         cost = plan.batch * plan.layout(self.output).elements * NS_PER_ELEMENT / panels
         for panel in range(panels):
             writes = [spread.striped(panel, panels)]

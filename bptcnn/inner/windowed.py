@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bptcnn.inner.arena import FLOAT, Span
+from bptcnn.inner.arena import Span
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.partials import PartialSums
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
 from bptcnn.networks import Parameter
@@ -53,13 +52,9 @@ class WindowedConvolution(Operation):
 
     def fields(self, plan: Plan) -> dict[str, float]:
         """Return what the records of all such convolutions say."""
-        taken, made = plan.layout(self.inputs[0]), plan.layout(self.output)
         before = (self.pads[0][0], self.pads[1][0])
         return {
-            "batch": plan.settings.word(IMAGES),
-            "input": plan.arena.address(("value", self.inputs[0])) + FLOAT * taken.before(before),
-            "input_image": taken.image,
-            "input_row": taken.row,
+            **plan.image_fields(self, before),
             "channels": self.in_shape[2],
             "height": self.in_shape[0],
             "width": self.in_shape[1],
@@ -75,13 +70,7 @@ class WindowedConvolution(Operation):
             "bias": plan.weights(self.bias),
             "out_rows": self.out_shape[0],
             "out_columns": self.out_shape[1],
-            "output": plan.inside(self.output),
-            "output_image": made.image,
-            "output_row": made.row,
             "rectified": self.rectified,
-            "output_gradient": plan.gradient(self.output),
-            "input_gradient": plan.gradient(self.inputs[0]),
-            "accumulate": plan.accumulates(self, 0),
             "gradient_scratch": plan.arena.address((self.name, "gradient scratch")),
             "partials": self.sums.address(plan),
             "part_size": self.sums.size,

@@ -9,7 +9,6 @@ from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import IMAGES
 from bptcnn.kernels import convolution, winograd, winograd_gradients
-from bptcnn.kernels.unit import COLUMNS
 from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
 
 _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
@@ -40,9 +39,9 @@ class WinogradConvolution(Convolution):
         return BackwardSizes(self._sizes, self.in_shape[0], self.in_shape[1], self.pads[0][0], self.pads[1][0])
 
     @property
-    def backward_panels(self) -> int:
-        """Panels of transformed filters for the gradient by input."""
-        return -(-self.in_shape[2] // COLUMNS)
+    def folded(self) -> bool:
+        """Never."""
+        return False
 
     @property
     def kernels(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from bptcnn.kernels.compilation import task_kernel
 from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.runs import add_runs
 
 ADDITION = np.dtype(
     [
@@ -83,12 +84,6 @@ def pass_gradient(operation, first, last, part, worker):
     o = _passing_at(operation)
     last = min(last, words(o.batch, 1)[0])
     size = max(np.int64(0), last - first) * o.elements
-    g = floats(o.output_gradient + 4 * first * o.elements, size)
-    d = floats(o.input_gradient + 4 * first * o.elements, size)
-    if o.accumulate:
-        for i in range(size):
-            d[i] += g[i]
-    else:
-        for i in range(size):
-            d[i] = g[i]
+    given, wanted = o.output_gradient + 4 * first * o.elements, o.input_gradient + 4 * first * o.elements
+    add_runs(given, 0, wanted, 0, 1, size, np.float32(1), o.accumulate)
     return 0

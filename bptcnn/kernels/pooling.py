@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.runs import add_runs
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import I8, I32, VectorEmitter, word
 
@@ -245,12 +246,5 @@ def pool_backward(operation, first, last, part, worker):
             _unpool(operation, image, target, line, o.height, o.width)
             continue
         _unpool(operation, image, scratch, padded, o.padded_rows, o.padded_columns)
-        for row in range(o.height):
-            found, wanted = floats(inside + 4 * row * padded, line), floats(target + 4 * row * line, line)
-            if o.accumulate:
-                for i in range(line):
-                    wanted[i] += found[i]
-            else:
-                for i in range(line):
-                    wanted[i] = found[i]
+        add_runs(inside, padded, target, line, o.height, line, np.float32(1), o.accumulate)
     return 0

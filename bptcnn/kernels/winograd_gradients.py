@@ -10,7 +10,8 @@ import numpy as np
 from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.convolution_gradients import expand_gradient
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import record_at, words
+from bptcnn.kernels.runs import clear
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd import convolve_images, tile_grid, transform_inputs, winograd_at
@@ -164,14 +165,6 @@ def finish_sums(operation, target, worker):
         )  # fmt: skip
 
 
-@compiled("void(int64, int64)")
-def _clear(target, count):
-    """Write zeros."""
-    zeros = floats(target, count)
-    for i in range(count):
-        zeros[i] = np.float32(0)
-
-
 @task_kernel
 def winograd_by_filter(operation, first, last, part, worker):
     """Filters' gradient of images [first, last), written to partial sum `part`."""
@@ -180,7 +173,7 @@ def winograd_by_filter(operation, first, last, part, worker):
     last = min(last, words(layer.batch, 1)[0])
     partial = o.partials + 4 * part * o.part_size
     if first >= last:
-        _clear(partial, 9 * layer.channels * layer.out_channels)
+        clear(partial, 9 * layer.channels * layer.out_channels)
         return 0
     source, gradient = layer.input + 4 * first * layer.input_image, o.gradient + 4 * first * o.gradient_image
     sum_images(operation, source, gradient, last - first, 1, worker)
@@ -197,10 +190,10 @@ def winograd_backward(operation, first, last, part, worker):
     last = min(last, words(layer.batch, 1)[0])
     partial = sums.partials + 4 * part * sums.part_size
     if first >= last:
-        _clear(partial, sums.part_size)
+        clear(partial, sums.part_size)
         return 0
     bias_gradient = partial + 4 * 9 * layer.channels * layer.out_channels
-    _clear(bias_gradient, layer.out_channels)
+    clear(bias_gradient, layer.out_channels)
     scratch = o.scratch + 4 * worker * o.scratch_worker
     for begin in range(first, last, o.group):
         end = min(begin + o.group, last)
