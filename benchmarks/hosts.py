@@ -4,10 +4,10 @@
 
 The hosts are network namespaces on this machine, an sshd in each, their CPU limited by a quota (see tests/hosts; needs
 root). Each host has its core, alone or with others whose quotas fit; what the hosts leave is the coordinator's. In each
-round every host's speed is measured alone, then together as independent processes (the ceiling that caches and memory
-bandwidth leave), then runs train until the target accuracy: over a fast network, and over one of `--delay` milliseconds
-each way and `--rate` Mbit/s for each host. Efficiency is a run's images/s over the summed speeds. Medians of the
-rounds.
+round runs train until the target accuracy: over a fast network, and over one of `--delay` milliseconds each way and
+`--rate` Mbit/s for each host. Before and after each, every host's speed is measured alone, and once a round together as
+independent processes (the ceiling that caches and memory bandwidth leave). Efficiency is a run's images/s over the
+summed speeds, alone: the mean of before and after. Medians of the rounds.
 """
 
 import argparse
@@ -120,27 +120,29 @@ def main() -> None:
     efficiencies: dict[str, list[tuple[float, float]]] = {name: [] for name in links}
     with tempfile.TemporaryDirectory() as scratch, Hosts(Path(scratch), specs) as hosts:
         for number in range(1, arguments.rounds + 1):
-            alone = speeds(hosts, names, arguments.network, together=False)
             together = speeds(hosts, names, arguments.network, together=True)
-            print(f"round {number}: alone {_listed(alone)}, together {_listed(together)} images/s", flush=True)
+            print(f"round {number}: together {_listed(together)} images/s", flush=True)
+            before = speeds(hosts, names, arguments.network, together=False)
             for link, (delay, rate) in links.items():
                 for name in names:
                     hosts[name].shape(delay_seconds=delay, rate_mbit=rate)
                 found = train(hosts, arguments, Path(scratch) / f"{number}-{len(efficiencies[link])}-{rate:g}")
+                for name in names:
+                    hosts[name].shape()
+                after = speeds(hosts, names, arguments.network, together=False)
+                alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
                 reached = found["images_per_second"]
                 efficiencies[link].append((reached / sum(alone), reached / sum(together)))
                 shares = ", ".join(f"{node['images'] / found['images_trained']:.1%}" for node in found["nodes"])
                 waiting = ", ".join(f"{node['wait_seconds'] / found['train_seconds']:.1%}" for node in found["nodes"])
                 print(
-                    f"  {link}: {reached:,.0f} images/s, {efficiencies[link][-1][0]:.3f} of alone, "
+                    f"  {link}: {reached:,.0f} images/s, {efficiencies[link][-1][0]:.3f} of {_listed(alone)} alone, "
                     f"{efficiencies[link][-1][1]:.3f} of together; test accuracy {found['test_accuracy']:.4f} after "
                     f"{found['epochs']} epochs, {found['train_seconds']:.1f} s; shares {shares}; waiting {waiting}; "
                     f"{found['bytes_per_merge'] / 1e6:.2f} MB a merge, "
                     f"{found['communication_share']:.1%} of the time on communication",
                     flush=True,
                 )
-            for name in names:
-                hosts[name].shape()
     for link, found in efficiencies.items():
         of_alone, of_together = (statistics.median(values) for values in zip(*found, strict=True))
         print(f"{link}: efficiency {of_alone:.3f} of the speeds alone, {of_together:.3f} of those together")

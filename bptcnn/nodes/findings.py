@@ -52,6 +52,7 @@ class HostFacts:
     llvmlite: str | None
     cloudpickle: str | None
     cpu: str
+    aes: bool  # whether the CPU has instructions for it
     cores: int  # usable ones
     memory_available: int | None  # bytes
     disk_free: int | None  # bytes, where compiled kernels are kept
@@ -87,6 +88,7 @@ def read_facts(told: Mapping[str, Any], python: tuple[int, int, int], link: Link
         llvmlite=versions["llvmlite"],
         cloudpickle=versions["cloudpickle"],
         cpu=_line(told["cpu"]),
+        aes=bool(told["aes"]),
         cores=max(1, int(told["cores"])),
         memory_available=_whole(told["memory"]),
         disk_free=_whole(told["disk"]),

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.node import Diverged, NodeGone
 from bptcnn.nodes.servant import Refused, Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
-from bptcnn.nodes.ssh import explain, ssh_command
+from bptcnn.nodes.ssh import aes_first, explain, ssh_command
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
 from bptcnn.version import VERSION
 
@@ -98,9 +98,18 @@ class RemoteNode:
     """One agent on a host, from the start of its SSH connection; a new agent is a new object with a new key."""
 
     def __init__(
-        self, host: Host, configuration: HostConfiguration, buffer: WeightBuffer, samples: Samples, log: Path
+        self,
+        host: Host,
+        configuration: HostConfiguration,
+        buffer: WeightBuffer,
+        samples: Samples,
+        log: Path,
+        aes: bool = False,
     ) -> None:
-        """Start to connect; raise UserError where there is no ssh or the log cannot be written."""
+        """Start to connect, with AES if both CPUs have it (`aes`) and the user's configuration allows it.
+
+        Raise UserError where there is no ssh or the log cannot be written.
+        """
         self.name = configuration.name
         self._host, self._node, self._log = host, configuration.node, log
         self._events: deque[NodeEvent] = deque()
@@ -132,7 +141,7 @@ class RemoteNode:
             threading.Thread(target=self._wait, args=(bootstrap,), daemon=True, name=f"{self.name} ssh"),
         ]
         try:
-            self._process = self._connect()
+            self._process = self._connect(aes_first(host) if aes else ())
         except OSError as error:
             self._threads.clear()
             self._close()
@@ -140,9 +149,10 @@ class RemoteNode:
         for thread in self._threads:
             thread.start()
 
-    def _connect(self) -> "subprocess.Popen[bytes]":
+    def _connect(self, options: Sequence[str]) -> "subprocess.Popen[bytes]":
         names = remote_names()
-        command = ssh_command(self._host, (*_AGENT, *names), tuple(zip(names, self._sockets.paths(), strict=True)))
+        forwards = tuple(zip(names, self._sockets.paths(), strict=True))
+        command = ssh_command(self._host, (*_AGENT, *names), forwards, options)
         if shutil.which(command[0]) is None:
             raise FileNotFoundError(errno.ENOENT, f"there is no {command[0]} here")
         with self._log.open("ab") as output:

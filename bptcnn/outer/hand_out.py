@@ -11,9 +11,6 @@ from bptcnn.outer.node_record import NodeRecord
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.settings import RunSettings
 
-LOW_ITERATIONS = 2  # a node with no more than this many local iterations in hand is sent more...
-FULL_ITERATIONS = 4  # ...up to this many: it never waits for the coordinator, and little is redone when it dies
-
 
 class HandOut:
     """Sends what the ledger queues."""
@@ -29,10 +26,10 @@ class HandOut:
         if self._settings.alone:  # nobody to move samples to: given whole, an epoch repeats bit for bit
             yield from self._take(record, epoch, self._settings.samples, now)
             return
-        local = self._planner.local_samples(node)
-        if self._planner.in_hand(node) > LOW_ITERATIONS * local:
+        low = self._planner.local_samples(node) + self._planner.reserve(node)  # it reports once in so many samples
+        if self._planner.in_hand(node) > low:
             return
-        room = FULL_ITERATIONS * local - self._planner.in_hand(node)
+        room = 2 * low - self._planner.in_hand(node)
         full = ledger.outstanding(node) + room
         yield from self._take(record, epoch, full, now)
         if ahead and not ledger.queued(node, epoch) and ledger.outstanding(node) < full:

@@ -4,6 +4,7 @@ It applies the pure functions of `partition` to the ledger with the speeds that 
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from bptcnn.outer.partition import Counts, Floats, allocate, estimate_speeds, ne
 from bptcnn.outer.settings import RunSettings
 
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
+RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
 
 
 class Planner:
@@ -55,6 +57,13 @@ class Planner:
         if self._settings.update == "sgwu":
             return planned
         return max(planned, self._records[node].usual_samples(), self._under_way(node))
+
+    def reserve(self, node: int) -> int:
+        """Samples that keep the node busy while it reports and is answered: a local iteration at most."""
+        local, seconds = self.local_samples(node), self._records[node].speedometer.seconds_per_sample()
+        if isnan(seconds) or self._settings.update == "sgwu":
+            return local
+        return min(local, max(self._settings.batch_size, round(RESERVE_SECONDS / seconds)))
 
     def in_hand(self, node: int) -> int:
         """Samples sent to the node that it has still to train, as far as its reports tell."""

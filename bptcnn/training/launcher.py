@@ -61,7 +61,7 @@ class Launcher:
         log = self._folder.logs / f"{member.name}.log"
         if member.host is None:
             return LocalNode(self._local(index, member), log)
-        return RemoteNode(member.host, self._remote(index, member), self.buffer, self._dataset.train, log)
+        return RemoteNode(member.host, self._remote(index, member), self.buffer, self._dataset.train, log, member.aes)
 
     def _local(self, index: int, member: Member) -> LocalConfiguration:
         assert self._samples is not None

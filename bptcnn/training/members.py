@@ -7,6 +7,7 @@ from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes import Host, HostReport, Question, needs_same_python, read_hosts
 from bptcnn.nodes.preflight import preflight
+from bptcnn.nodes.probe import has_aes
 from bptcnn.outer import NodeProfile
 from bptcnn.profiling import NodeSpeed, comparable_speeds, find_profile, node_speed, usable_cores
 from bptcnn.training.progress import Observer
@@ -20,6 +21,7 @@ class Member:
     """One node of a run. `host` None: a local process, of `speed` and `threads`; threads 0: the host's usable cores.
 
     `absent`: why a host cannot be used at the start; it may come later if `may_return`. `bandwidth`: bytes/s to it.
+    `aes`: whether its CPU and this one have instructions for it.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Member:
     absent: str | None = None
     may_return: bool = False
     bandwidth: float | None = None
+    aes: bool = False
 
 
 def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
@@ -93,6 +96,7 @@ def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettin
                 absent=reason,
                 may_return=may_return,
                 bandwidth=min(facts.link.upload, facts.link.download) if facts and facts.link else None,
+                aes=facts is not None and facts.aes and has_aes(),
             )
         )
     if not settings.nodes and all(member.absent for member in members):

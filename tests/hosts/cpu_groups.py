@@ -2,13 +2,15 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 MOUNTS = Path("/sys/fs/cgroup")
 PERIOD_MICROSECONDS = 100_000  # the usual one; with shorter ones more of a quota is stranded on idle cores
-WEIGHT_V2 = 10_000  # the most: a host's CPU is its own, what runs outside the hosts has what they leave
+WEIGHT_V2 = 10_000  # the most: machines are alike, what runs outside of them has what they leave
 WEIGHT_V1 = 262_144
 EMPTYING_SECONDS = 20.0
+JOIN = 'echo $$ > "$0" && exec "$@"'
 
 
 def mounted(mounts: Path = MOUNTS) -> Path | None:
@@ -56,6 +58,10 @@ class CpuGroup:
             (self.path / "cpu.shares").write_text(str(WEIGHT_V1))
             (self.path / "cpu.cfs_period_us").write_text(str(PERIOD_MICROSECONDS))
             (self.path / "cpu.cfs_quota_us").write_text(str(share))
+
+    def joined(self, argv: Sequence[str]) -> list[str]:
+        """Return what runs a program in the group."""
+        return ["sh", "-c", JOIN, str(self.procs), *argv]
 
     def pids(self) -> list[int]:
         """Return the processes in the group."""

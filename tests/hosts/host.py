@@ -27,7 +27,6 @@ POLL_SECONDS = 0.002
 LISTENING = "0A"  # in /proc/net/tcp
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-JOIN = 'echo $$ > "$0" && exec "$@"'
 BOOT = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
 
 
@@ -65,9 +64,9 @@ class Host:
         assert self._link is not None
         return self._link
 
-    def connect(self, seed: str) -> LinkProcess:
-        """Start the link; it answers once the devices are there."""
-        self._link = LinkProcess(self._place.near, (self._place.namespace, DEVICE), seed, self.log)
+    def connect(self, seed: str, group: CpuGroup) -> LinkProcess:
+        """Start the link, in the group; it answers once the devices are there."""
+        self._link = LinkProcess(self._place.near, (self._place.namespace, DEVICE), seed, self.log, group)
         return self._link
 
     def shape(self, delay_seconds: float = 0.0, rate_mbit: float = 0.0, loss: float = 0.0) -> None:
@@ -194,7 +193,7 @@ class Host:
 
     def _joined(self, argv: list[str]) -> list[str]:
         pinned = [] if self._core is None else ["taskset", "--cpu-list", str(self._core)]
-        return ["sh", "-c", JOIN, str(self._group.procs), *pinned, *argv]
+        return self._group.joined([*pinned, *argv])
 
 
 def _kill(pid: int) -> None:

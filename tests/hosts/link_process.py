@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cpu_groups import CpuGroup
+
 PROGRAM = Path(__file__).parent / "link.py"
 ANSWER_SECONDS = 60.0  # of a busy machine
 
@@ -14,10 +16,10 @@ ANSWER_SECONDS = 60.0  # of a busy machine
 class LinkProcess:
     """`link.py` between two (namespace, device) ends; packets come through from the first answer on."""
 
-    def __init__(self, near: tuple[str, str], far: tuple[str, str], seed: str, log: Path) -> None:
+    def __init__(self, near: tuple[str, str], far: tuple[str, str], seed: str, log: Path, group: CpuGroup) -> None:
         with log.open("a") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", PROGRAM, *near, *far, seed],
+                group.joined([sys.executable, "-I", "-S", str(PROGRAM), *near, *far, seed]),
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -3,7 +3,8 @@
     with Hosts(folder, [HostSpec("h1", quota=1.0), HostSpec("h2", quota=0.5)], delay_seconds=0.010) as hosts:
         hosts.run([*hosts.ssh, "h1", "echo", "here"], check=True)
 
-Each host and the coordinator have a network namespace; a link of its own joins each host to the coordinator:
+Each host and the coordinator have a network namespace and a share of the CPU of their own; a link of its own joins each
+host to the coordinator:
 
     coordinator 10.77.1.1 --- link.py: delay, rate, loss, cuts --- 10.77.1.2 h1: sshd, a control group with a quota
                 10.77.2.1 --- link.py ---------------------------- 10.77.2.2 h2
@@ -87,6 +88,7 @@ class Hosts:
         self._seed = seed
         self._name = namespaces.unique()
         self._coordinator = f"{self._name}-c"
+        self._group = CpuGroup(self._coordinator)
         self._hosts: dict[str, Host] = {}
         self._programs: list[subprocess.Popen[Any]] = []
         self._stack = ExitStack()
@@ -117,8 +119,9 @@ class Hosts:
         return {**os.environ, SSH_VARIABLE: shlex.join(self.ssh)}
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
-        """Return what runs a program in the coordinator's network; it takes that process's place."""
-        return ["nsenter", f"--net={namespaces.path(self._coordinator)}", "--", *map(str, argv)]
+        """Return what runs a program on the coordinator's machine; it takes that process's place."""
+        enter = ["nsenter", f"--net={namespaces.path(self._coordinator)}", "--"]
+        return self._group.joined([*enter, *map(str, argv)])
 
     def run(self, argv: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[Any]:
         """Run a program in the coordinator's network as subprocess.run does; `env` defaults to environment()."""
@@ -158,13 +161,15 @@ class Hosts:
         for name in namespace_names:
             stack.callback(namespaces.delete, name)
         namespaces.create(namespace_names)
+        stack.callback(self._group.remove)
+        self._group.create(quota=len(os.sched_getaffinity(0)))
         for spec in self.specs:
             group = CpuGroup(places[spec.name].namespace)
             stack.callback(group.remove)
             group.create(spec.quota)
             host = Host(spec.name, places[spec.name], group, files, self.folder / f"{spec.name}.log", spec.core)
             self._hosts[spec.name] = host
-            stack.enter_context(host.connect(f"{self._seed} {spec.name}"))
+            stack.enter_context(host.connect(f"{self._seed} {spec.name}", self._group))
         for host in self._hosts.values():
             host.link.await_answer()
             host.shape(*self._shape)

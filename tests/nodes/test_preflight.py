@@ -338,6 +338,7 @@ FACTS = HostFacts(
     llvmlite="0.5",
     cloudpickle="3.0",
     cpu="a CPU",
+    aes=True,
     cores=4,
     memory_available=8 * 10**9,
     disk_free=8 * 10**9,

@@ -16,7 +16,7 @@ from nodes.loopback import Loopback, loopback
 
 from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
-from bptcnn.nodes.ssh import ONE_THREAD, by_hand, explain, remote_command, ssh_command
+from bptcnn.nodes.ssh import ONE_THREAD, aes_first, by_hand, explain, remote_command, ssh_command
 
 TELL = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
 SHELLS = [shell for shell in ("sh", "bash", "dash", "zsh", "ksh", "busybox") if shutil.which(shell)]
@@ -121,6 +121,41 @@ def test_what_ssh_is_started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "StrictHostKeyChecking" not in " ".join(seen)
     assert "ClearAllForwardings=yes" not in seen
     assert "ClearAllForwardings=yes" in ssh_command(host, [])
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"),
+    [
+        ("", "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,"),
+        ("Host other\nCiphers aes256-ctr\n", "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@"),
+        ("Ciphers aes256-ctr,aes256-gcm@openssh.com\n", "aes256-gcm@openssh.com,aes256-ctr"),
+        ("Ciphers aes256-gcm@openssh.com,aes256-ctr\n", None),
+        ("Ciphers aes256-ctr\n", None),
+        ("No such option\n", None),
+    ],
+)
+def test_aes_goes_before_what_the_user_allows_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str, options: str | None
+) -> None:
+    if shutil.which("ssh") is None:
+        pytest.skip("needs OpenSSH's client: apt-get install openssh-client")
+    (tmp_path / "config").write_text(lines)
+    monkeypatch.setenv("BPTCNN_SSH", f"ssh -F {shlex.quote(str(tmp_path / 'config'))}")
+    found = aes_first(HOST)
+    if options is None:
+        assert found == ()
+    else:
+        (option,) = found
+        assert option.startswith(f"Ciphers={options}")
+        resolved = subprocess.run(
+            [*ssh_command(HOST, [], options=found)[:1], "-G", "-o", option, "ann@fast"], stdout=-1
+        )
+        assert f"ciphers {option.partition('=')[2]}\n" in resolved.stdout.decode()
+
+
+def test_aes_is_not_asked_for_where_ssh_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPTCNN_SSH", "/nowhere/ssh")
+    assert aes_first(HOST) == ()
 
 
 def test_what_openssh_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,16 @@ def test_nodes_whose_submissions_travel_do_not_run_dry(seed: int) -> None:
     assert result.efficiency >= 0.95
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_long_local_iterations_leave_enough_to_move_at_the_end(seed: int) -> None:
+    """The slowest node's local iteration takes a third of an epoch: what is in its hands is little more."""
+    speeds = (9000.0, 4500.0, 2250.0)
+    told = settings((1.0,) * 3, samples=60000, epochs=3, learning_rates=(0.1,) * 3, local_steps=48)
+    nodes = tuple(SimulatedNode(speed, travel=0.03) for speed in speeds)
+    conditions = Conditions(delay=0.04, least_delay=0.005, seed=seed)
+    assert simulate(told, nodes, conditions, validate=False).efficiency >= 0.93
+
+
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("travel", [0.0, 0.2])
 def test_a_node_that_returns_gets_its_share_again(update: Update, travel: float) -> None:
