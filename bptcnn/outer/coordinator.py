@@ -1,8 +1,8 @@
 """The coordinator: a state machine, events in, actions out. No I/O, no clock: times come with the events.
 
-    STARTING --all live ready-> TRAINING --epoch complete-> PAUSING --all live paused--> RECORDING
-                               ^                                          EpochEnd -'     |
-                               +------------------------ EpochRecorded -------------------+--> FINISHED
+    STARTING --all live ready, measured-> TRAINING --epoch complete-> PAUSING --all live paused--> RECORDING
+                                         ^                                          EpochEnd -'     |
+                                         +------------------------ EpochRecorded -------------------+--> FINISHED
 
 Guarantees:
 - every epoch trains each of its N samples exactly once (the ledger's guarantee), whatever nodes die when;
@@ -34,6 +34,7 @@ from bptcnn.outer.messages import (
     Kill,
     Message,
     NodeAbandoned,
+    NodeEvent,
     NodeLost,
     NodeReturned,
     Outcome,
@@ -46,6 +47,8 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
+    Trial,
+    Tried,
 )
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
 from bptcnn.outer.planner import Planner
@@ -138,6 +141,7 @@ class Coordinator:
                 record.staleness,
                 record.reason_lost,
                 record.away,
+                record.alone,
             )
             for record, speed, share in zip(self._records, speeds, shares, strict=True)
         )
@@ -175,7 +179,7 @@ class Coordinator:
         """
         if self._phase is Phase.FINISHED:
             return []
-        self._now = self._planner.now = event.time
+        self._spend(event.time)
         match event:
             case Tick():
                 self._on_tick()
@@ -205,14 +209,25 @@ class Coordinator:
         actions, self._actions = self._actions, []
         return actions
 
-    def _on_message(self, record: NodeRecord, event: Ready | Submitted | Paused | Heartbeat | Failed) -> None:
+    def _spend(self, time: float) -> None:
+        """Time has passed since the last event, in whatever phase that left."""
+        seconds, recording = time - self._now, self._phase is Phase.RECORDING
+        if recording or self._phase in (Phase.TRAINING, Phase.PAUSING):
+            for record in self._live():
+                record.spend(seconds, recording)
+        self._now = self._planner.now = time
+
+    def _on_message(self, record: NodeRecord, event: NodeEvent) -> None:
         match event:
             case Ready():
                 record.ready = True
                 record.moved = event.time
+            case Tried() if record.trying:
+                record.add_trial(event)
             case Submitted():
                 self._on_submitted(record, event)
             case Paused():
+                record.add_wait(event.wait_seconds)
                 if self._phase is Phase.PAUSING:
                     record.paused = True
                     record.moved = event.time
@@ -309,7 +324,9 @@ class Coordinator:
     def _advance(self) -> None:
         """Do all that the state allows; called after every event, so nothing waits for a particular one."""
         if self._phase is Phase.STARTING and self._live() and all(record.ready for record in self._live()):
-            self._start()
+            self._try_next()
+            if not any(record.trying for record in self._live()):
+                self._start()
         if self._phase is Phase.TRAINING:
             self._merge()
             if self._ledger.is_complete(self._epoch):
@@ -332,6 +349,17 @@ class Coordinator:
             self._actions.append(EpochEnd(self._epoch, metrics))
         if self._phase in (Phase.STARTING, Phase.TRAINING) and not any(record.hopeful for record in self._records):
             self._finish("failed", f"every node is lost, the last one: {self._last_lost}")
+
+    def _try_next(self) -> None:
+        """Have nodes measured that were not: one at a time, the others idle."""
+        left = self._settings.epochs - self._epoch + 1
+        if not self._settings.trial_seconds or left < 1 or any(record.trying for record in self._live()):
+            return
+        for record in self._healthy():
+            if record.alone is None:
+                record.trying = True
+                self._send(record, Trial(self._settings.trial_seconds, self._settings.trial_steps(left)))
+                return
 
     def _start(self) -> None:
         self._phase = Phase.TRAINING
@@ -371,6 +399,8 @@ class Coordinator:
 
     def _owes(self, record: NodeRecord) -> bool:
         """Whether the node has something to do that does not depend on others."""
+        if self._phase is Phase.STARTING:
+            return record.trying
         if self._phase is Phase.PAUSING:
             return not record.paused
         in_hand = self._ledger.outstanding(record.node) > 0

@@ -39,6 +39,7 @@ from bptcnn.outer import (
     RunSettings,
     Send,
     Tick,
+    Trial,
 )
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
 from bptcnn.training.evaluation import Evaluator
@@ -95,6 +96,7 @@ class Driver:
         self.rows: list[EpochRow] = list(assignment.start.rows[:-1])
         self.outcome: Finish | None = None
         self._target_reached: str | None = None
+        self._measuring = False  # the observer knows
         self._pending: deque[Event] = deque()  # the first one is being handled
         self._set_up()
 
@@ -145,7 +147,11 @@ class Driver:
         self._launcher.close()
 
     def _write_nodes(self) -> None:
-        nodes = [{"name": node.name, "pid": node.pid, "host": node.host} for node in self._nodes.values()]
+        members = self._assignment.members
+        nodes = [
+            {"name": node.name, "pid": node.pid, "host": node.host, "cores": list(members[index].cores) or None}
+            for index, node in self._nodes.items()
+        ]
         with contextlib.suppress(UserError):  # a list for onlookers: a full disk shows at the next checkpoint
             self._folder.write_nodes(nodes)
 
@@ -228,6 +234,9 @@ class Driver:
                     )
 
     def _send(self, index: int, message: Message) -> None:
+        if isinstance(message, Trial) and not self._measuring:
+            self._measuring = True
+            self._observer.setup("measuring each node's speed alone")
         if index in self._nodes:
             try:
                 self._nodes[index].send(message)

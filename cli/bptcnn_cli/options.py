@@ -167,6 +167,16 @@ Init = Annotated[
     Path | None,
     typer.Option(metavar="RUN", rich_help_panel=_RUN, help="Start from the best weights of the run in this folder."),
 ]
+Measure = Annotated[
+    bool | None,
+    typer.Option(
+        "--measure/--no-measure",
+        rich_help_panel=_RUN,
+        show_default=False,
+        help="Measure each node's speed alone before the run, a second each at most where steps are short: the "
+        "summary's efficiency compares with it. Default: measure.",
+    ),
+]
 PrintConfig = Annotated[
     bool,
     typer.Option("--print-config", rich_help_panel=_RUN, help="Print the settings as TOML for --config; no training."),

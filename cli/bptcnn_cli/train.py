@@ -39,6 +39,7 @@ def train(
     run_dir: options.RunDir = None,
     resume: options.Resume = False,
     init: options.Init = None,
+    measure: options.Measure = None,
     print_config: options.PrintConfig = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -72,6 +73,7 @@ def train(
         "validation": validation,
         "target_accuracy": target_accuracy,
         "seed": seed,
+        "measure": measure,
     }
     choices = _choices(given, config, run_dir, resume, init)
     if print_config:
