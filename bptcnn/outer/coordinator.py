@@ -47,13 +47,13 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
-    Trial,
     Tried,
 )
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.settings import RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
+from bptcnn.outer.trials import Trials
 
 
 class Phase(Enum):
@@ -91,6 +91,7 @@ class Coordinator:
         self._planner = Planner(settings, self._ledger, self._records)
         self._hand_out = HandOut(settings, self._ledger, self._planner)
         self._deadlines = Deadlines(settings, self._records)
+        self._trials = Trials(settings, self._records)
         self._barrier = Barrier() if settings.update == "sgwu" else None
         self._phase = Phase.STARTING
         self._submissions = 0
@@ -324,8 +325,10 @@ class Coordinator:
     def _advance(self) -> None:
         """Do all that the state allows; called after every event, so nothing waits for a particular one."""
         if self._phase is Phase.STARTING and self._live() and all(record.ready for record in self._live()):
-            self._try_next()
-            if not any(record.trying for record in self._live()):
+            trial = self._trials.begin(self._settings.epochs - self._epoch + 1)
+            if trial:
+                self._send(*trial)
+            elif not self._trials.under_way:
                 self._start()
         if self._phase is Phase.TRAINING:
             self._merge()
@@ -349,17 +352,6 @@ class Coordinator:
             self._actions.append(EpochEnd(self._epoch, metrics))
         if self._phase in (Phase.STARTING, Phase.TRAINING) and not any(record.hopeful for record in self._records):
             self._finish("failed", f"every node is lost, the last one: {self._last_lost}")
-
-    def _try_next(self) -> None:
-        """Have nodes measured that were not: one at a time, the others idle."""
-        left = self._settings.epochs - self._epoch + 1
-        if not self._settings.trial_seconds or left < 1 or any(record.trying for record in self._live()):
-            return
-        for record in self._healthy():
-            if record.alone is None:
-                record.trying = True
-                self._send(record, Trial(self._settings.trial_seconds, self._settings.trial_steps(left)))
-                return
 
     def _start(self) -> None:
         self._phase = Phase.TRAINING

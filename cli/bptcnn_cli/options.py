@@ -118,8 +118,9 @@ Lr = Annotated[
     typer.Option(
         metavar="EXPR",
         rich_help_panel=_LEARNING,
-        help="Learning rate: a number, or an expression of epoch (1, 2, ...) and epochs, such as "
-        "'0.05 * 0.8**epoch'. Default: {lr}.",
+        help="Learning rate: a number, an expression of epoch (1, 2, ...) and epochs such as '0.05 * 0.8**epoch', or "
+        "a schedule: 'cosine(0.1)', 'step(0.1, every=10, factor=0.5)', and before any of these epochs in which it "
+        "grows, 'warmup(cosine(0.1), 3)'. Default: {lr}.",
     ),
 ]
 Momentum = Annotated[
@@ -142,6 +143,14 @@ TargetAccuracy = Annotated[
     float | None,
     typer.Option(
         metavar="A", rich_help_panel=_LEARNING, help="Stop after the epoch that reaches this share, in (0, 1]."
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_LEARNING,
+        help="Stop after N epochs in a row that were no better than the best one. Default: never.",
     ),
 ]
 Seed = Annotated[

@@ -35,6 +35,7 @@ def train(
     weight_decay: options.WeightDecay = None,
     validation: options.Validation = None,
     target_accuracy: options.TargetAccuracy = None,
+    patience: options.Patience = None,
     seed: options.Seed = None,
     run_dir: options.RunDir = None,
     resume: options.Resume = False,
@@ -72,6 +73,7 @@ def train(
         "weight_decay": weight_decay,
         "validation": validation,
         "target_accuracy": target_accuracy,
+        "patience": patience,
         "seed": seed,
         "measure": measure,
     }

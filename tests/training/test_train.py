@@ -161,6 +161,14 @@ def test_a_target_stops_early_and_says_so(tmp_path: Path) -> None:
     assert "target" in found["reason"] or "accuracy" in found["reason"]
 
 
+def test_patience_stops_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    run(tmp_path / "run", nodes=2, epochs=50, lr="1e-12", patience=2)
+    found = summary(tmp_path / "run")
+    assert (found["outcome"], found["epochs"], found["best_epoch"]) == ("stopped", 3, 1)
+    assert "better" in found["reason"]
+    check_counts_of_stopped(found, 3)
+
+
 def check_counts_of_stopped(found: dict[str, object], epochs: int) -> None:
     """A run that ends early has trained all of these epochs, and at most one more."""
     trained = found["images_trained"]
