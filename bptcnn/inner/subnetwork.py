@@ -71,6 +71,12 @@ class Subnetwork:
         self._prepared = self._executor.prepare(self._graph.with_costs([float(cost) for cost in costs]))
         self._settings.words[:] = 0
 
+    def restart(self) -> None:
+        """Forget all training: weights, velocity and the count of steps, by which dropout draws, are 0 again."""
+        self.weights[:] = 0.0
+        self.velocity[:] = 0.0
+        self._settings.words[STEP] = 0
+
     def traced(self, samples: ImageArray, labels: IndexArray) -> Trace:
         """Run one step without update on the first batch of `samples`, recording every task; see `trace_graph`."""
         prepared = self._executor.prepare(self._graph, traced=True)

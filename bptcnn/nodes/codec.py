@@ -6,10 +6,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Release, Resume, Stop, Work
+from bptcnn.outer import (
+    Failed,
+    Heartbeat,
+    Message,
+    NodeEvent,
+    Pause,
+    Paused,
+    Ready,
+    Release,
+    Resume,
+    Stop,
+    Trial,
+    Tried,
+    Work,
+)
 
-_MESSAGES: tuple[type, ...] = (Work, Pause, Resume, Release, Stop)
-_EVENTS: tuple[type, ...] = (Ready, Heartbeat, Paused, Failed)  # Submitted is made where the submission is committed
+_MESSAGES: tuple[type, ...] = (Work, Pause, Resume, Release, Trial, Stop)
+# Submitted is made where the submission is committed
+_EVENTS: tuple[type, ...] = (Ready, Tried, Heartbeat, Paused, Failed)
 _LONGEST_TEXT = 10_000  # characters; what is longer is cut before it is sent
 _LARGEST_INT, _LARGEST_FLOAT = 2**62, 1e300  # sums of such numbers are still numbers
 

@@ -38,9 +38,13 @@ class SharedArray:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfiguration(AgentConfiguration):
-    """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor."""
+    """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor.
+
+    `cores`: the numbers of those that it keeps to, empty: any.
+    """
 
     nodes: int  # writers of the weight buffer
     weights_fd: int
     images: SharedArray
     labels: SharedArray
+    cores: tuple[int, ...] = ()

@@ -1,5 +1,6 @@
 """An agent on the coordinator's machine: a socket as standard input, shared memory by inherited descriptors."""
 
+import contextlib
 import os
 import pickle
 import threading
@@ -19,6 +20,9 @@ class LocalStation:
     def __init__(self, connection: "Connection[NodeEvent, Any]", first: bytes) -> None:
         self._connection = connection
         self.configuration: LocalConfiguration = pickle.loads(first)
+        if self.configuration.cores:
+            with contextlib.suppress(OSError):  # they were taken from us since: the system places us
+                os.sched_setaffinity(0, self.configuration.cores)
         self._sending = threading.Lock()
         self._mapped: list[SharedMemory] = []
 

@@ -1,9 +1,10 @@
 """The node's loop: receive samples, refresh weights, train local steps, submit, report; over every transport."""
 
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,8 @@ from bptcnn.nodes.exchange import Exchange, Iteration
 from bptcnn.nodes.node import Diverged
 from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
-from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Work, over_stale
+from bptcnn.nodes.trial import run_trial
+from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Trial, Work, over_stale
 
 
 class Loop:
@@ -41,7 +43,7 @@ class Loop:
         self._inbox = inbox
         self._report = report
         self._throttle = Throttle(
-            configuration.speed * configuration.threads, time.monotonic, time.process_time, time.sleep
+            configuration.speed * configuration.threads, time.monotonic, time.process_time, self._rest
         )
         self._work: deque[Work] = deque()
         self._local_steps = 1
@@ -67,6 +69,13 @@ class Loop:
 
     # ---- messages ----------------------------------------------------------------------------------------------------
 
+    def _rest(self, seconds: float) -> None:
+        """Hear messages for so long; a pause ends it, what is not rested stays owed."""
+        end = time.monotonic() + seconds
+        while not (self._pausing or self._stopping) and (left := end - time.monotonic()) > 0.0:
+            with suppress(queue.Empty):
+                self._handle(self._inbox.get(timeout=left))
+
     def _take_messages(self) -> None:
         while not self._inbox.empty():
             self._handle(self._inbox.get())
@@ -90,11 +99,15 @@ class Loop:
                 self._pausing = False
             case Release():
                 self._waiting_for_release = False
+            case Trial():
+                self._report(run_trial(message, self._configuration, self._subnetwork, self._images, self._labels))
             case Stop():
                 self._stopping = True
 
     def _pause(self) -> None:
-        self._report(Paused(self._configuration.node, time.monotonic()))
+        """Stand still until Resume."""
+        self._report(Paused(self._configuration.node, time.monotonic(), self._wait_seconds))
+        self._wait_seconds = 0.0
         while self._pausing and not self._stopping:
             self._handle(self._inbox.get())
 
@@ -130,9 +143,9 @@ class Loop:
                 break
             else:
                 self._wait()
+            if self._pausing:  # what is in hand waits
+                self._pause()
             if self._exchange.overlapped:
-                if self._pausing:  # the coordinator's side holds submissions back: what is in hand waits
-                    self._pause()
                 with self._communicating(iteration):
                     self._exchange.settle(weights)
             if self._stopping:

@@ -31,6 +31,8 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
+    Trial,
+    Tried,
     Work,
 )
 from bptcnn.outer.node_record import NodeStatus, NodeTotals
@@ -89,6 +91,8 @@ __all__ = [
     "Stop",
     "Submitted",
     "Tick",
+    "Trial",
+    "Tried",
     "Update",
     "Work",
     "allocate",

@@ -1,8 +1,8 @@
 """The coordinator: a state machine, events in, actions out. No I/O, no clock: times come with the events.
 
-    STARTING --all live ready-> TRAINING --epoch complete-> PAUSING --all live paused--> RECORDING
-                               ^                                          EpochEnd -'     |
-                               +------------------------ EpochRecorded -------------------+--> FINISHED
+    STARTING --all live ready, measured-> TRAINING --epoch complete-> PAUSING --all live paused--> RECORDING
+                                         ^                                          EpochEnd -'     |
+                                         +------------------------ EpochRecorded -------------------+--> FINISHED
 
 Guarantees:
 - every epoch trains each of its N samples exactly once (the ledger's guarantee), whatever nodes die when;
@@ -34,6 +34,7 @@ from bptcnn.outer.messages import (
     Kill,
     Message,
     NodeAbandoned,
+    NodeEvent,
     NodeLost,
     NodeReturned,
     Outcome,
@@ -46,11 +47,13 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
+    Tried,
 )
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.settings import RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
+from bptcnn.outer.trials import Trials
 
 
 class Phase(Enum):
@@ -88,6 +91,7 @@ class Coordinator:
         self._planner = Planner(settings, self._ledger, self._records)
         self._hand_out = HandOut(settings, self._ledger, self._planner)
         self._deadlines = Deadlines(settings, self._records)
+        self._trials = Trials(settings, self._records)
         self._barrier = Barrier() if settings.update == "sgwu" else None
         self._phase = Phase.STARTING
         self._submissions = 0
@@ -138,6 +142,7 @@ class Coordinator:
                 record.staleness,
                 record.reason_lost,
                 record.away,
+                record.alone,
             )
             for record, speed, share in zip(self._records, speeds, shares, strict=True)
         )
@@ -175,7 +180,7 @@ class Coordinator:
         """
         if self._phase is Phase.FINISHED:
             return []
-        self._now = self._planner.now = event.time
+        self._spend(event.time)
         match event:
             case Tick():
                 self._on_tick()
@@ -205,14 +210,25 @@ class Coordinator:
         actions, self._actions = self._actions, []
         return actions
 
-    def _on_message(self, record: NodeRecord, event: Ready | Submitted | Paused | Heartbeat | Failed) -> None:
+    def _spend(self, time: float) -> None:
+        """Time has passed since the last event, in whatever phase that left."""
+        seconds, recording = time - self._now, self._phase is Phase.RECORDING
+        if recording or self._phase in (Phase.TRAINING, Phase.PAUSING):
+            for record in self._live():
+                record.spend(seconds, recording)
+        self._now = self._planner.now = time
+
+    def _on_message(self, record: NodeRecord, event: NodeEvent) -> None:
         match event:
             case Ready():
                 record.ready = True
                 record.moved = event.time
+            case Tried() if record.trying:
+                record.add_trial(event)
             case Submitted():
                 self._on_submitted(record, event)
             case Paused():
+                record.add_wait(event.wait_seconds)
                 if self._phase is Phase.PAUSING:
                     record.paused = True
                     record.moved = event.time
@@ -309,7 +325,11 @@ class Coordinator:
     def _advance(self) -> None:
         """Do all that the state allows; called after every event, so nothing waits for a particular one."""
         if self._phase is Phase.STARTING and self._live() and all(record.ready for record in self._live()):
-            self._start()
+            trial = self._trials.begin(self._settings.epochs - self._epoch + 1)
+            if trial:
+                self._send(*trial)
+            elif not self._trials.under_way:
+                self._start()
         if self._phase is Phase.TRAINING:
             self._merge()
             if self._ledger.is_complete(self._epoch):
@@ -371,6 +391,8 @@ class Coordinator:
 
     def _owes(self, record: NodeRecord) -> bool:
         """Whether the node has something to do that does not depend on others."""
+        if self._phase is Phase.STARTING:
+            return record.trying
         if self._phase is Phase.PAUSING:
             return not record.paused
         in_hand = self._ledger.outstanding(record.node) > 0

@@ -32,12 +32,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Commit nothing more until Resume, then report Paused.
+    """Report Paused and commit nothing from then on until Resume.
 
-    A node stops at its next boundary between submissions, at once if idle or waiting for a release. One behind a link
-    may be slow to hear of it, so its stub on the coordinator's side answers for it at once: the stub holds back every
-    submission that arrives until Resume; the node stops between two batches and goes on with its unfinished local
-    iteration after Resume.
+    A node stops between two batches, at once if idle or waiting for a release, and goes on with its unfinished local
+    iteration after Resume. One behind a link may be slow to hear of it, so its stub on the coordinator's side answers
+    for it at once: the stub holds back every submission that arrives until Resume.
     """
 
 
@@ -52,11 +51,19 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """Before the first Work: train throw-away weights for `seconds`, at most `steps` batches, and say Tried."""
+
+    seconds: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """End the process; nothing more will be asked of it."""
 
 
-Message = Work | Pause | Resume | Release | Stop
+Message = Work | Pause | Resume | Release | Trial | Stop
 
 
 # ---- node -> coordinator ---------------------------------------------------------------------------------------------
@@ -68,6 +75,16 @@ class Ready:
 
     node: int
     time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The node's Trial: it trained `images` in `seconds`, alone."""
+
+    node: int
+    time: float
+    images: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +124,14 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """The node commits nothing until Resume, and everything it committed is merged and reported."""
+    """The node commits nothing until Resume, and everything it committed is merged and reported.
+
+    `wait_seconds`: what it waited for samples since its last submission, which the next one does not count again.
+    """
 
     node: int
     time: float
+    wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +152,7 @@ class Failed:
     reason: str
 
 
-NodeEvent = Ready | Submitted | Paused | Heartbeat | Failed
+NodeEvent = Ready | Tried | Submitted | Paused | Heartbeat | Failed
 
 
 # ---- driver -> coordinator -------------------------------------------------------------------------------------------

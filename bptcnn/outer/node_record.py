@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf, isfinite, isnan, nan
 
-from bptcnn.outer.messages import Submitted
+from bptcnn.outer.messages import Submitted, Tried
 
 MEASURED_BATCHES = 3  # fewer say too little about a node's speed
 RECENT = 4  # submissions that tell their usual size
@@ -14,7 +14,11 @@ WINDOW_BATCHES = 64  # speed is that of about this many last batches, so that dr
 
 @dataclass(frozen=True, slots=True)
 class NodeTotals:
-    """What a node has done in the whole run, earlier parts of a resumed one included."""
+    """What a node has done in the whole run, earlier parts of a resumed one included.
+
+    live_seconds: while the run trained and the node was there; of these, paused_seconds stood still at epochs' ends
+    until all others did too. recording_seconds: it was there while checkpoints were written and accuracy was taken.
+    """
 
     images: int = 0
     submissions: int = 0
@@ -24,13 +28,16 @@ class NodeTotals:
     transfer_seconds: float = 0.0
     bytes_sent: int = 0
     bytes_received: int = 0
+    live_seconds: float = 0.0
+    paused_seconds: float = 0.0
+    recording_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """A node now: `speed` in images/s (measured, else by profile), `share` of all samples, `staleness` in updates.
 
-    `away`: it is lost, but may return.
+    `away`: it is lost, but may return. `alone`: images/s measured before the run, None without a trial.
     """
 
     name: str
@@ -43,6 +50,7 @@ class NodeStatus:
     staleness: int
     reason_lost: str | None
     away: bool = False
+    alone: float | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +109,8 @@ class NodeRecord:
     sizes: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))  # samples of its last submissions
     transfers: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that they were under way
     reason_lost: str | None = None
+    trying: bool = False  # its trial is under way
+    alone: float | None = None  # images/s in its trial
 
     @property
     def healthy(self) -> bool:
@@ -114,7 +124,7 @@ class NodeRecord:
 
     def revive(self, now: float, samples_committed: int, paused: bool) -> None:
         """It has returned: a new agent, ready, at whatever speed the host has now, without samples."""
-        self.lost = self.away = self.condemned = False
+        self.lost = self.away = self.condemned = self.trying = False
         self.spoke = self.ready = True
         self.paused = paused
         self.reason_lost = None
@@ -144,15 +154,16 @@ class NodeRecord:
     def add(self, event: Submitted) -> None:
         """Count a submission."""
         totals = self.totals
-        self.totals = NodeTotals(
-            totals.images + event.samples,
-            totals.submissions + 1,
-            totals.compute_seconds + event.compute_seconds,
-            totals.wait_seconds + event.wait_seconds,
-            totals.communication_seconds + event.communication_seconds,
-            totals.transfer_seconds + event.transfer_seconds,
-            totals.bytes_sent + event.bytes_sent,
-            totals.bytes_received + event.bytes_received,
+        self.totals = replace(
+            totals,
+            images=totals.images + event.samples,
+            submissions=totals.submissions + 1,
+            compute_seconds=totals.compute_seconds + event.compute_seconds,
+            wait_seconds=totals.wait_seconds + event.wait_seconds,
+            communication_seconds=totals.communication_seconds + event.communication_seconds,
+            transfer_seconds=totals.transfer_seconds + event.transfer_seconds,
+            bytes_sent=totals.bytes_sent + event.bytes_sent,
+            bytes_received=totals.bytes_received + event.bytes_received,
         )
         self.sequence = event.sequence
         self.reported = True
@@ -161,6 +172,24 @@ class NodeRecord:
         self.staleness = event.staleness
         self.samples_trained = max(self.samples_trained, event.samples_committed)
         self.speedometer.add(event.timed_samples, event.timed_seconds)
+
+    def add_trial(self, event: Tried) -> None:
+        """Note the speed that it has alone."""
+        self.trying = False
+        self.alone = event.images / max(event.seconds, 1e-9)
+
+    def add_wait(self, seconds: float) -> None:
+        """Count what it waited outside of any submission."""
+        self.totals = replace(self.totals, wait_seconds=self.totals.wait_seconds + seconds)
+
+    def spend(self, seconds: float, recording: bool) -> None:
+        """Count time that has passed while it was live: of training or, `recording`, of an epoch's end."""
+        totals = self.totals
+        if recording:
+            self.totals = replace(totals, recording_seconds=totals.recording_seconds + seconds)
+            return
+        paused = totals.paused_seconds + (seconds if self.paused else 0.0)
+        self.totals = replace(totals, live_seconds=totals.live_seconds + seconds, paused_seconds=paused)
 
     def add_unreported(self, images: int, submissions: int) -> None:
         """Count what a lost node had committed without saying so."""

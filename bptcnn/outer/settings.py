@@ -10,6 +10,9 @@ from bptcnn.outer.partition import default_rounds
 Update = Literal["agwu", "agwu-published", "sgwu"]
 Partition = Literal["idpa", "static", "uniform"]
 
+FEWEST_TRIAL_STEPS = 4
+TRIAL_PART = 10
+
 
 @dataclass(frozen=True, slots=True)
 class NodeProfile:
@@ -26,7 +29,8 @@ class RunSettings:
     `rounds`: allocation rounds of IDPA's first epoch, None for the default. `silence_seconds`: a node unheard of for
     so long is killed (DESIGN: noticed within 5 s); `ready_seconds` and `progress_seconds`: the same for a node that
     does not become ready, or that lives but makes no progress on what it owes (or for 20 of its batches, if longer).
-    `return_seconds`: how long a run without a live node waits for one that may return.
+    `return_seconds`: how long a run without a live node waits for one that may return. `trial_seconds`: for how long
+    each node's speed is measured before the run, one after the other (0: not at all).
     """
 
     nodes: tuple[NodeProfile, ...]
@@ -43,6 +47,7 @@ class RunSettings:
     ready_seconds: float = 300.0
     progress_seconds: float = 120.0
     return_seconds: float = 300.0
+    trial_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise UserError for what a user can get wrong."""
@@ -72,6 +77,10 @@ class RunSettings:
     def alone(self) -> bool:
         """Whether the run has one node only."""
         return len(self.nodes) == 1
+
+    def trial_steps(self, epochs: int) -> int:
+        """The most batches of a node's trial before `epochs` epochs: a small part of what is to be trained."""
+        return max(FEWEST_TRIAL_STEPS, epochs * self.samples // (TRIAL_PART * self.batch_size))
 
     def allocation_rounds(self) -> int:
         """The number of rounds A in which the first epoch is given out."""

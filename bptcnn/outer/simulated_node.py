@@ -26,6 +26,8 @@ from bptcnn.outer.messages import (
     Resume,
     Stop,
     Submitted,
+    Trial,
+    Tried,
     Work,
 )
 from bptcnn.outer.settings import RunSettings
@@ -206,9 +208,22 @@ class Node:
             case Release():
                 assert self._waits, "a node was released that did not wait"
                 self._waits = False
+            case Trial():
+                self._try(message)
             case Stop():
                 self.stopped = True
         self._proceed()
+
+    def _try(self, trial: Trial) -> None:
+        images = trial.steps * self._world.settings.batch_size
+        seconds = min(trial.seconds, images / self.told.speed)
+
+        def tried() -> None:
+            if not (self.dead or self._failed):
+                event = Tried(self.node, self._world.clock.now, round(seconds * self.told.speed), seconds)
+                self._world.report(self, event)
+
+        self.later(seconds, tried)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -217,7 +232,7 @@ class Node:
         if self.dead or self._failed or self.stopped or self._busy or self._waits or self.paused:
             return
         iteration = self._iteration
-        if self._pausing and (self.linked or not iteration):
+        if self._pausing:
             self.paused = True
             if not self.linked:
                 self._world.report(self, Paused(self.node, self._world.clock.now))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bptcnn.profiling.compiled import CompileCache, compile_cache, vector_units
-    from bptcnn.profiling.cores import Cores, count_cores, usable_cores
+    from bptcnn.profiling.cores import Cores, count_cores, own_cores, usable_cores
     from bptcnn.profiling.files import read_profile, write_profile
     from bptcnn.profiling.host import measure_host
     from bptcnn.profiling.locate import find_profile, packaged_folder, user_profile_path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "compiled": ("CompileCache", "compile_cache", "vector_units"),
-    "cores": ("Cores", "count_cores", "usable_cores"),
+    "cores": ("Cores", "count_cores", "own_cores", "usable_cores"),
     "files": ("read_profile", "write_profile"),
     "host": ("measure_host",),
     "locate": ("find_profile", "packaged_folder", "user_profile_path"),
@@ -46,6 +46,7 @@ __all__ = [
     "find_profile",
     "measure_host",
     "node_speed",
+    "own_cores",
     "packaged_folder",
     "profile_host",
     "profile_network",

@@ -34,6 +34,25 @@ def usable_cores() -> int:
     return count_cores().usable
 
 
+def own_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[int, ...]:
+    """Return the numbers of the cores in this process's affinity, hyperthreads of one core next to each other.
+
+    Empty where a quota allows less than these: then it is not known which ones others leave free.
+    """
+    found = count_cores()
+    if found.usable < found.affinity:
+        return ()
+    return tuple(sorted(os.sched_getaffinity(0), key=lambda core: (*_location(topology / f"cpu{core}/topology"), core)))
+
+
+def _location(folder: Path) -> tuple[int, int]:
+    """Return the package and the core of a hyperthread; 0 where the system does not say."""
+    try:
+        return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())
+    except (OSError, ValueError):
+        return 0, 0
+
+
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Return the CPU quota in cores, or None where there is no limit or no readable control group.
 

@@ -39,6 +39,7 @@ from bptcnn.outer import (
     RunSettings,
     Send,
     Tick,
+    Trial,
 )
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
 from bptcnn.training.evaluation import Evaluator
@@ -48,6 +49,7 @@ from bptcnn.training.progress import EpochRow, Observer, Snapshot
 from bptcnn.training.returns import Returns
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
+from bptcnn.training.stopping import reason_to_stop
 
 _TICK_SECONDS = 0.25
 _STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
@@ -94,7 +96,8 @@ class Driver:
         self.ready_at: float | None = None
         self.rows: list[EpochRow] = list(assignment.start.rows[:-1])
         self.outcome: Finish | None = None
-        self._target_reached: str | None = None
+        self._enough: str | None = None  # why the run ends before its last epoch
+        self._measuring = False  # the observer knows
         self._pending: deque[Event] = deque()  # the first one is being handled
         self._set_up()
 
@@ -145,7 +148,11 @@ class Driver:
         self._launcher.close()
 
     def _write_nodes(self) -> None:
-        nodes = [{"name": node.name, "pid": node.pid, "host": node.host} for node in self._nodes.values()]
+        members = self._assignment.members
+        nodes = [
+            {"name": node.name, "pid": node.pid, "host": node.host, "cores": list(members[index].cores) or None}
+            for index, node in self._nodes.items()
+        ]
         with contextlib.suppress(UserError):  # a list for onlookers: a full disk shows at the next checkpoint
             self._folder.write_nodes(nodes)
 
@@ -223,11 +230,12 @@ class Driver:
                     self._record(action)
                 case Finish():
                     self._stop_clock()
-                    self.outcome = (
-                        action if self._target_reached is None else replace(action, reason=self._target_reached)
-                    )
+                    self.outcome = action if self._enough is None else replace(action, reason=self._enough)
 
     def _send(self, index: int, message: Message) -> None:
+        if isinstance(message, Trial) and not self._measuring:
+            self._measuring = True
+            self._observer.setup("measuring each node's speed alone")
         if index in self._nodes:
             try:
                 self._nodes[index].send(message)
@@ -295,10 +303,8 @@ class Driver:
         best = self._evaluate(checkpoint)
         self._folder.write_metrics(self.rows)
         self._observer.epoch_ended(self.rows[-1], best)
-        target, accuracy = assignment.settings.target_accuracy, self.rows[-1].test_accuracy
-        if target is not None and accuracy >= target:
-            self._target_reached = f"target accuracy {target:g} reached in epoch {end.epoch}: {accuracy:.4f}"
-        self._handle(EpochRecorded(time.monotonic(), self._target_reached is not None))
+        self._enough = reason_to_stop(self.rows, assignment.settings)
+        self._handle(EpochRecorded(time.monotonic(), self._enough is not None))
 
     def _evaluate(self, checkpoint: Checkpoint) -> bool:
         """Complete the checkpoint's last row; keep the checkpoint as the best one if it is. Return whether it is."""

@@ -72,6 +72,7 @@ class Launcher:
             weights_fd=self.buffer.fd,
             images=images,
             labels=labels,
+            cores=member.cores,
         )
 
     def _remote(self, index: int, member: Member) -> HostConfiguration:

@@ -9,7 +9,8 @@ from bptcnn.nodes import Host, HostReport, Question, needs_same_python, read_hos
 from bptcnn.nodes.preflight import preflight
 from bptcnn.nodes.probe import has_aes
 from bptcnn.outer import NodeProfile
-from bptcnn.profiling import NodeSpeed, comparable_speeds, find_profile, node_speed, usable_cores
+from bptcnn.profiling import NodeSpeed, comparable_speeds, find_profile, node_speed, own_cores, usable_cores
+from bptcnn.training.placement import Placement, fitting_threads, place
 from bptcnn.training.progress import Observer
 from bptcnn.training.settings import TrainSettings
 
@@ -20,8 +21,8 @@ _UNKNOWN = NodeSpeed(None, 1.0)  # of a host that was not reached: replaced by t
 class Member:
     """One node of a run. `host` None: a local process, of `speed` and `threads`; threads 0: the host's usable cores.
 
-    `absent`: why a host cannot be used at the start; it may come later if `may_return`. `bandwidth`: bytes/s to it.
-    `aes`: whether its CPU and this one have instructions for it.
+    `cores`: those that a local process keeps to, empty: any. `absent`: why a host cannot be used at the start; it may
+    come later if `may_return`. `bandwidth`: bytes/s to it. `aes`: whether its CPU and this one have instructions for it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Member:
     threads: int
     expected: NodeSpeed
     host: Host | None = None
+    cores: tuple[int, ...] = ()
     absent: str | None = None
     may_return: bool = False
     bandwidth: float | None = None
@@ -38,10 +40,10 @@ class Member:
 def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
     """Return the run's nodes; raise UserError where none can be used, or one cannot and `require_all` is set."""
     hosts = read_hosts(Path(settings.hosts)) if settings.hosts is not None else ()
-    threads = settings.threads or max(1, usable_cores() // max(1, len(settings.nodes)))
+    threads = settings.threads or fitting_threads(usable_cores(), settings.nodes)
     members = [
-        Member(f"node{j}", speed, threads, _local_speed(network, settings, threads))
-        for j, speed in enumerate(settings.nodes)
+        Member(f"node{j}", speed, threads, _local_speed(network, settings, threads), cores=cores)
+        for j, (speed, cores) in enumerate(zip(settings.nodes, _placement(settings, threads, hosts), strict=True))
     ]
     if hosts:
         members += _from_hosts(hosts, network, settings, observer)
@@ -59,6 +61,14 @@ def profiles(members: tuple[Member, ...]) -> tuple[NodeProfile, ...]:
     expected = [NodeSpeed(None, mean) if member.expected is _UNKNOWN else member.expected for member in members]
     speeds = comparable_speeds(expected)
     return tuple(NodeProfile(member.name, full * member.speed) for member, full in zip(members, speeds, strict=True))
+
+
+def _placement(settings: TrainSettings, threads: int, hosts: tuple[Host, ...]) -> Placement:
+    """Return the local nodes' cores: any for a node that has the machine for itself, or where they do not suffice."""
+    anywhere: Placement = ((),) * len(settings.nodes)
+    if len(settings.nodes) < 2 or any(host.local for host in hosts):
+        return anywhere
+    return place(own_cores(), threads, settings.nodes) or anywhere
 
 
 def _local_speed(network: Network, settings: TrainSettings, threads: int) -> NodeSpeed:

@@ -14,6 +14,7 @@ from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
+from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
@@ -24,6 +25,9 @@ from bptcnn.training.report import write_report
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.summary import NodeSummary, Summary
+
+_TRIAL_SECONDS = 1.0  # a node's trial before the run takes about so long...
+_TRIALS_SECONDS = 10.0  # ...and all of them together
 
 
 @dataclass(frozen=True)
@@ -112,35 +116,61 @@ def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Memb
         update=settings.update,
         partition=settings.partition,
         seed=settings.seed,
+        trial_seconds=min(_TRIAL_SECONDS, _TRIALS_SECONDS / len(members)) if settings.measure else 0.0,
     )
 
 
 def _node_summaries(driver: Driver, assignment: Assignment) -> tuple[NodeSummary, ...]:
     """Return every node's part, in the order of the settings, then those of earlier parts of a resumed run."""
     coordinator, here = driver.coordinator, platform.node()
-    parts: list[tuple[str, str | None, float | None, NodeTotals, str | None]] = [
-        (status.name, member.host.address if member.host else here, member.speed, status.totals, status.reason_lost)
+    summaries = [
+        _node_summary(
+            status.name,
+            status.totals,
+            host=member.host.address if member.host else here,
+            speed=member.speed,
+            alone=status.alone,
+            lost=status.reason_lost,
+        )
         for status, member in zip(coordinator.statuses(), assignment.members, strict=True)
     ]
-    left_out = "left out when the run was resumed"
-    parts += [(node.name, None, None, node.totals, left_out) for node in coordinator.departed()]
-    return tuple(
-        NodeSummary(
-            name=name,
-            host=host,
-            speed=speed,
-            alone_images_per_second=None,
-            images=totals.images,
-            compute_seconds=totals.compute_seconds,
-            wait_seconds=totals.wait_seconds,
-            communication_seconds=totals.communication_seconds,
-            transfer_seconds=totals.transfer_seconds,
-            bytes_sent=totals.bytes_sent,
-            bytes_received=totals.bytes_received,
-            lost=lost,
-        )
-        for name, host, speed, totals, lost in parts
+    summaries += [
+        _node_summary(node.name, node.totals, lost="left out when the run was resumed")
+        for node in coordinator.departed()
+    ]
+    return tuple(summaries)
+
+
+def _node_summary(
+    name: str,
+    totals: NodeTotals,
+    *,
+    host: str | None = None,
+    speed: float | None = None,
+    alone: float | None = None,
+    lost: str | None = None,
+) -> NodeSummary:
+    return NodeSummary(
+        name=name,
+        host=host,
+        speed=speed,
+        alone_images_per_second=alone,
+        images=totals.images,
+        compute_seconds=totals.compute_seconds,
+        wait_seconds=totals.wait_seconds,
+        communication_seconds=totals.communication_seconds,
+        transfer_seconds=totals.transfer_seconds,
+        bytes_sent=totals.bytes_sent,
+        bytes_received=totals.bytes_received,
+        lost=lost,
     )
+
+
+def _shares(driver: Driver, assignment: Assignment) -> list[Share]:
+    """Return what the run's breakdown is made of; what became of nodes of earlier parts is not known exactly."""
+    pairs = zip(driver.coordinator.statuses(), assignment.members, strict=True)
+    shares = [Share(status.totals, member.host is not None, status.alone) for status, member in pairs]
+    return [*shares, *(Share(node.totals, False, None) for node in driver.coordinator.departed())]
 
 
 def _bytes_per_merge(driver: Driver) -> float:
@@ -169,7 +199,8 @@ def _conclude(
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
     train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
-    nodes = _node_summaries(driver, assignment)
+    images_per_second = counters.images_trained / train_seconds if train_seconds else 0.0
+    nodes, shares = _node_summaries(driver, assignment), _shares(driver, assignment)
     summary = Summary(
         outcome=outcome.outcome,
         reason=outcome.reason,
@@ -179,7 +210,7 @@ def _conclude(
         chosen_by="test set" if assignment.settings.validation is None else "validation set",
         train_seconds=train_seconds,
         setup_seconds=(driver.ready_at or time.monotonic()) - began,
-        images_per_second=counters.images_trained / train_seconds if train_seconds else 0.0,
+        images_per_second=images_per_second,
         images_trained=counters.images_trained,
         images_redone=counters.images_redone,
         epochs=len(rows),
@@ -191,7 +222,8 @@ def _conclude(
         waiting_seconds=counters.waiting_seconds,
         bytes_per_merge=_bytes_per_merge(driver),
         communication_share=_communication_share(nodes),
-        efficiency=None,
+        efficiency=efficiency(images_per_second, shares),
+        breakdown=break_down(shares),
         nodes=nodes,
     )
     folder.write_metrics(rows)  # an interrupt may have come between a row and its file

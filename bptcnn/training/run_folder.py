@@ -109,7 +109,7 @@ class RunFolder:
         return read_config(self.config)
 
     def write_nodes(self, nodes: list[dict[str, Any]]) -> None:
-        """Write nodes.json: name, pid and host of each running node."""
+        """Write nodes.json: name, pid, host and, where it keeps to some, cores of each running node."""
         write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1))
 
     def write_metrics(self, rows: Sequence[EpochRow]) -> None:

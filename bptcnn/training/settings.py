@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import numexpr
-import numpy as np
-
 from bptcnn.errors import UserError
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
+from bptcnn.training.schedules import learning_rates
 
 _MOST_NODES = 256
 _TWO_NODES = (1.0, 1.0)
@@ -24,6 +22,7 @@ _MOST = {
     "batch_size": 65_536,
     "local_steps": 1_000_000,
     "staleness": 1_000_000,
+    "patience": 1_000_000,
     "threads": max(64, 4 * (os.cpu_count() or 1)),  # more could only get in each other's way
     "seed": 2**63 - 1,
 }
@@ -36,10 +35,11 @@ class TrainSettings:
     `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
     start without one of them. `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
 
-    `lr` is a number or an expression of `epoch` (1, 2, ...) and `epochs`, as numexpr evaluates it. `staleness`: a node
-    more than so many updates behind submits early (None: no bound). `validation`: the share of the training set that is
-    held out to choose the best epoch and to stop by; without, the test set serves. `threads` None: the usable cores,
-    shared out.
+    `lr` is a number, an expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `staleness`: a
+    node more than so many updates behind submits early (None: no bound). `validation`: the share of the training set
+    that is held out to choose the best epoch and to stop by; without, the test set serves. `patience`: stop after so
+    many epochs without a better one (None: never). `threads` None: the usable cores, shared out. `measure`: measure
+    each node's speed alone before the run, for its efficiency.
     """
 
     nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts
@@ -59,6 +59,8 @@ class TrainSettings:
     seed: int = 0
     validation: float | None = None
     target_accuracy: float | None = None
+    patience: int | None = None
+    measure: bool = True
 
     def __post_init__(self) -> None:
         """Raise UserError for values that make no sense."""
@@ -70,8 +72,9 @@ class TrainSettings:
             if not isinstance(self.hosts, str | os.PathLike):
                 raise UserError(f"hosts must be the path of a hosts file, not {self.hosts!r}")
             object.__setattr__(self, "hosts", os.path.abspath(self.hosts))
-        if not isinstance(self.require_all, bool):
-            raise UserError(f"require_all must be true or false, not {self.require_all!r}")
+        for name in ("require_all", "measure"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
         object.__setattr__(self, "lr", str(self.lr))
         if self.local_steps is None:
             object.__setattr__(self, "local_steps", _LOCAL_STEPS if self.hosts is None else _HOST_LOCAL_STEPS)
@@ -82,7 +85,7 @@ class TrainSettings:
         for name in ("epochs", "batch_size", "local_steps"):
             check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, 0)
-        for name, least in (("staleness", 0), ("threads", 1)):
+        for name, least in (("staleness", 0), ("threads", 1), ("patience", 1)):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
         _check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
@@ -97,18 +100,7 @@ class TrainSettings:
 
     def learning_rates(self) -> tuple[float, ...]:
         """Return the learning rate of every epoch."""
-        names = {"epoch": np.arange(1.0, self.epochs + 1), "epochs": np.float64(self.epochs)}
-        try:
-            rates = numexpr.evaluate(self.lr, local_dict=names, global_dict={})
-        except Exception as error:  # numexpr raises whatever Python does for a bad expression
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"learning rate {self.lr!r} is no expression of epoch and epochs: {reason}") from None
-        if not np.isrealobj(rates):
-            raise UserError(f"learning rate {self.lr!r} must be a real number")
-        found = tuple(float(rate) for rate in np.broadcast_to(np.asarray(rates, np.float64), (self.epochs,)))
-        if not all(math.isfinite(rate) and rate > 0.0 for rate in found):
-            raise UserError(f"learning rate {self.lr!r} must be above 0 in every epoch, not {min(found)}")
-        return found
+        return learning_rates(self.lr, self.epochs)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for TOML, without what is None."""
@@ -116,7 +108,10 @@ class TrainSettings:
         return {**values, "nodes": list(self.nodes)}
 
 
-RESUMABLE = ("epochs", "hosts", "nodes", "require_all", "staleness", "target_accuracy", "threads", "wire")
+RESUMABLE = (
+    *("epochs", "hosts", "measure", "nodes", "patience"),
+    *("require_all", "staleness", "target_accuracy", "threads", "wire"),
+)
 """What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 
 

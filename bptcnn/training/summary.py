@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bptcnn.outer import Partition, Update
+from bptcnn.training.breakdown import Breakdown
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Summary:
     test_accuracy is that of the last epoch's weights on the test set. train_seconds runs from the first step to the
     last, evaluation and compilation left out. waiting_seconds is what SGWU's rounds cost: every node's wait for the
     slowest, summed up; under AGWU it is 0. efficiency is images_per_second over the sum of the nodes' separately
-    measured speeds, None where they were not measured. bytes_per_merge is what the nodes sent and received over the
-    number of their submissions; communication_share is the share of the nodes' time that training stood still for it.
+    measured speeds, None where they were not measured; breakdown says where the rest went. bytes_per_merge is what the
+    nodes sent and received over the number of their submissions; communication_share is the share of the nodes' time
+    that training stood still for it.
     """
 
     outcome: str
@@ -61,6 +63,7 @@ class Summary:
     bytes_per_merge: float
     communication_share: float
     efficiency: float | None
+    breakdown: Breakdown
     nodes: tuple[NodeSummary, ...]
 
     def to_dict(self) -> dict[str, Any]:

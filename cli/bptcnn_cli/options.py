@@ -118,8 +118,9 @@ Lr = Annotated[
     typer.Option(
         metavar="EXPR",
         rich_help_panel=_LEARNING,
-        help="Learning rate: a number, or an expression of epoch (1, 2, ...) and epochs, such as "
-        "'0.05 * 0.8**epoch'. Default: {lr}.",
+        help="Learning rate: a number, an expression of epoch (1, 2, ...) and epochs such as '0.05 * 0.8**epoch', or "
+        "a schedule: 'cosine(0.1)', 'step(0.1, every=10, factor=0.5)', and before any of these epochs in which it "
+        "grows, 'warmup(cosine(0.1), 3)'. Default: {lr}.",
     ),
 ]
 Momentum = Annotated[
@@ -144,6 +145,14 @@ TargetAccuracy = Annotated[
         metavar="A", rich_help_panel=_LEARNING, help="Stop after the epoch that reaches this share, in (0, 1]."
     ),
 ]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=_LEARNING,
+        help="Stop after N epochs in a row that were no better than the best one. Default: never.",
+    ),
+]
 Seed = Annotated[
     int | None,
     typer.Option(metavar="S", rich_help_panel=_LEARNING, help="Of initial weights and sample order. Default: {seed}."),
@@ -166,6 +175,16 @@ Resume = Annotated[
 Init = Annotated[
     Path | None,
     typer.Option(metavar="RUN", rich_help_panel=_RUN, help="Start from the best weights of the run in this folder."),
+]
+Measure = Annotated[
+    bool | None,
+    typer.Option(
+        "--measure/--no-measure",
+        rich_help_panel=_RUN,
+        show_default=False,
+        help="Measure each node's speed alone before the run, a second each at most where steps are short: the "
+        "summary's efficiency compares with it. Default: measure.",
+    ),
 ]
 PrintConfig = Annotated[
     bool,

@@ -7,11 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bptcnn.training.breakdown import Breakdown
 from bptcnn.training.summary import NodeSummary, Summary
 from bptcnn_cli.live import duration
 
 if TYPE_CHECKING:
     from bptcnn.training import Result  # loads the kernels
+
+_PARTS = ("compute", "waiting", "merging", "communication", "imbalance", "evaluation", "other")
 
 
 def show_result(console: Console, result: "Result", quiet: bool) -> None:
@@ -34,6 +37,8 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
             f"{summary.best_epoch}, {summary.best_accuracy:.4f} on the {summary.chosen_by}; its weights are kept",
         )
     facts.add_row("training", _training(summary, speed))
+    if summary.efficiency is not None:
+        facts.add_row("efficiency", f"{summary.efficiency:.1%} of the nodes' summed speeds alone")
     if summary.images_redone:
         facts.add_row("redone", f"{summary.images_redone:,} images that lost nodes had not submitted")
     if summary.outcome != "completed":
@@ -42,6 +47,8 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     console.print(facts)
     console.print()
     console.print(_nodes(summary.nodes))
+    console.print()
+    console.print(_node_time(summary.breakdown))
     console.print()
     run = shlex.quote(str(result.run_dir))
     for name, text in (("run folder", run), ("next", f"bptcnn evaluate {run}")):
@@ -58,7 +65,7 @@ def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
     """Each node's share of the images beside its share of the speed: alike, if the work was well balanced."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("node", no_wrap=True, max_width=16)
-    for heading in ("speed", "of all", "images", "of all", "waiting"):
+    for heading in ("speed", "of all", "alone", "images", "of all", "waiting"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True, overflow="ellipsis")
     speeds, images = sum(node.speed or 0.0 for node in nodes), sum(node.images for node in nodes)
@@ -68,9 +75,23 @@ def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
             node.name,
             "-" if node.speed is None else f"{node.speed:g}",
             "-" if node.speed is None else f"{node.speed / speeds:.0%}",
+            "-" if node.alone_images_per_second is None else f"{node.alone_images_per_second:,.0f}/s",
             f"{node.images:,}",
             f"{node.images / images:.0%}" if images else "-",
             f"{node.wait_seconds / seconds:.0%}" if seconds > 0 else "-",
             Text(f"lost: {node.lost}", style="red") if node.lost else "",
         )
+    return table
+
+
+def _node_time(breakdown: Breakdown) -> Table:
+    """Where the nodes' time went, in seconds and as shares of it."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("node time", style="dim", no_wrap=True)
+    parts = {name: getattr(breakdown, name) for name in _PARTS}
+    for name in parts:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("seconds", *(f"{seconds:.2f}" for seconds in parts.values()))
+    if breakdown.total > 0.0:
+        table.add_row("share", *(f"{seconds / breakdown.total:.1%}" for seconds in parts.values()))
     return table

@@ -35,10 +35,12 @@ def train(
     weight_decay: options.WeightDecay = None,
     validation: options.Validation = None,
     target_accuracy: options.TargetAccuracy = None,
+    patience: options.Patience = None,
     seed: options.Seed = None,
     run_dir: options.RunDir = None,
     resume: options.Resume = False,
     init: options.Init = None,
+    measure: options.Measure = None,
     print_config: options.PrintConfig = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -71,7 +73,9 @@ def train(
         "weight_decay": weight_decay,
         "validation": validation,
         "target_accuracy": target_accuracy,
+        "patience": patience,
         "seed": seed,
+        "measure": measure,
     }
     choices = _choices(given, config, run_dir, resume, init)
     if print_config:

@@ -54,6 +54,8 @@ def folder(tmp_path: Path) -> Path:
         (["good.npz", "--init", "missing"], "missing"),
         (["--epochs", "0"], "epochs"),
         (["--lr", "nonsense("], "nonsense("),
+        (["--lr", "step(0.1)"], "every"),
+        (["--patience", "0"], "patience"),
         (["--update", "nonsense"], "agwu"),
         (["good.npz", "--batch-size", "65536", "--nodes", "250"], "too little memory"),
         (["good.npz", "--epochs", "9" * 20], "epochs"),

@@ -27,7 +27,12 @@ def test_the_summary_is_that_of_the_run_folder(finished: Path) -> None:
     assert f"test accuracy  {summary['test_accuracy']:.4f}" in out
     for node in summary["nodes"]:
         row = next(line for line in out.splitlines() if line.startswith(node["name"]))
-        assert row.split()[3] == f"{node['images']:,}"
+        assert row.split()[3] == f"{node['alone_images_per_second']:,.0f}/s"
+        assert row.split()[4] == f"{node['images']:,}"
+    heading, seconds = (line.split() for line in out.splitlines() if line.startswith(("node time", "seconds")))
+    told = dict(zip(heading[2:], seconds[1:], strict=True))
+    assert told == {name: f"{summary['breakdown'][name]:.2f}" for name in told}
+    assert f"efficiency     {summary['efficiency']:.1%}" in out
 
 
 def test_quiet_prints_one_line(tmp_path: Path, data: Path) -> None:

@@ -1,5 +1,6 @@
 """A node's surroundings as a script: the loop runs in the test's thread, and waits only where the script has more."""
 
+import queue
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,8 @@ class Surroundings:
     trickle: list[tuple[int, Message]] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+    speed: float = 1.0
+    rests: list[float] | None = None  # of a node that uses a CPU all the time; None: it uses no CPU time
     log: list[str] = field(default_factory=list)
     steps: list[npt.NDArray[np.int32]] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -64,7 +67,12 @@ class Surroundings:
     def empty(self) -> bool:
         return not self._queue
 
-    def get(self) -> Message:
+    def get(self, timeout: float | None = None) -> Message:
+        if timeout is not None and not self._queue:
+            assert self.rests is not None, f"a node that used no CPU time rests {timeout} s"
+            self.rests.append(timeout)
+            self.now += timeout
+            raise queue.Empty
         if not self._queue:
             self.log.append("idle")
             self.now += IDLE
@@ -132,11 +140,14 @@ class Surroundings:
 
     def run(self, monkeypatch: pytest.MonkeyPatch) -> "Surroundings":
         """Run the loop until the script's Stop."""
-        clock = SimpleNamespace(monotonic=lambda: self.now, process_time=lambda: 0.0, sleep=_no_sleep)
+        busy = self.rests is not None
+        clock = SimpleNamespace(
+            monotonic=lambda: self.now, process_time=lambda: STEP * len(self.steps) if busy else 0.0
+        )
         monkeypatch.setattr(loop_module, "time", clock)
         configuration: Any = SimpleNamespace(
             node=5,
-            speed=1.0,
+            speed=self.speed,
             threads=1,
             batch_size=self.batch_size,
             momentum=0.75,
@@ -160,10 +171,6 @@ class Surroundings:
     def trained(self) -> list[int]:
         """All indices in the order of training."""
         return [int(index) for step in self.steps for index in step]
-
-
-def _no_sleep(seconds: float) -> None:
-    raise AssertionError(f"a node that used no CPU time sleeps {seconds} s")
 
 
 STOP, RELEASE, RESUME = Stop(), Release(), Resume()

@@ -24,7 +24,7 @@ from nodes.agents import (
 )
 
 from bptcnn.nodes import NodeGone
-from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Resume, Stop
+from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Resume, Stop, Trial, Tried
 
 
 def snapshot(size: int) -> np.ndarray:
@@ -158,3 +158,31 @@ def test_a_node_holds_no_other_nodes_connection(tmp_path: Path) -> None:
         assert [len(found) for found in sockets] == [1, 1], "its own end, and no more"
         assert not sockets[0] & sockets[1]
         assert not (sockets[0] | sockets[1]) & ours
+
+
+def test_a_trial_leaves_no_trace(tmp_path: Path) -> None:
+    """The weights stay as they were, and training goes on from them as if there had been none."""
+    found = []
+    for trial in (None, Trial(seconds=10.0, steps=5)):
+        folder = tmp_path / str(trial is None)
+        folder.mkdir()
+        with agent(folder) as bench:
+            node, size = bench.node, bench.buffer.layout.parameters
+            ready(node)
+            before, after = snapshot(size), snapshot(size)
+            bench.buffer.snapshot(before)
+            if trial:
+                node.send(trial)
+                event, _ = wait_for(node, kind(Tried))
+                assert isinstance(event, Tried)
+                assert event.images == 5 * 8
+                assert event.seconds > 0.0
+                bench.buffer.snapshot(after)
+                assert after.tobytes() == before.tobytes()
+                assert bench.buffer.submission(0).sequence == 0
+            node.send(bench.work(count=40))
+            submissions(node, 40)
+            bench.buffer.snapshot(after)
+            assert (after != before).any()
+            found.append(after.tobytes())
+    assert found[0] == found[1]

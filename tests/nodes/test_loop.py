@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from nodes.scripted import IDLE, LOSS, REFRESH, RELEASE, RESUME, STEP, STOP, SUBMIT, OverrunError, Surroundings, work
 
 from bptcnn.nodes.loop import Diverged
-from bptcnn.outer import Message, Pause, Work
+from bptcnn.nodes.throttle import CREDIT_SECONDS
+from bptcnn.outer import Message, Pause, Paused, Work
 
 
 @st.composite
@@ -121,13 +122,30 @@ def test_the_newest_local_steps_hold_at_once(monkeypatch: pytest.MonkeyPatch) ->
 # ---- pause, resume, release, stop ------------------------------------------------------------------------------------
 
 
-def test_a_pause_takes_effect_after_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_takes_effect_between_two_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Surroundings([[work(1, range(16), 2)], [work(1, [99], 2)], [RESUME], [STOP]], during={0: [Pause()]})
     seen.run(monkeypatch)
-    first = ["idle", "refresh", "step 4", "step 4", "submit 8", "Submitted", "Paused", "idle", "idle"]
+    first = ["idle", "refresh", "step 4", "Paused", "idle", "idle", "step 4", "submit 8", "Submitted", "refresh"]
     assert seen.log[: len(first)] == first
     assert seen.trained() == [*range(16), 99]
     assert seen.pauses == 1
+
+
+def test_a_pause_ends_the_rest_that_a_slow_node_owes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its credit, from its idle start, is used up in the second step; the pause pays what that one owes."""
+    rests: list[float] = []
+    seen = Surroundings([[work(1, range(16), 4)], [RESUME], [STOP]], speed=0.5, rests=rests, during={1: [Pause()]})
+    seen.run(monkeypatch)
+    assert seen.log[1:8] == ["refresh", "step 4", "step 4", "Paused", "idle", "step 4", "step 4"]
+    assert rests == [pytest.approx((0.5 * STEP - CREDIT_SECONDS) / 0.5)], "only the fourth step's rest was taken"
+
+
+def test_a_pause_reports_what_was_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages: list[list[Message]] = [[work(1, range(4))], [Pause()], [work(2, range(4))], [RESUME], [STOP]]
+    seen = Surroundings(messages).run(monkeypatch)
+    paused = [event for event in seen.events if isinstance(event, Paused)]
+    assert [event.wait_seconds for event in paused] == [IDLE]
+    assert [s.wait_seconds for s in seen.submissions] == [0.0, 0.0], "a pause is no waiting, and nothing counts twice"
 
 
 def test_an_idle_node_pauses_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The coordinator's protocol, event by event."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,8 @@ from bptcnn.outer.messages import (
     Stop,
     Submitted,
     Tick,
+    Trial,
+    Tried,
     Work,
 )
 from bptcnn.outer.settings import NodeProfile, RunSettings, Update
@@ -317,3 +321,82 @@ def test_events_that_cannot_be_are_refused(event: Submitted) -> None:
     start(machine)
     with pytest.raises(ValueError):  # noqa: PT011
         machine.handle(event)
+
+
+# ---- trials ----------------------------------------------------------------------------------------------------------
+
+
+def measuring(nodes: int = 2) -> Coordinator:
+    return Coordinator(
+        RunSettings(
+            nodes=tuple(NodeProfile(f"n{node}", 1.0) for node in range(nodes)),
+            samples=4000,
+            epochs=2,
+            batch_size=10,
+            local_steps=2,
+            learning_rates=(0.1, 0.1),
+            trial_seconds=0.5,
+        )
+    )
+
+
+def test_nodes_are_measured_one_after_the_other_before_any_work() -> None:
+    machine = measuring()
+    assert machine.handle(Ready(0, 0.0)) == []
+    assert machine.handle(Ready(1, 1.0)) == [Send(0, Trial(0.5, 80))]
+    assert machine.handle(Tick(1.2)) == []
+    assert machine.handle(Heartbeat(1, 1.3, 0)) == []
+    assert machine.handle(Tried(0, 1.6, 200, 0.4)) == [Send(1, Trial(0.5, 80))]
+    assert {node for node, _, _ in work(machine.handle(Tried(1, 2.6, 50, 0.5)))} == {0, 1}
+    assert machine.phase is Phase.TRAINING
+    assert [status.alone for status in machine.statuses()] == [500.0, 100.0]
+
+
+def test_a_node_lost_in_its_trial_is_absent() -> None:
+    machine = measuring()
+    start(machine)
+    assert machine.handle(lost(0)) == [Send(1, Trial(0.5, 80))]
+    assert {node for node, _, _ in work(machine.handle(Tried(1, 9.5, 50, 0.5)))} == {1}
+    assert [status.alone for status in machine.statuses()] == [None, 100.0]
+
+
+def test_a_trial_that_never_ends_is_noticed() -> None:
+    machine = measuring()
+    start(machine)
+    actions: list[Action] = []
+    for second in range(200):
+        for node in range(2):
+            machine.handle(Heartbeat(node, float(second), 0))
+        actions += machine.handle(Tick(float(second)))
+    assert [action.node for action in actions if isinstance(action, Kill)] == [0]
+
+
+def test_a_trial_that_nobody_asked_for_counts_for_nothing() -> None:
+    machine = measuring()
+    machine.handle(Ready(0, 0.0))
+    machine.handle(Tried(0, 0.5, 1, 0.0))
+    assert machine.statuses()[0].alone is None
+    assert machine.handle(Ready(1, 1.0)) == [Send(0, Trial(0.5, 80))]
+
+
+# ---- where the time goes ---------------------------------------------------------------------------------------------
+
+
+def test_time_is_counted_by_what_the_run_does() -> None:
+    machine = coordinator()
+    start(machine)  # at 0.0
+    machine.handle(submitted(0, 1, 20, 1, 20))  # at 1.0
+    machine.handle(Tick(3.0))
+    sequence_two = replace(submitted(1, 1, 20, 1, 20), time=4.0)
+    assert sent(machine.handle(sequence_two), Pause) == [0, 1]
+    machine.handle(Paused(0, 5.0, 0.75))
+    machine.handle(Paused(1, 7.0))
+    machine.handle(EpochRecorded(10.0, stop=False))
+    machine.handle(Tick(10.5))
+    first, second = (status.totals for status in machine.statuses())
+    assert (first.live_seconds, first.paused_seconds, first.recording_seconds) == (7.5, 2.0, 3.0)
+    assert (second.live_seconds, second.paused_seconds, second.recording_seconds) == (7.5, 0.0, 3.0)
+    assert (first.wait_seconds, second.wait_seconds) == (0.5 + 0.75, 0.5)
+    machine.handle(replace(lost(1, 1, 20, 20), time=11.5))
+    machine.handle(Tick(20.0))
+    assert [status.totals.live_seconds for status in machine.statuses()] == [17.0, 8.5]

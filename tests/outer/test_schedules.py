@@ -59,6 +59,7 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
         rounds=None if rng.random() < 0.5 else int(rng.integers(1, 20)),
         seed=seed,
         return_seconds=RETURN_SECONDS,
+        trial_seconds=float(rng.choice([0.0, 0.5])),
     )
     conditions = Conditions(
         delay=float(rng.choice([0.0, 0.002, 0.3])),

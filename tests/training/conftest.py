@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from bptcnn.training.breakdown import break_down
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.report import write_report
 from bptcnn.training.summary import Summary
@@ -34,6 +35,7 @@ def fonts_are_open(tmp_path_factory: pytest.TempPathFactory) -> None:
         bytes_per_merge=0.0,
         communication_share=0.0,
         efficiency=None,
+        breakdown=break_down([]),
         nodes=(),
     )
     report: Path = tmp_path_factory.mktemp("report") / "report.html"

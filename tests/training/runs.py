@@ -14,7 +14,7 @@ from bptcnn.networks import Network
 from bptcnn.training import Result
 
 COLUMNS = ["epoch", "seconds", "train_loss", "train_accuracy", "test_accuracy", "images_per_second"]
-SMALL = {"batch_size": 16, "local_steps": 2, "threads": 1, "lr": "0.03"}
+SMALL = {"batch_size": 16, "local_steps": 2, "threads": 1, "lr": "0.03", "measure": False}
 
 
 @functools.cache
@@ -43,8 +43,14 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def listed(folder: Path) -> list[dict[str, Any]]:
+    """The entries of nodes.json."""
+    found: list[dict[str, Any]] = json.loads((folder / "nodes.json").read_text())
+    return found
+
+
 def pids(folder: Path) -> dict[str, int]:
-    return {entry["name"]: entry["pid"] for entry in json.loads((folder / "nodes.json").read_text())}
+    return {entry["name"]: entry["pid"] for entry in listed(folder)}
 
 
 def check_counts(folder: Path, samples: int, epochs: int) -> dict[str, Any]:

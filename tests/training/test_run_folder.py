@@ -17,7 +17,7 @@ from bptcnn.training.checkpoint import read_checkpoint
 EPOCHS = 3
 SUMMARY = {
     *("test_accuracy", "train_seconds", "setup_seconds", "images_per_second", "images_trained", "images_redone"),
-    *("epochs", "updates", "update", "partition", "network", "parameters", "efficiency", "nodes"),
+    *("epochs", "updates", "update", "partition", "network", "parameters", "efficiency", "breakdown", "nodes"),
 }
 NODE = {
     *("name", "speed", "alone_images_per_second", "images", "compute_seconds", "wait_seconds"),
@@ -89,7 +89,7 @@ def test_the_configuration_is_the_resolved_one(finished: Result) -> None:
 
 def test_nodes(finished: Result) -> None:
     for node in json.loads((finished.run_dir / "nodes.json").read_text()):
-        assert set(node) == {"name", "pid", "host"}
+        assert set(node) == {"name", "pid", "host", "cores"}
         assert isinstance(node["pid"], int)
 
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.errors import UserError
-from bptcnn.training import TrainSettings, parse_nodes, read_config, settings_from
+from bptcnn.training import EpochRow, TrainSettings, parse_nodes, read_config, settings_from
+from bptcnn.training.schedules import learning_rates
+from bptcnn.training.stopping import reason_to_stop
 
 
 def refused(values: dict[str, Any]) -> str:
@@ -37,6 +39,9 @@ BAD = [
     ("staleness", -1),
     ("staleness", 1.0),
     ("threads", 0),
+    ("patience", 0),
+    ("patience", 1.0),
+    ("measure", 1),
     ("threads", "all"),
     ("momentum", 1.0),
     ("momentum", -0.1),
@@ -93,6 +98,14 @@ def test_the_bounds_themselves_are_fine() -> None:
         ("where(epoch > 2, 0.01, 0.1)", [0.1, 0.1, 0.01, 0.01]),
         ("0.05 * (1 + cos(3.14159265358979 * (epoch - 1) / epochs))", [0.1, 0.08535534, 0.05, 0.01464466]),
         ("epochs", [4.0] * 4),
+        ("step(0.1, every=2, factor=0.5)", [0.1, 0.1, 0.05, 0.05]),
+        ("step(0.1, 3)", [0.1, 0.1, 0.1, 0.01]),
+        ("cosine(0.1)", [0.1, 0.08535534, 0.05, 0.01464466]),
+        (" cosine(0.3, floor=0.2) ", [0.3, 0.28535534, 0.25, 0.21464466]),
+        ("warmup(0.1, 1)", [0.05, 0.1, 0.1, 0.1]),
+        ("warmup(0.3 / epoch, 2)", [0.1, 0.2, 0.3, 0.15]),
+        ("warmup(cosine(0.1), 2)", [0.1 / 3, 0.2 / 3, 0.1, 0.05]),
+        ("warmup(schedule=step(0.1, every=1), count=2)", [0.1 / 3, 0.2 / 3, 0.1, 0.01]),
     ],
 )
 def test_learning_rates(expression: Any, rates: list[float]) -> None:
@@ -122,6 +135,29 @@ BAD_RATES = [
     "0.1\n",
     "[0.1, 0.2]",
     None,
+    "cosin(0.1)",
+    "cosine()",
+    "cosine(0.1, 0.2, 0.3)",
+    "cosine(-0.1)",
+    "cosine('0.1')",
+    "cosine(epoch)",
+    "cosine(True)",
+    "cosine(*[0.1])",
+    "cosine(**{'rate': 0.1})",
+    "2 * cosine(0.1)",
+    "step(0.1)",
+    "step(0.1, every=0)",
+    "step(0.1, every=1.5)",
+    "step(0.1, every=1, factor=0)",
+    "step(0.1, every=1, factor=1e300)",
+    "step(0.1, eyery=1)",
+    "step(0.1, 1, every=1)",
+    "warmup(0.1, 4)",
+    "warmup(0.1, 0)",
+    "warmup(cosin(0.1), 1)",
+    "warmup(nonsense, 1)",
+    "warmup(cosine(0.1, 3)",
+    "(" * 300,
 ]
 
 
@@ -131,6 +167,48 @@ def test_bad_learning_rates_are_refused(expression: Any) -> None:
         assert TrainSettings(lr=expression, epochs=1).learning_rates() == (0.1,)
         return
     assert "learning rate" in refused({"lr": expression, "epochs": 4})
+
+
+def test_a_wrong_schedule_is_told_what_is_wrong() -> None:
+    for expression, told in (
+        ("step(0.1)", "every"),
+        ("step(0.1, every=0)", "every must be a whole number from 1, not 0"),
+        ("cosine(epoch)", "'epoch' is no number"),
+        ("warmup(0.1, 4)", "4 epochs of warmup leave none of 4"),
+        ("cosin(0.1)", "cosine, step, warmup"),
+    ):
+        assert told in refused({"lr": expression, "epochs": 4})
+
+
+@given(rate=st.floats(1e-6, 10.0), epochs=st.integers(2, 60), count=st.integers(1, 59))
+def test_a_warm_up_grows_to_where_the_schedule_starts(rate: float, epochs: int, count: int) -> None:
+    count = min(count, epochs - 1)
+    rates = learning_rates(f"warmup(cosine({rate!r}), {count})", epochs)
+    assert len(rates) == epochs
+    assert list(rates[: count + 1]) == sorted(set(rates[: count + 1]))
+    assert rates[count:] == learning_rates(f"cosine({rate!r})", epochs - count)
+
+
+def row(epoch: int, accuracy: float) -> EpochRow:
+    return EpochRow(epoch, 1.0, 1.0, 0.5, accuracy, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "settings", "told"),
+    [
+        ([0.5, 0.4], {"patience": 2}, None),
+        ([0.5, 0.4, 0.5], {"patience": 2}, "2 epochs in a row no better than epoch 1: 0.5000"),
+        ([0.5, 0.6, 0.6], {"patience": 2}, None),
+        ([0.5, 0.4], {"patience": 1}, "1 epoch in a row no better than epoch 1: 0.5000"),
+        ([0.5, 0.4], {"patience": 1, "epochs": 2}, None),
+        ([0.5, 0.4], {}, None),
+        ([0.9], {"patience": 1, "target_accuracy": 0.9}, "target accuracy 0.9 reached in epoch 1: 0.9000"),
+        ([0.9, 0.8], {"patience": 1, "target_accuracy": 0.8}, "target accuracy 0.8 reached in epoch 2: 0.8000"),
+    ],
+)
+def test_when_a_run_stops_early(accuracies: list[float], settings: dict[str, Any], told: str | None) -> None:
+    rows = [row(epoch, accuracy) for epoch, accuracy in enumerate(accuracies, 1)]
+    assert reason_to_stop(rows, TrainSettings(**settings)) == told
 
 
 def test_learning_rates_see_nothing_of_the_program() -> None:

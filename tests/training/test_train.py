@@ -9,7 +9,7 @@ from training.runs import SMALL, check_counts, data, lenet, metrics, run, summar
 import bptcnn as bpt
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
-from bptcnn.networks import Dense, Flatten, Network
+from bptcnn.networks import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.training import EpochRow, Observer, Snapshot, TrainSettings
 from bptcnn.training.checkpoint import read_checkpoint
 
@@ -84,6 +84,37 @@ def test_a_single_node_repeats_bit_for_bit(tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
+def test_measuring_speeds_changes_nothing_of_the_run(tmp_path: Path) -> None:
+    """Nor does it leave velocity or running statistics of batch normalisation."""
+    layers = [Conv2D(4, 3, activation="relu"), BatchNorm(), MaxPool2D(4), Flatten(), Dense(10)]
+    network = Network((28, 28, 1), layers, "small")
+    weights = []
+    for measure in (False, True):
+        folder = tmp_path / str(measure)
+        run(folder, data(400, 50), network, nodes=1, epochs=2, measure=measure)
+        weights.append(read_checkpoint(folder / "last.safetensors").weights.tobytes())
+    assert weights[0] == weights[1]
+
+
+def test_measured_speeds_make_the_efficiency(tmp_path: Path) -> None:
+    run(tmp_path / "run", nodes=[1.0, 0.5], epochs=2, measure=True)
+    found = check_counts(tmp_path / "run", 1000, 2)
+    alone = [node["alone_images_per_second"] for node in found["nodes"]]
+    assert all(speed > 0.0 for speed in alone)
+    assert found["efficiency"] == pytest.approx(found["images_per_second"] / sum(alone))
+    breakdown = found["breakdown"]
+    assert breakdown["compute"] == pytest.approx(sum(node["compute_seconds"] for node in found["nodes"]))
+    assert breakdown["slowdown"] is not None
+    assert breakdown["total"] - breakdown["evaluation"] == pytest.approx(2 * found["train_seconds"], rel=0.1)
+
+
+def test_without_measuring_no_efficiency_is_made_up(tmp_path: Path) -> None:
+    run(tmp_path / "run", nodes=2, epochs=1, measure=False)
+    found = check_counts(tmp_path / "run", 1000, 1)
+    assert (found["efficiency"], found["breakdown"]["slowdown"]) == (None, None)
+    assert [node["alone_images_per_second"] for node in found["nodes"]] == [None, None]
+
+
 @pytest.mark.parametrize("update", ["sgwu", pytest.param("agwu", marks=pytest.mark.slow)])
 def test_fewer_samples_than_nodes_and_steps(tmp_path: Path, update: str) -> None:
     run(tmp_path / "run", data(2, 10), nodes=3, epochs=3, update=update, batch_size=64, local_steps=8)
@@ -128,6 +159,14 @@ def test_a_target_stops_early_and_says_so(tmp_path: Path) -> None:
     assert [row.test_accuracy >= 0.5 for row in result.epochs] == [False] * (done - 1) + [True]
     assert found["outcome"] == "stopped"
     assert "target" in found["reason"] or "accuracy" in found["reason"]
+
+
+def test_patience_stops_a_run_that_gets_no_better(tmp_path: Path) -> None:
+    run(tmp_path / "run", nodes=2, epochs=50, lr="1e-12", patience=2)
+    found = summary(tmp_path / "run")
+    assert (found["outcome"], found["epochs"], found["best_epoch"]) == ("stopped", 3, 1)
+    assert "better" in found["reason"]
+    check_counts_of_stopped(found, 3)
 
 
 def check_counts_of_stopped(found: dict[str, object], epochs: int) -> None:

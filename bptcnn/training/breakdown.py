@@ -1,0 +1,80 @@
+"""Where the nodes' time went: what lies between a run's speed and the sum of its nodes' speeds alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bptcnn.outer import NodeTotals
+
+
+@dataclass(frozen=True)
+class Share:
+    """One node's part of a run: what it did, whether it was a `host` behind a network, and images/s alone, if known."""
+
+    totals: NodeTotals
+    host: bool
+    alone: float | None
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """Seconds summed over the nodes; all but `slowdown` add up to `total`.
+
+    compute: in training steps, `slowdown` of it because steps were slower than alone (None where that is not known).
+    waiting: for samples, or under SGWU for the others. merging: copying and merging weights in shared memory.
+    communication: training stood still for a network. imbalance: standing still at epochs' ends until all did.
+    evaluation: checkpoints and accuracy, which count as no training time. other: the rest, with what nodes that were
+    lost had not reported.
+    """
+
+    total: float
+    compute: float
+    waiting: float
+    merging: float
+    communication: float
+    imbalance: float
+    evaluation: float
+    other: float
+    slowdown: float | None
+
+
+def break_down(shares: Sequence[Share]) -> Breakdown:
+    """Return where the time of all nodes went. A host trains on while its stub says that it is paused."""
+    totals = [share.totals for share in shares]
+    compute = sum(t.compute_seconds for t in totals)
+    waiting = sum(t.wait_seconds for t in totals)
+    merging = sum(share.totals.communication_seconds for share in shares if not share.host)
+    communication = sum(share.totals.communication_seconds for share in shares if share.host)
+    imbalance = sum(share.totals.paused_seconds for share in shares if not share.host)
+    evaluation = sum(t.recording_seconds for t in totals)
+    training = sum(t.live_seconds for t in totals)
+    known = compute + waiting + merging + communication + imbalance
+    other = max(0.0, training - known)
+    return Breakdown(
+        total=known + other + evaluation,
+        compute=compute,
+        waiting=waiting,
+        merging=merging,
+        communication=communication,
+        imbalance=imbalance,
+        evaluation=evaluation,
+        other=other,
+        slowdown=_slowdown(shares),
+    )
+
+
+def _slowdown(shares: Sequence[Share]) -> float | None:
+    seconds = 0.0
+    for share in shares:
+        if share.totals.images and share.alone is None:
+            return None
+        if share.alone is not None:
+            seconds += share.totals.compute_seconds - share.totals.images / share.alone
+    return seconds
+
+
+def efficiency(images_per_second: float, shares: Sequence[Share]) -> float | None:
+    """Return the run's speed over the sum of its nodes' speeds alone; None where one that trained was not measured."""
+    known = [share.alone for share in shares if share.alone is not None]
+    if not known or any(share.totals.images and share.alone is None for share in shares):
+        return None
+    return images_per_second / sum(known)
