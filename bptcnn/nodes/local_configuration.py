@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.memory import SharedMemory
 from bptcnn.nodes.configuration import AgentConfiguration
 
@@ -38,9 +39,13 @@ class SharedArray:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfiguration(AgentConfiguration):
-    """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor."""
+    """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor.
+
+    `tuning`: how its steps are computed, the same for all nodes of a machine.
+    """
 
     nodes: int  # writers of the weight buffer
     weights_fd: int
     images: SharedArray
     labels: SharedArray
+    tuning: Tuning = BY_RULE

@@ -39,7 +39,7 @@ class TrainSettings:
     `lr` is a number or an expression of `epoch` (1, 2, ...) and `epochs`, as numexpr evaluates it. `staleness`: a node
     more than so many updates behind submits early (None: no bound). `validation`: the share of the training set that is
     held out to choose the best epoch and to stop by; without, the test set serves. `threads` None: the usable cores,
-    shared out.
+    shared out. `autotune`: choose the algorithms of the step by measuring them once on each machine; without, by rules.
     """
 
     nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts
@@ -56,6 +56,7 @@ class TrainSettings:
     local_steps: int | None = None  # 8, or 32 where there are hosts
     staleness: int | None = None
     threads: int | None = None
+    autotune: bool = True
     seed: int = 0
     validation: float | None = None
     target_accuracy: float | None = None
@@ -70,8 +71,9 @@ class TrainSettings:
             if not isinstance(self.hosts, str | os.PathLike):
                 raise UserError(f"hosts must be the path of a hosts file, not {self.hosts!r}")
             object.__setattr__(self, "hosts", os.path.abspath(self.hosts))
-        if not isinstance(self.require_all, bool):
-            raise UserError(f"require_all must be true or false, not {self.require_all!r}")
+        for name in ("require_all", "autotune"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
         object.__setattr__(self, "lr", str(self.lr))
         if self.local_steps is None:
             object.__setattr__(self, "local_steps", _LOCAL_STEPS if self.hosts is None else _HOST_LOCAL_STEPS)
