@@ -27,7 +27,7 @@ from bptcnn.profiling.records import Trial, TuningRecord
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches
 from bptcnn.version import VERSION
 
-_SECONDS = 8.0  # for all variants; one that has begun is finished
+_SECONDS = 12.0  # for all variants; one that has begun is finished
 _MARGIN = 0.03  # of the time: what a candidate must gain
 _HOPELESS = 0.15  # a variant that is slower by so much everywhere is not measured again
 _STEP_MARGIN = 0.01  # what all choices together must gain
@@ -36,7 +36,8 @@ _LEAST_ROUNDS, _MOST_ROUNDS = 3, 15
 _ROUND_SECONDS, _MOST_STEPS = 0.005, 50  # a round has as many steps as take that
 _WARM_STEPS = 1  # after those that rank the tasks
 _BATCHES = 4
-_RANGES = (32, 8, 64)
+_RANGES = (8, 32, 64)
+_MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
 _ALGORITHMS: tuple[Algorithm, ...] = ("small images", "winograd 4", "winograd 2", "direct")
 _STEP = "step"
@@ -62,7 +63,7 @@ def autotune(network: Network, batch_size: int, threads: int, tell: Tell = lambd
     """Measure the candidates; `tell` hears how far it is. Raises UserError where memory is too small for two steps."""
     begin = time.monotonic()
     decisions = lower(network, training=True).decisions
-    variants = _variants(decisions, batch_size)
+    variants = _variants(decisions, batch_size, threads)
     trials: list[Trial] = []
     with _Comparison(network, batch_size, threads, decisions) as comparison:
         for number, variant in enumerate(variants):
@@ -88,11 +89,12 @@ def network_digest(network: Network) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _variants(decisions: Sequence[Decision], batch_size: int) -> list[_Variant]:
+def _variants(decisions: Sequence[Decision], batch_size: int, threads: int) -> list[_Variant]:
     """Return what to try, first what is likeliest to gain: there may be no time for the rest."""
     rules = {decision.choice.shape: decision for decision in decisions}
     usual = min(BY_RULE.ranges, batch_size)
-    others = [ranges for ranges in _RANGES if ranges <= batch_size and ranges != usual]
+    most = min(batch_size, _MOST_RANGES * threads)
+    others = [ranges for ranges in _RANGES if threads <= ranges <= most and ranges != usual]
     found = [_Variant(f"{ranges} ranges", Tuning(ranges)) for ranges in others]
     summed = [d.choice for d in rules.values() if d.choice.algorithm != "small images"]
     for parts in _PARTS:

@@ -48,7 +48,7 @@ def test_it_measures_shows_and_writes_where_training_looks(measured: tuple[Path,
         assert f"\n{name} " in ended.out
     assert profile.host.cpu in ended.out
     assert "\ntuned in " in ended.out
-    assert " ranges " in ended.out
+    assert " 4 parts " in ended.out
     assert json.loads((folder / "step.json").read_text())["traceEvents"]
 
 

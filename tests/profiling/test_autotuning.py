@@ -43,18 +43,21 @@ def path() -> Iterator[Path]:
 
 
 def test_variants_try_each_candidate_wherever_it_fits() -> None:
-    variants = {v.candidate: v for v in _variants(lower(NETWORK, training=True).decisions, BATCH)}
+    variants = {v.candidate: v for v in _variants(lower(NETWORK, training=True).decisions, BATCH, 1)}
     assert (FIRST.algorithm, SECOND.algorithm) == ("direct", "small images")
     others = {"direct", "winograd 4", "winograd 2"}
     assert set(variants) == {*others, "8 ranges", "4 parts", "8 parts"}
     for algorithm in others:
         assert variants[algorithm].tuning == Tuning(choices=(Choice(SECOND.shape, algorithm),))  # type: ignore[arg-type]
     assert variants["8 ranges"].shapes == ("step",)
+    assert [v.candidate for v in _variants((), 100, 8)] == ["8 ranges", "32 ranges", "64 ranges"]
+    assert [v.candidate for v in _variants((), 40, 12)] == ["32 ranges"]
+    assert [v.candidate for v in _variants((), 8, 4)] == []  # that is what the rule says
     assert variants["4 parts"].tuning == Tuning(choices=(Choice(FIRST.shape, "direct", 4),))
 
 
 def test_the_best_candidate_of_each_shape_is_chosen() -> None:
-    variants = _variants(lower(NETWORK, training=True).decisions, BATCH)
+    variants = _variants(lower(NETWORK, training=True).decisions, BATCH, 1)
     trials = [
         trial(SECOND.shape, "direct", 0.9),
         trial(SECOND.shape, "winograd 2", 0.8),
