@@ -31,6 +31,7 @@ class Convolution(Operation):
     rectified: bool
     filter: Parameter
     bias: Parameter | None
+    parts: int  # partial sums of the gradients; 0: one for each range of images
 
     @property
     def multiply_adds(self) -> int:
@@ -57,7 +58,7 @@ class Convolution(Operation):
     @property
     def sums(self) -> PartialSums:
         """The partial sums of the filter and bias gradients."""
-        return PartialSums(self.name, self.filter, self.bias, self.conv_shape[2])
+        return PartialSums(self.name, self.filter, self.bias, self.conv_shape[2], self.parts)
 
     @property
     def kernels(self) -> tuple[int, int]:

@@ -14,6 +14,7 @@ Guarantees
 - Kernels run with denormal numbers flushed to zero, on every thread alike; the caller's own arithmetic does not.
 - A kernel that returns a status other than 0 ends the step: tasks that a worker has taken finish, nothing that waits
   for the failed one starts.
+- Steals and idle time are counted; the clock is read only where a worker runs out of tasks and where it has one again.
 - Between steps, and in a step when nothing is ready for long, workers sleep: an idle model uses no CPU.
 - A worker that wakes late finds the gate closed and never touches the next step's state: step() closes the gate and
   waits until those inside have left.
@@ -28,6 +29,7 @@ import numpy.typing as npt
 
 from bptcnn.errors import UserError
 from bptcnn.inner.graph import TaskGraph
+from bptcnn.inner.step_counts import StepCounts
 from bptcnn.kernels.atomics import (
     compare_and_swap,
     fence_full,
@@ -46,9 +48,11 @@ from bptcnn.kernels.denormals import flush_denormals, restore_denormals
 from bptcnn.kernels.pointers import call_kernel, record_at, words
 
 _LINE = 8  # words in a cache line: words that different threads write lie on lines of their own
-_GATE, _SIGNAL, _SLEEPERS, _DONE, _STATUS, _FAILED, _IDLERS, _NEWS, _CLOSING, _GRAPH, _WORDS = range(11)
+_GATE, _SIGNAL, _SLEEPERS, _DONE, _STATUS, _FAILED, _IDLERS, _NEWS, _CLOSING, _GRAPH, _STEPS, _WORKERS = range(12)
+_STEP_COUNT, _STEP_NS, _BEGAN = range(3)  # in line _STEPS: written by the caller alone
+_STEALS, _IDLE_NS, _SINCE = range(3)  # in line _WORKERS + worker: written by that worker alone within a step
 _SPINS = 2000  # of about 20 ns: some 40 microseconds before a thread sleeps, what a wake-up costs
-_IDLE_NS = 10_000_000  # a sleeper within a step looks again after 10 ms at the latest
+_PAUSE_NS = 10_000_000  # a sleeper within a step looks again after 10 ms at the latest
 _REST_NS = 1_000_000_000  # and between steps after 1 s
 _CLOSED = 1
 
@@ -162,15 +166,29 @@ def _run_task(state, graph, worker, task):
         _announce(state)
 
 
+@compiled("int64(int64, int64, int64)")
+def _find_task(state, graph, worker):
+    """Take a task of one's own, else another worker's, or -1; count steals, and the time from the first failure on."""
+    counters = words(state + 8 * _LINE * (_WORKERS + worker), _LINE)
+    task = _pop(graph, worker)
+    if task < 0:
+        task = _steal(graph, worker)
+        counters[_STEALS] += task >= 0
+    if task >= 0 and counters[_SINCE] != 0:
+        counters[_IDLE_NS] += monotonic_ns() - counters[_SINCE]
+        counters[_SINCE] = 0
+    elif task < 0 and counters[_SINCE] == 0:
+        counters[_SINCE] = monotonic_ns()
+    return task
+
+
 @compiled("void(int64, int64)")
 def _run_tasks(state, worker):
     """Run tasks until the step is done."""
     graph = load_acquire(state + 8 * _LINE * _GRAPH)
     spins = 0
     while load_acquire(state + 8 * _LINE * _DONE) == 0:
-        task = _pop(graph, worker)
-        if task < 0:
-            task = _steal(graph, worker)
+        task = _find_task(state, graph, worker)
         if task >= 0:
             _run_task(state, graph, worker, task)
             spins = 0
@@ -181,9 +199,9 @@ def _run_tasks(state, worker):
             fetch_add(state + 8 * _LINE * _IDLERS, 1)
             fence_full()
             news = load_acquire(state + 8 * _LINE * _NEWS)
-            task = _steal(graph, worker)  # what was pushed before we were counted as idle
+            task = _find_task(state, graph, worker)  # what was pushed before we were counted as idle
             if task < 0 and load_acquire(state + 8 * _LINE * _DONE) == 0:
-                futex_wait(state + 8 * _LINE * _NEWS, news, _IDLE_NS)
+                futex_wait(state + 8 * _LINE * _NEWS, news, _PAUSE_NS)
             fetch_add(state + 8 * _LINE * _IDLERS, -1)
             if task >= 0:
                 _run_task(state, graph, worker, task)
@@ -252,20 +270,44 @@ def _reset(graph):
             turn = (turn + 1) % g.workers
 
 
+@compiled("void(int64, int64)")
+def _begin_counting(state, workers):
+    """Every worker counts as idle from the step's beginning until it finds its first task."""
+    steps = words(state + 8 * _LINE * _STEPS, _LINE)
+    steps[_BEGAN] = monotonic_ns()
+    for worker in range(workers):
+        words(state + 8 * _LINE * (_WORKERS + worker), _LINE)[_SINCE] = steps[_BEGAN]
+
+
+@compiled("void(int64, int64)")
+def _end_counting(state, workers):
+    """Count the step, and for those who found nothing more to do the time to its end."""
+    steps, now = words(state + 8 * _LINE * _STEPS, _LINE), monotonic_ns()
+    steps[_STEP_COUNT] += 1
+    steps[_STEP_NS] += now - steps[_BEGAN]
+    for worker in range(workers):
+        counters = words(state + 8 * _LINE * (_WORKERS + worker), _LINE)
+        if counters[_SINCE] != 0:
+            counters[_IDLE_NS] += now - counters[_SINCE]
+
+
 @compiled("int64(int64, int64)")
 def _step(state, graph):
     """Run one step of the graph with all workers; the caller is worker 0. Return the status."""
+    workers = _graph_at(graph).workers
+    _begin_counting(state, workers)
     _reset(graph)
     store_release(state + 8 * _LINE * _GRAPH, graph)
     store_release(state + 8 * _LINE * _STATUS, 0)
     store_release(state + 8 * _LINE * _DONE, 0)
     store_release(state + 8 * _LINE * _GATE, 0)
-    if _graph_at(graph).workers > 1:
+    if workers > 1:
         _wake_all(state)
     _work(state, 0)
     fetch_or(state + 8 * _LINE * _GATE, _CLOSED)
     while load_acquire(state + 8 * _LINE * _GATE) != _CLOSED:
         spin_pause()
+    _end_counting(state, workers)
     return load_acquire(state + 8 * _LINE * _STATUS)
 
 
@@ -331,7 +373,7 @@ class Executor:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._state = np.zeros((_WORDS, _LINE), np.int64)
+        self._state = np.zeros((_WORKERS + threads, _LINE), np.int64)
         self._state[_GATE, 0] = _CLOSED
         self._running = threading.Lock()
         own: list[threading.Thread] = []
@@ -359,6 +401,11 @@ class Executor:
             status = int(_step(self._state.ctypes.data, prepared.address))
         if status:
             raise KernelError(status, prepared.graph.tasks[int(self._state[_FAILED, 0])].label)
+
+    def counts(self) -> StepCounts:
+        """Return what was counted since the executor was made; not while it runs."""
+        steps, workers = self._state[_STEPS].tolist(), self._state[_WORKERS:].T.tolist()
+        return StepCounts(steps[_STEP_COUNT], steps[_STEP_NS], tuple(workers[_IDLE_NS]), tuple(workers[_STEALS]))
 
     def close(self) -> None:
         """End the worker threads; safe to call again."""

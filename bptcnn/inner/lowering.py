@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from bptcnn.inner.activation import ActivationFunction, Dropping
 from bptcnn.inner.addition import Addition
+from bptcnn.inner.algorithms import algorithms, choose, computed, takes_pooling
 from bptcnn.inner.averaging import Averaging
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.dense import FullyConnected
@@ -17,8 +18,7 @@ from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
-from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images
-from bptcnn.inner.winograd import WinogradConvolution, tile_for
+from bptcnn.inner.tuning import BY_RULE, Algorithm, Choice, Tuning
 from bptcnn.networks import (
     Activation,
     Application,
@@ -40,6 +40,15 @@ from bptcnn.networks.layers import ActivationName, Shape
 
 
 @dataclass(frozen=True)
+class Decision:
+    """How convolution `layers[0]` is computed, and how it might be; `layers[1:]`: the pooling that may ride in it."""
+
+    layers: tuple[str, ...]
+    choice: Choice
+    algorithms: tuple[Algorithm, ...]
+
+
+@dataclass(frozen=True)
 class Lowered:
     """Operations in forward order, each value's shape, and the value that holds the logits."""
 
@@ -47,6 +56,8 @@ class Lowered:
     shapes: dict[int, Shape]
     result: int
     size: int  # of the weight vector
+    ranges: int  # tasks over the images of a batch
+    decisions: tuple[Decision, ...]
 
     def readers(self, value: int) -> list[tuple[Operation, int]]:
         """Return who reads a value, and as which input."""
@@ -58,16 +69,18 @@ def operations(network: Network) -> tuple[Operation, ...]:
     return lower(network, training=True).operations
 
 
-def lower(network: Network, training: bool, direct: bool = False) -> Lowered:
+def lower(network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE) -> Lowered:
     """Return the operations of `network` with their values; `direct`: no convolution by Winograd's algorithm."""
-    return _Lowering(network, training, direct).run()
+    return _Lowering(network, training, direct, tuning).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool, direct: bool) -> None:
+    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning) -> None:
         self._network = network
         self._training = training
         self._direct = direct
+        self._tuning = tuning
+        self._decisions: list[Decision] = []
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
         self._fused: set[int] = set()  # applications that ride in an earlier operation
@@ -82,7 +95,8 @@ class _Lowering:
                 self._lower(index, application, inputs)
         found = self._with_copies()
         result = self._alias.get(len(self._applications), len(self._applications))
-        return Lowered(tuple(found), self._shapes, result, self._network.size)
+        sizes = self._network.size, self._tuning.ranges
+        return Lowered(tuple(found), self._shapes, result, *sizes, tuple(self._decisions))
 
     # ---- layers ------------------------------------------------------------------------------------------------------
 
@@ -134,15 +148,7 @@ class _Lowering:
     def _convolution(self, index: int, layer: Conv2D, application: Application, inputs: tuple[int, ...]) -> None:
         shape, conv_shape = self._image(application.inputs[0]), self._image(index + 1)
         made, rectified = self._activated(index, layer.activation)
-        out_shape, pool = conv_shape, None
         weights, bias = _weights_and_bias(application)
-        follower = self._only_reader(index + 1)
-        if follower is not None and made == index + 1:
-            pooling = self._applications[follower].layer
-            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape) and not crosses_images(shape, conv_shape):
-                pool, made = pooling.window, follower + 1
-                out_shape = self._image(made)
-                self._fused.add(follower)
         op = Convolution(
             application.name,
             inputs,
@@ -152,19 +158,35 @@ class _Lowering:
             stride=layer.stride,
             pads=layer.pads(shape),
             conv_shape=conv_shape,
-            out_shape=out_shape,
-            pool=pool,
+            out_shape=conv_shape,
+            pool=None,
             rectified=rectified,
             filter=weights,
             bias=bias,
+            parts=0,
         )
-        tile = 0 if self._direct else tile_for(op)
-        if crosses_images(shape, conv_shape):
-            op = SmallImagesConvolution(**vars(op))
-        elif tile:
-            op = WinogradConvolution(**vars(op), tile=tile)
-        self._put(op, made if pool else index + 1)
+        self._decide(op, index)
         self._activate(op, index + 1, layer.activation)
+
+    def _decide(self, op: Convolution, index: int) -> None:
+        """Add a convolution, computed as the tuning says, with the pooling that rides in it."""
+        pooled, layers, value = op, [op.name], index + 1
+        follower = self._only_reader(index + 1)
+        if follower is not None and op.output == index + 1:
+            pooling = self._applications[follower]
+            if isinstance(pooling.layer, MaxPool2D) and _tiles(pooling.layer, op.conv_shape):
+                value = follower + 1
+                pooled = replace(op, output=value, pool=pooling.layer.window, out_shape=self._image(value))
+                layers.append(pooling.name)
+        choice = choose(pooled, self._tuning)
+        if self._direct and choice.algorithm.startswith("winograd"):
+            choice = replace(choice, algorithm="direct")
+        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled)))
+        if not takes_pooling(choice.algorithm):
+            pooled, value = op, index + 1
+        self._put(computed(pooled, choice), value)
+        if pooled.pool:
+            self._fused.add(value - 1)
 
     def _windowed(
         self, index: int, layer: Conv2D | DepthwiseConv2D, application: Application, inputs: tuple[int, ...]

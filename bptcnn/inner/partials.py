@@ -20,6 +20,7 @@ class PartialSums:
     filter: Parameter
     bias: Parameter | None
     channels: int
+    wanted: int = 0  # parts; 0: as many as ranges
 
     @property
     def size(self) -> int:
@@ -27,9 +28,9 @@ class PartialSums:
         return self.filter.size + self.channels
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
-        """Return the image ranges of the parts: fewer than the plan's where they would take much memory."""
-        most = max(1, _MOST_BYTES // (FLOAT * self.size))
-        return plan.ranges if len(plan.ranges) <= most else split(plan.batch, most)
+        """Return the image ranges of the parts: fewer than wanted where they would take much memory."""
+        most, wanted = max(1, _MOST_BYTES // (FLOAT * self.size)), self.wanted or len(plan.ranges)
+        return split(plan.batch, min(wanted, most))
 
     def reserve(self, plan: Plan) -> None:
         """Reserve the parts."""

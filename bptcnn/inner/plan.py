@@ -1,7 +1,7 @@
 """The plan of a step: which value lies where, which gradients share memory, and the records that kernels read.
 
-Which images make a task follows from network and batch size only, never from the number of threads, and so does the
-number of partial sums: a run repeats bit for bit on any number.
+Which images make a task follows from network, batch size and tuning only, never from the number of threads, and so
+does the number of partial sums: a run repeats bit for bit on any number.
 """
 
 from typing import TYPE_CHECKING
@@ -20,8 +20,6 @@ from bptcnn.networks.layers import Pair
 if TYPE_CHECKING:
     from bptcnn.inner.lowering import Lowered
 
-_RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
-
 
 class Plan:
     """Buffers and records of `lowered` at one batch size; `training` adds those of the backward pass."""
@@ -33,7 +31,7 @@ class Plan:
         self.workers = workers
         self.training = training
         self.settings = settings
-        self.ranges = split(batch, min(batch, _RANGES))
+        self.ranges = split(batch, lowered.ranges)
         self.arena = Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []

@@ -11,13 +11,19 @@ from bptcnn.kernels import convolution, small_images
 from bptcnn.kernels.unit import COLUMNS
 
 _MOST_PIXELS = 16  # of an output image: rows of a tile over pixels would be mostly empty
+_PIXELS_LIMIT = 64  # beyond, there are enough of them on any CPU
 _LEAST_CHANNELS = 64  # with fewer, tasks over channels are too few
 
 
 def crosses_images(in_shape: tuple[int, int, int], out_shape: tuple[int, int, int]) -> bool:
-    """Tell whether a convolution is better computed across images."""
+    """Tell whether a convolution is mostly better computed across images."""
+    return out_shape[0] * out_shape[1] <= _MOST_PIXELS and may_cross_images(in_shape, out_shape)
+
+
+def may_cross_images(in_shape: tuple[int, int, int], out_shape: tuple[int, int, int]) -> bool:
+    """Tell whether a convolution may be better computed across images."""
     rows, columns, channels = out_shape
-    return rows * columns <= _MOST_PIXELS and min(channels, in_shape[2]) >= _LEAST_CHANNELS
+    return rows * columns <= _PIXELS_LIMIT and min(channels, in_shape[2]) >= _LEAST_CHANNELS
 
 
 @dataclass(frozen=True)

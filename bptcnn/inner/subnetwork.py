@@ -1,5 +1,6 @@
 """Subnetwork: a full copy of the network on one node, stepped by the executor."""
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
 from bptcnn.networks import Network
 
@@ -19,7 +21,8 @@ FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
 IndexArray = npt.NDArray[np.int32]
 
-_MEASURED_STEPS = 5  # a task's cost is its median over so many steps
+_MEASURED_STEPS = 5  # a task's cost is its median over so many steps,
+_MEASURED_SECONDS = 0.3  # or over fewer where they take longer
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,26 @@ class StepResult:
 class Subnetwork:
     """One network, one batch size, `threads` workers: forward, backward and update as one task graph.
 
+    `tuning` says how convolutions are computed: with the same one, results are the same bits on any number of workers.
     Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views. With
     `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser.
     """
 
     def __init__(
-        self, network: Network, batch_size: int, executor: Executor, training: bool = True, direct: bool = False
+        self,
+        network: Network,
+        batch_size: int,
+        executor: Executor,
+        training: bool = True,
+        direct: bool = False,
+        tuning: Tuning = BY_RULE,
     ) -> None:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        self._plan = Plan(lower(network, training, direct), batch_size, executor.threads, training, self._settings)
+        lowered = lower(network, training, direct, tuning)
+        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")
@@ -66,7 +77,10 @@ class Subnetwork:
     def _measure_costs(self) -> None:
         """Rank the tasks by what they cost here: medians over a few steps on zeros, without an update."""
         samples = np.zeros((self.batch_size, *self.network.input_shape), np.uint8)
-        traces = [self.traced(samples, self._labels) for _ in range(_MEASURED_STEPS)]
+        traces: list[Trace] = []
+        end = time.monotonic() + _MEASURED_SECONDS
+        while not traces or (len(traces) < _MEASURED_STEPS and time.monotonic() < end):
+            traces.append(self.traced(samples, self._labels))
         costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
         self._prepared = self._executor.prepare(self._graph.with_costs([float(cost) for cost in costs]))
         self._settings.words[:] = 0

@@ -12,15 +12,20 @@ from bptcnn.kernels import convolution, winograd, winograd_gradients
 from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
 
 _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
+_CHANNELS_LIMIT = 16  # below, on any CPU
 _LEAST_PIXELS = 4  # rows and columns of an output: smaller ones fill no tile
 
 
 def tile_for(op: Convolution) -> int:
-    """Return the outputs per row of a tile with which a convolution is computed, 0 for directly."""
-    if op.kernel != (3, 3) or op.stride != (1, 1) or max(map(max, op.pads)) > 2:
-        return 0
+    """Return the outputs per row of a tile with which a convolution is mostly best computed, 0 for directly."""
     fits = min(op.conv_shape[:2]) >= _LEAST_PIXELS and min(op.in_shape[2], op.conv_shape[2]) >= _LEAST_CHANNELS
-    return 4 if fits else 0
+    return 4 if may_tile(op) and fits else 0
+
+
+def may_tile(op: Convolution) -> bool:
+    """Tell whether a convolution may be better computed by Winograd's algorithm."""
+    possible = op.kernel == (3, 3) and op.stride == (1, 1) and max(map(max, op.pads)) <= 2
+    return possible and min(op.conv_shape[:2]) >= 2 and min(op.in_shape[2], op.conv_shape[2]) >= _CHANNELS_LIMIT
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ class SampleSource:
 
 @dataclass(frozen=True, kw_only=True)
 class HostConfiguration(AgentConfiguration):
-    """A node behind SSH: weights travel as `wire` says. `threads` 0: the host's usable cores."""
+    """A node behind SSH: weights travel as `wire` says. `threads` 0: the host's usable cores.
+
+    `autotune`: the host chooses its algorithms by measuring, where it has no record yet.
+    """
 
     samples: SampleSource
     wire: Wire
+    autotune: bool = False

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.memory import SharedMemory
 from bptcnn.nodes.configuration import AgentConfiguration
 
@@ -41,6 +42,7 @@ class LocalConfiguration(AgentConfiguration):
     """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor.
 
     `cores`: the numbers of those that it keeps to, empty: any.
+    `tuning`: how its steps are computed, the same for all nodes of a machine.
     """
 
     nodes: int  # writers of the weight buffer
@@ -48,3 +50,4 @@ class LocalConfiguration(AgentConfiguration):
     images: SharedArray
     labels: SharedArray
     cores: tuple[int, ...] = ()
+    tuning: Tuning = BY_RULE

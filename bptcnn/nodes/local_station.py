@@ -7,6 +7,7 @@ import threading
 from multiprocessing.connection import Connection
 from typing import Any
 
+from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.nodes.exchange import SharedExchange
 from bptcnn.nodes.local_configuration import LocalConfiguration
@@ -44,6 +45,10 @@ class LocalStation:
                 self._connection.send(event)
         except OSError:
             os._exit(ORPHANED)
+
+    def tuning(self) -> Tuning:
+        """The one that came with the configuration."""
+        return self.configuration.tuning
 
     def samples(self) -> tuple[Images, Labels]:
         """Map the samples."""

@@ -29,6 +29,7 @@ import numpy as np
 from bptcnn.data import Samples, load, order, split_validation
 from bptcnn.data.content import SampleCache, digest
 from bptcnn.errors import UserError
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.nodes.bootstrap import decode_bootstrap
 from bptcnn.nodes.codec import decode_message, encode_event
 from bptcnn.nodes.configuration import HostConfiguration
@@ -142,6 +143,15 @@ class RemoteStation:
     def report(self, event: NodeEvent) -> None:
         """Queue the event for the reporter."""
         self._outbox.put(encode_event(event))
+
+    def tuning(self) -> Tuning:
+        """This host's own, measured if need be; what there is to say of it goes to the node's log."""
+        from bptcnn.profiling.tunings import tuning_of, tuning_record  # here: it compiles
+
+        wanted = self.configuration
+        if not wanted.autotune:
+            return BY_RULE
+        return tuning_of(tuning_record(wanted.network, wanted.batch_size, wanted.threads, print))
 
     def finish(self) -> None:
         """Wait until the last report has arrived."""

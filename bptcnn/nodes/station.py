@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.inner.tuning import Tuning
 from bptcnn.nodes.configuration import AgentConfiguration
 from bptcnn.outer import Message, NodeEvent
 
@@ -41,6 +42,10 @@ class Station(Protocol):
 
     def report(self, event: NodeEvent) -> None:
         """Tell the coordinator; from any thread, in order."""
+        ...
+
+    def tuning(self) -> Tuning:
+        """Return how the node's steps are computed."""
         ...
 
     def samples(self) -> tuple[Images, Labels]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bptcnn.profiling.host import measure_host
     from bptcnn.profiling.locate import find_profile, packaged_folder, user_profile_path
     from bptcnn.profiling.network import TracedStep, profile_host, profile_network, trace_step
-    from bptcnn.profiling.records import Host, LayerProfile, NetworkProfile, Profile
+    from bptcnn.profiling.records import Host, LayerProfile, NetworkProfile, Profile, Trial, TuningRecord
     from bptcnn.profiling.speed import NodeSpeed, comparable_speeds, estimated_speed, node_speed, profiled_speed
     from bptcnn.profiling.trace import write_trace
 
@@ -25,7 +25,7 @@ _HOMES = {
     "host": ("measure_host",),
     "locate": ("find_profile", "packaged_folder", "user_profile_path"),
     "network": ("TracedStep", "profile_host", "profile_network", "trace_step"),
-    "records": ("Host", "LayerProfile", "NetworkProfile", "Profile"),
+    "records": ("Host", "LayerProfile", "NetworkProfile", "Profile", "Trial", "TuningRecord"),
     "speed": ("NodeSpeed", "comparable_speeds", "estimated_speed", "node_speed", "profiled_speed"),
     "trace": ("write_trace",),
 }
@@ -39,6 +39,8 @@ __all__ = [
     "NodeSpeed",
     "Profile",
     "TracedStep",
+    "Trial",
+    "TuningRecord",
     "comparable_speeds",
     "compile_cache",
     "count_cores",

@@ -1,4 +1,4 @@
-"""Profile files: TOML whose tables are the dataclasses of `records`, as profiles/README.md explains to users.
+"""Profile files, as profiles/README.md explains them to users, and tuning files: TOML whose tables are dataclasses.
 
 A file is read strictly, every key required and none besides: a mistyped key is an error and not a default.
 """
@@ -9,13 +9,13 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tomli_w
 
 from bptcnn.errors import UserError
 from bptcnn.files import write_atomically
-from bptcnn.profiling.records import VERSION, Profile
+from bptcnn.profiling.records import VERSION, Profile, TuningRecord
 
 R = TypeVar("R")
 
@@ -24,12 +24,13 @@ _MAY_BE_ZERO = frozenset(
         *("quota_cores", "frequency_ghz", "l1_kb", "l2_kb", "l3_kb"),  # no limit, or not known
         *("forward_ms", "forward_gflops", "forward_peak_share", "other_ms", "idle_share"),
         *("backward_ms", "backward_gflops", "backward_peak_share"),
+        "parts",  # as many as ranges
     ]
 )
 _HEADER = "# What bptcnn measured on a machine; profiles/README.md explains the keys.\n"
 _LARGEST = 2**53  # whole numbers above are no longer exact in every TOML reader
 _LEAST = sys.float_info.min  # of what is to be more than 0
-_SCALARS = {str: "text", int: "a whole number", float: "a number"}
+_SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 class _Wrong(Exception):
@@ -38,9 +39,30 @@ class _Wrong(Exception):
 
 def write_profile(path: str | os.PathLike[str], profile: Profile) -> None:
     """Write a profile file, whole or not at all. Raises UserError where it cannot be written or not be read again."""
-    document = _plain(profile)
+    _write(path, profile, _HEADER)
+
+
+def read_profile(path: str | os.PathLike[str]) -> Profile:
+    """Read a profile file. Raises UserError, one line naming the file and the key, for anything that is not one."""
+    if not os.path.lexists(path):
+        raise UserError(f"no profile at {path}: measure one with `bptcnn profile --output {path}`")
+    return _read(path, Profile, "profile")
+
+
+def write_tuning(path: str | os.PathLike[str], record: TuningRecord) -> None:
+    """Write a tuning file, whole or not at all. Raises UserError where it cannot be written."""
+    _write(path, record, "# How bptcnn computes a network's steps, by measurement.\n")
+
+
+def read_tuning(path: str | os.PathLike[str]) -> TuningRecord:
+    """Read a tuning file. Raises UserError, one line naming the file and the key, for anything that is not one."""
+    return _read(path, TuningRecord, "tuning record")
+
+
+def _write(path: str | os.PathLike[str], record: Any, header: str) -> None:
+    document = _plain(record)
     try:
-        _record(Profile, document, "")
+        _record(type(record), document, "")
     except _Wrong as error:
         raise UserError(f"cannot write {path}: {error}") from None
     place = Path(path)
@@ -48,25 +70,22 @@ def write_profile(path: str | os.PathLike[str], profile: Profile) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
-    write_atomically(place, _HEADER + tomli_w.dumps(document))
+    write_atomically(place, header + tomli_w.dumps(document))
 
 
-def read_profile(path: str | os.PathLike[str]) -> Profile:
-    """Read a profile file. Raises UserError, one line naming the file and the key, for anything that is not one."""
+def _read(path: str | os.PathLike[str], kind: type[R], what: str) -> R:
     try:
         document = tomllib.loads(Path(path).read_bytes().decode())
-    except FileNotFoundError:
-        raise UserError(f"no profile at {path}: measure one with `bptcnn profile --output {path}`") from None
     except OSError as error:
-        raise UserError(f"cannot read the profile {path}: {error.strerror or error}") from None
+        raise UserError(f"cannot read the {what} {path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors
-        raise UserError(f"{path} is no profile: not TOML: {_one_line(str(error))}") from None
+        raise UserError(f"{path} is no {what}: not TOML: {_one_line(str(error))}") from None
     try:
         if "version" in document and document["version"] != VERSION:
             raise _Wrong(f"version must be {VERSION}, not {_shown(document['version'])}: measure again")
-        return _record(Profile, document, "")
+        return _record(kind, document, "")
     except _Wrong as error:
-        raise UserError(f"profile {path}: {error}") from None
+        raise UserError(f"{what} {path}: {error}") from None
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -114,9 +133,15 @@ def _value(kind: Any, value: object, where: str, key: str) -> Any:
 
 
 def _scalar(kind: Any, value: object, where: str, key: str) -> str | int | float:
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise _Wrong(f"{where}{key} must be one of {', '.join(get_args(kind))}, not {_shown(value)}")
+        return str(value)
     allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or isinstance(value, bool):
+    if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
         raise _Wrong(f"{where}{key} must be {_SCALARS[kind]}, not {_shown(value)}")
+    if kind is bool:
+        return bool(value)
     if isinstance(value, str):
         if not value:
             raise _Wrong(f"{where}{key} must not be empty")

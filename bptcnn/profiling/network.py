@@ -9,6 +9,8 @@ from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import operations
 from bptcnn.inner.operation import Operation
+from bptcnn.inner.step_counts import StepCounts
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.networks import Network
 from bptcnn.profiling.host import measure_host
 from bptcnn.profiling.records import LayerProfile, NetworkProfile, Profile
@@ -27,10 +29,13 @@ class TracedStep:
 
 @dataclass(frozen=True)
 class MeasuredNetwork:
-    """A network's profile, its task graph with measured costs, and the nanoseconds a thread spends between tasks."""
+    """A network's profile, its task graph with measured costs, what was counted in the steps that were timed, and the
+    nanoseconds a thread spends between tasks.
+    """
 
     profile: NetworkProfile
     graph: TaskGraph
+    counts: StepCounts
     overhead: float
 
 
@@ -66,11 +71,11 @@ def profile_network(
 
 
 def measure_network(
-    network: Network, batch_size: int, threads: int, peak: float, seconds: float = 2.0
+    network: Network, batch_size: int, threads: int, peak: float, seconds: float = 2.0, tuning: Tuning = BY_RULE
 ) -> MeasuredNetwork:
     """Measure as `profile_network` does, and return what each task of a step costs, too."""
-    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size)) as steps:
-        step_seconds = steps.median_seconds(seconds)
+    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size), tuning) as steps:
+        step_seconds, counts = steps.timed(seconds)
         traces = steps.traces(_TRACED_STEPS)
         graph = steps.graph
     layers, other = _layers(network, batch_size, graph, traces, peak / threads)
@@ -81,17 +86,17 @@ def measure_network(
         threads=threads,
         images_per_second=batch_size / step_seconds,
         peak_share=flops_per_image(network) * batch_size / step_seconds / 1e9 / peak,
-        idle_share=float(np.median([_idle_share(trace, threads) for trace in traces])),
+        idle_share=counts.idle_share,
         other_ms=other,
         layer=layers,
     )
     costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
-    return MeasuredNetwork(profile, graph.with_costs([float(cost) for cost in costs]), _overhead(traces))
+    return MeasuredNetwork(profile, graph.with_costs([float(cost) for cost in costs]), counts, _overhead(traces))
 
 
-def trace_step(network: Network, batch_size: int, threads: int) -> TracedStep:
+def trace_step(network: Network, batch_size: int, threads: int, tuning: Tuning = BY_RULE) -> TracedStep:
     """Return the timeline of one step on random images, after a few to warm up."""
-    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size)) as steps:
+    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size), tuning) as steps:
         return TracedStep(steps.graph, steps.traces(1)[0])
 
 
@@ -137,12 +142,6 @@ def _flops(op: Operation, batch: int) -> tuple[int, int]:
 
 def _gflops(flops: int, milliseconds: float) -> float:
     return flops / milliseconds / 1e6 if milliseconds > 0 else 0.0
-
-
-def _idle_share(trace: Trace, threads: int) -> float:
-    span = int(trace.ends.max() - trace.starts.min())
-    busy = int((trace.ends - trace.starts).sum())
-    return min(1.0, max(0.0, 1 - busy / (threads * span))) if span > 0 else 0.0
 
 
 def _overhead(traces: Sequence[Trace]) -> float:

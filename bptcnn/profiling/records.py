@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from bptcnn.inner.tuning import Tuning
+
 VERSION = 1
-"""Of the profile file: a change that old readers would misread counts it up."""
+"""Of profile and tuning files: a change that old readers would misread counts it up."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class NetworkProfile:
     threads: int
     images_per_second: float
     peak_share: float
-    idle_share: float  # of the threads' time within a step: waiting for tasks, and taking them
+    idle_share: float  # of the threads' time within a step: waiting for tasks
     other_ms: float  # thread time of what belongs to no layer: loading images, the loss
     layer: tuple[LayerProfile, ...]
 
@@ -74,4 +76,37 @@ class Profile:
 
     host: Host
     network: tuple[NetworkProfile, ...] = ()
+    version: int = field(default=VERSION, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate beside what the rules say, in steps that took turns; medians.
+
+    Times are thread time a step, summed over the convolutions of a shape; those of `shape` "step" are a step's whole
+    time.
+    """
+
+    shape: str
+    candidate: str  # an algorithm, "8 parts", "32 ranges"; "all that was chosen"
+    rule_ms: float
+    candidate_ms: float
+    ratio: float  # of the candidate's time to the rules', a round's
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class TuningRecord:
+    """A tuning, the machine and the network that it is for, and how it was found."""
+
+    cpu: str
+    vector_unit: str
+    bptcnn: str  # version
+    network: str  # name; what counts is `digest`
+    digest: str  # of layers and input shape
+    batch_size: int
+    threads: int  # that measured
+    seconds: float  # that it took
+    tuning: Tuning
+    trial: tuple[Trial, ...]
     version: int = field(default=VERSION, kw_only=True)

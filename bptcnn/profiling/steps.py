@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from bptcnn.inner.executor import Executor, Trace
 from bptcnn.inner.graph import TaskGraph
+from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.networks import Network
 
 BATCHES = 16
@@ -47,10 +49,12 @@ class MeasuredSteps:
     Raises UserError where there is too little memory.
     """
 
-    def __init__(self, network: Network, batch_size: int, threads: int, batches: RandomBatches) -> None:
+    def __init__(
+        self, network: Network, batch_size: int, threads: int, batches: RandomBatches, tuning: Tuning = BY_RULE
+    ) -> None:
         self._executor = Executor(threads)
         try:
-            self._subnetwork = Subnetwork(network, batch_size, self._executor)
+            self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning)
         except BaseException:
             self._executor.close()
             raise
@@ -81,19 +85,23 @@ class MeasuredSteps:
 
     def median_seconds(self, seconds: float) -> float:
         """Return the median time of a step, over `seconds` after a few to warm up."""
-        taken: list[float] = []
-        end = float("inf")
-        while len(taken) < WARM_STEPS + LEAST_STEPS or time.perf_counter() < end:
-            start = time.perf_counter()
-            self.step(len(taken))
-            taken.append(time.perf_counter() - start)
-            if len(taken) == WARM_STEPS:
-                end = time.perf_counter() + seconds
-        return float(np.median(taken[WARM_STEPS:]))
+        return self.timed(seconds)[0]
 
-    def traces(self, count: int) -> list[Trace]:
-        """Return the traces of so many whole steps, update included, after some to warm up."""
+    def timed(self, seconds: float) -> tuple[float, StepCounts]:
+        """Return the median time of a step, and what was counted, over `seconds` after a few to warm up."""
         for turn in range(WARM_STEPS):
+            self.step(turn)
+        before, end = self._executor.counts(), time.perf_counter() + seconds
+        taken: list[float] = []
+        while len(taken) < LEAST_STEPS or time.perf_counter() < end:
+            start = time.perf_counter()
+            self.step(WARM_STEPS + len(taken))
+            taken.append(time.perf_counter() - start)
+        return float(np.median(taken)), self._executor.counts().since(before)
+
+    def traces(self, count: int, warm: int = WARM_STEPS) -> list[Trace]:
+        """Return the traces of so many whole steps, update included, after some to warm up; at least one was before."""
+        for turn in range(warm):
             self.step(turn)
         prepared = self._executor.prepare(self.graph, traced=True)
         found = []

@@ -2,6 +2,7 @@
 
 from bptcnn.data import Dataset, Samples, order
 from bptcnn.data.content import digest
+from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.networks import Network
 from bptcnn.nodes import (
@@ -32,10 +33,14 @@ class Launcher:
         dataset: Dataset,
         train: Samples,
         folder: RunFolder,
+        tuning: Tuning,
     ) -> None:
-        """Allocate; raise UserError where memory is too small. `train` are the dataset's training images to use."""
+        """Allocate; raise UserError where memory is too small. `train` are the dataset's training images to use.
+
+        `tuning`: how local nodes compute their steps; hosts find out for themselves.
+        """
         self._network, self._settings, self._members = network, settings, members
-        self._dataset, self._folder = dataset, folder
+        self._dataset, self._folder, self._tuning = dataset, folder, tuning
         self._shared: list[SharedMemory | WeightBuffer] = []
         self._samples: tuple[SharedArray, SharedArray] | None = None
         self._source: SampleSource | None = None
@@ -73,11 +78,15 @@ class Launcher:
             images=images,
             labels=labels,
             cores=member.cores,
+            tuning=self._tuning,
         )
 
     def _remote(self, index: int, member: Member) -> HostConfiguration:
         return HostConfiguration(
-            **vars(self._common(index, member)), samples=self._sample_source(), wire=self.wire(member)
+            **vars(self._common(index, member)),
+            samples=self._sample_source(),
+            wire=self.wire(member),
+            autotune=self._settings.autotune,
         )
 
     def wire(self, member: Member) -> Wire:

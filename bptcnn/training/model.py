@@ -14,6 +14,7 @@ from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.networks import Network
 from bptcnn.profiling import usable_cores
+from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.training.checkpoint import read_checkpoint
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.run_folder import RunFolder
@@ -24,9 +25,18 @@ class Model:
     """A network with weights, trained and evaluated by this process's threads.
 
     `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
+    `autotune`: choose the step's algorithms by measuring, some seconds where this machine has not done so before; a
+    model made without starts at once.
     """
 
-    def __init__(self, network: Network, batch_size: int = 64, threads: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        batch_size: int = 64,
+        threads: int | None = None,
+        seed: int = 0,
+        autotune: bool = False,
+    ) -> None:
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         if threads is not None:
@@ -34,8 +44,9 @@ class Model:
         self.network = network
         self.batch_size = batch_size
         self._threads = threads or usable_cores()
+        record = tuning_record(network, batch_size, self._threads) if autotune else None
         self._executor = Executor(self._threads)
-        self._subnetwork = Subnetwork(network, batch_size, self._executor)
+        self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning_of(record))
         self._subnetwork.weights[:] = network.initial_weights(seed)
         self._evaluator: Evaluator | None = None
 

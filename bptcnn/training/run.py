@@ -10,11 +10,14 @@ from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
 from bptcnn.inner.subnetwork import memory_needed
+from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
 from bptcnn.training.breakdown import Share, break_down, efficiency
+from bptcnn.profiling.files import read_tuning, write_tuning
+from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
@@ -62,9 +65,10 @@ def train_run(
     with folder.held():
         folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
+        tuning = _tuning(network, settings, members, folder, resume, observer)
         observer.setup(_starting(settings, members, start))
         with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
-            launcher = Launcher(network, settings, members, dataset, train, folder)
+            launcher = Launcher(network, settings, members, dataset, train, folder, tuning)
             driver = Driver(assignment, coordinator, folder, evaluator, observer, launcher)
             try:
                 outcome = driver.run()
@@ -79,6 +83,26 @@ def train_run(
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
+
+
+def _tuning(
+    network: Network,
+    settings: TrainSettings,
+    members: tuple[Member, ...],
+    folder: RunFolder,
+    resume: bool,
+    observer: Observer,
+) -> Tuning:
+    """Return how local nodes compute their steps: in a resumed run as before, so that it stays the same run."""
+    if resume:
+        return read_tuning(folder.tuning).tuning if folder.tuning.exists() else BY_RULE
+    local = [member for member in members if member.host is None]
+    if not settings.autotune or not local:
+        return BY_RULE
+    record = tuning_record(network, settings.batch_size, local[0].threads, observer.setup)
+    if record is not None:
+        write_tuning(folder.tuning, record)
+    return tuning_of(record)
 
 
 def _starting(settings: TrainSettings, members: tuple[Member, ...], start: Checkpoint) -> str:

@@ -38,6 +38,7 @@ class RunFolder:
         self.best = path / "best.safetensors"
         self.config = path / "config.toml"
         self.metrics = path / "metrics.csv"
+        self.tuning = path / "tuning.toml"
         self.logs = path / "logs"
 
     @staticmethod
@@ -97,7 +98,15 @@ class RunFolder:
         concluded = [self.path / name for name in ("summary.json", "report.html")]
         for path in concluded:
             path.unlink(missing_ok=True)
-        for path in (*concluded, self.last, self.best, self.config, self.metrics, self.path / "nodes.json"):
+        for path in (
+            *concluded,
+            self.last,
+            self.best,
+            self.config,
+            self.metrics,
+            self.tuning,
+            self.path / "nodes.json",
+        ):
             remove_drafts(path)
 
     def write_config(self, values: dict[str, Any]) -> None:

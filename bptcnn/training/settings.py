@@ -39,7 +39,8 @@ class TrainSettings:
     node more than so many updates behind submits early (None: no bound). `validation`: the share of the training set
     that is held out to choose the best epoch and to stop by; without, the test set serves. `patience`: stop after so
     many epochs without a better one (None: never). `threads` None: the usable cores, shared out. `measure`: measure
-    each node's speed alone before the run, for its efficiency.
+    each node's speed alone before the run, for its efficiency. `autotune`: choose the algorithms of the step by
+    measuring them once on each machine; without, by rules.
     """
 
     nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts
@@ -56,6 +57,7 @@ class TrainSettings:
     local_steps: int | None = None  # 8, or 32 where there are hosts
     staleness: int | None = None
     threads: int | None = None
+    autotune: bool = True
     seed: int = 0
     validation: float | None = None
     target_accuracy: float | None = None
@@ -72,7 +74,7 @@ class TrainSettings:
             if not isinstance(self.hosts, str | os.PathLike):
                 raise UserError(f"hosts must be the path of a hosts file, not {self.hosts!r}")
             object.__setattr__(self, "hosts", os.path.abspath(self.hosts))
-        for name in ("require_all", "measure"):
+        for name in ("require_all", "measure", "autotune"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
         object.__setattr__(self, "lr", str(self.lr))

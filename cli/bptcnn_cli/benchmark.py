@@ -61,6 +61,20 @@ def benchmark(
             "threads, by its tasks' measured costs.",
         ),
     ] = False,
+    autotune: Annotated[
+        bool,
+        typer.Option(
+            "--autotune/--no-autotune",
+            help="Choose each layer's algorithm by measuring, as training does, or by rules.",
+        ),
+    ] = True,
+    scaling: Annotated[
+        bool,
+        typer.Option(
+            "--scaling",
+            help="Show how many times as fast all threads are as one, and as many one-thread copies at once.",
+        ),
+    ] = False,
     peer: Annotated[
         str | None,
         typer.Option(
@@ -90,8 +104,9 @@ def benchmark(
     A step is forward, backward and update on one of 16 batches of random images.
     Speed is counted as images/s, as GFLOP/s (of the direct algorithm: a faster
     algorithm may pass 100 % of the peak) and as a share of what multiply-adds on
-    registers alone reach. Idle is the threads' time within a step that no task
-    takes. Memory is the most that a process which only trains has resident.
+    registers alone reach. Idle is the threads' time within a step in which they
+    find no task, steals are the tasks of a step that they take from each other.
+    Memory is the most that a process which only trains has resident.
 
     With --peer torch, PyTorch trains the same networks: same layers, paddings and
     batches, SGD with momentum, all in float32, eagerly in both of its memory
@@ -101,6 +116,8 @@ def benchmark(
 
     --simulate replays the scheduler in virtual time. It knows the tasks of the
     step and their order, not what more threads take from each other in memory.
+    --scaling measures that: independent copies share nothing but the machine, so
+    what they reach together is the ceiling for threads that share the work.
 
     \b
     Examples:
@@ -119,6 +136,8 @@ def benchmark(
         rounds,
         seconds,
         simulate,
+        scaling,
+        autotune,
         _peer(peer, peer_python, compile_),
     )
     if output is not None:
@@ -150,6 +169,8 @@ class _Plan:
     rounds: int
     seconds: float
     simulate: bool
+    scaling: bool
+    autotune: bool
     peer: "TorchPeer | None"
 
 
@@ -187,5 +208,5 @@ def _measure(plan: _Plan) -> "Benchmark":
         host = measure_host()
         threads = plan.threads or host.cores
         simulate = sorted({threads, *_SIMULATED}) if plan.simulate else ()
-        how = Plan(threads, plan.rounds, plan.seconds, tuple(simulate), plan.peer)
+        how = Plan(threads, plan.rounds, plan.seconds, tuple(simulate), plan.scaling, plan.autotune, plan.peer)
         return run_benchmark(cases, how, host, relay.setup)

@@ -31,6 +31,9 @@ def show_benchmark(console: Console, found: Benchmark, layers: bool) -> None:
         console.print(_peers(found))
     for note in found.notes:
         console.print(Text.assemble(("note", "yellow"), f": {note}"), soft_wrap=True)
+    if any(network.scaling for network in found.network):
+        console.print()
+        console.print(_scaling(found))
     if any(network.simulated for network in found.network):
         console.print()
         console.print("Simulated speed-up over one thread and idle share; at most: what the longest path allows")
@@ -51,14 +54,14 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _networks(found: Benchmark) -> Table:
-    table = _table("network", "images", "batch", "images/s", "GFLOP/s", "of peak", "idle", "memory MB")
+    table = _table("network", "images", "batch", "images/s", "GFLOP/s", "of peak", "idle", "steals", "memory MB")
     for network in found.network:
         own = network.own
         speed = Text(f"{own.images_per_second:,.0f}", "bold green")
-        work = f"{own.gflops:,.0f}", f"{own.peak_share:.0%}", f"{network.idle_share:.0%}"
-        table.add_row(
-            network.name, _shape(network), str(network.batch_size), speed, *work, f"{own.memory.peak_mb:,.0f}"
-        )
+        work = f"{own.gflops:,.0f}", f"{own.peak_share:.0%}"
+        scheduling = f"{network.idle_share:.1%}", f"{network.steals_per_step:,.0f}"
+        memory = f"{own.memory.peak_mb:,.0f}"
+        table.add_row(network.name, _shape(network), str(network.batch_size), speed, *work, *scheduling, memory)
     return table
 
 
@@ -78,6 +81,20 @@ def _peers(found: Benchmark) -> Table:
             f"{memory / network.own.memory.peak_mb:.2f}",
             network.peer.variant,
         )
+    return table
+
+
+def _scaling(found: Benchmark) -> Table:
+    """All threads, and independent copies, over one thread."""
+    threads = found.network[0].threads
+    speeds = "1 thread\nimages/s", f"{counted(threads, 'thread')}\nimages/s"
+    table = _table("\nnetwork", *speeds, "\nspeed-up", f"{threads} copies\nspeed-up")
+    for network in found.network:
+        if network.scaling is None:
+            continue
+        scaling = network.scaling
+        speeds = f"{scaling.one_images_per_second:,.0f}", f"{scaling.all_images_per_second:,.0f}"
+        table.add_row(network.name, *speeds, Text(f"{scaling.speed_up:.2f}", "bold"), f"{scaling.ceiling:.2f}")
     return table
 
 

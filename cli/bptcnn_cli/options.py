@@ -74,6 +74,16 @@ Threads = Annotated[
         help="Threads of each node. Default: the usable cores, shared; on a host all of them.",
     ),
 ]
+Autotune = Annotated[
+    bool | None,
+    typer.Option(
+        "--autotune/--no-autotune",
+        rich_help_panel=_NODES,
+        show_default=False,
+        help="Choose each layer's algorithm by measuring, some seconds once a machine, network and batch size; "
+        "without, by rules. Default: by measuring.",
+    ),
+]
 Update = Annotated[
     str | None,
     typer.Option(

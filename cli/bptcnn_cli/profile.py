@@ -12,7 +12,7 @@ from bptcnn_cli.shapes import parse_shape
 
 if TYPE_CHECKING:
     from bptcnn.networks import Network
-    from bptcnn.profiling import Profile
+    from bptcnn.profiling import Profile, TuningRecord
 
 _CLASSES = 10
 _BUSY = 0.15  # of the threads' time idle: more than a step of its own accord leaves
@@ -31,6 +31,16 @@ def profile(
         int | None,
         typer.Option(metavar="T", min=1, show_default=False, help="Threads of a step. Default: the usable cores."),
     ] = None,
+    autotune: Annotated[
+        bool,
+        typer.Option(
+            "--autotune/--no-autotune",
+            help="Choose each layer's algorithm by measuring, as training does, or by rules.",
+        ),
+    ] = True,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Show what was tried for each layer, and what it took.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -59,13 +69,17 @@ def profile(
     """
     from bptcnn.networks import ZOO, load_network
     from bptcnn.profiling import user_profile_path, write_profile
-    from bptcnn_cli.profile_tables import show_profile
+    from bptcnn_cli.profile_tables import show_profile, show_tuning
 
     shape = parse_shape(input_shape)
     measured = load_network(network, shape, _CLASSES if network in ZOO else _FEWEST_CLASSES)
-    found = _measure(measured, batch_size, threads, trace)
+    if tuning and not autotune:
+        raise UserError("--tuning shows what --no-autotune leaves out: give one of them")
+    found, steals, record = _measure(measured, batch_size, threads, trace, autotune)
     terminal = console()
-    show_profile(terminal, found)
+    show_profile(terminal, found, steals)
+    if tuning and record is not None:
+        show_tuning(terminal, record)
     if found.network[0].idle_share > _BUSY:
         terminal.print("threads waited much: if other programs were running, measure again when it is quiet")
     path = output or user_profile_path()
@@ -73,7 +87,10 @@ def profile(
     terminal.print(f"written to {path}" + (f", timeline to {trace}" if trace else ""), soft_wrap=True)
 
 
-def _measure(network: "Network", batch_size: int, threads: int | None, trace: Path | None) -> "Profile":
+def _measure(
+    network: "Network", batch_size: int, threads: int | None, trace: Path | None, autotune: bool
+) -> tuple["Profile", float, "TuningRecord | None"]:
+    """Return the profile, the tasks of a step that threads take from each other, and what was tuned."""
     from bptcnn.training import prepare_kernels
     from bptcnn.training.settings import check_whole
     from bptcnn_cli.displays import fitting_display
@@ -81,19 +98,23 @@ def _measure(network: "Network", batch_size: int, threads: int | None, trace: Pa
 
     with Relay(fitting_display(quiet=False)) as relay:
         prepare_kernels(relay)
-        from bptcnn.profiling import Profile, measure_host, profile_network, trace_step, write_trace
+        from bptcnn.profiling import Profile, measure_host, trace_step, write_trace
+        from bptcnn.profiling.network import measure_network
+        from bptcnn.profiling.tunings import tuning_of, tuning_record
 
         relay.setup("measuring this host")
         host = measure_host()
         if threads is not None:
             check_whole("threads", threads, 1)
         count = threads or host.cores
+        record = tuning_record(network, batch_size, count, relay.setup) if autotune else None
+        tuning = tuning_of(record)
         relay.setup(f"measuring {network.name}")
-        found = profile_network(network, batch_size, count, host.peak(count))
+        found = measure_network(network, batch_size, count, host.peak(count), tuning=tuning)
         if trace is not None:
-            step = trace_step(network, batch_size, count)
+            step = trace_step(network, batch_size, count, tuning)
             write_trace(trace, step.graph, step.trace)
-    return Profile(host, (found,))
+    return Profile(host, (found.profile,)), found.counts.steals_per_step, record
 
 
 def with_earlier(found: "Profile", path: Path) -> "Profile":

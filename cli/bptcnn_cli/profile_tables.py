@@ -6,16 +6,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bptcnn.profiling import Host, LayerProfile, NetworkProfile, Profile
+from bptcnn.profiling import Host, LayerProfile, NetworkProfile, Profile, TuningRecord
 from bptcnn_cli.plain import counted
 
 
-def show_profile(console: Console, profile: Profile) -> None:
-    """Print the host and each network."""
+def show_profile(console: Console, profile: Profile, steals: float) -> None:
+    """Print the host and each network, of whose steps so many tasks were stolen."""
     console.print(_host(profile.host))
     for network in profile.network:
         console.print()
-        console.print(_heading(network))
+        console.print(_heading(network, steals))
         console.print(layer_table(network.layer, network.other_ms))
     console.print()
 
@@ -47,13 +47,14 @@ def _size(kilobytes: float) -> str:
     return f"{kilobytes / 1024:g} MB" if kilobytes >= 1024 else f"{kilobytes:g} KB"
 
 
-def _heading(network: NetworkProfile) -> Text:
+def _heading(network: NetworkProfile, steals: float) -> Text:
     shape = "x".join(map(str, network.input_shape))
     return Text.assemble(
         (network.name, "bold"),
         f" on {shape} images, batches of {network.batch_size}, {counted(network.threads, 'thread')}: ",
         (f"{network.images_per_second:,.0f} images/s", "bold green"),
-        f", {network.peak_share:.0%} of the peak, {network.idle_share:.0%} of the threads' time idle",
+        f", {network.peak_share:.0%} of the peak, {network.idle_share:.1%} of the threads' time idle, "
+        f"{steals:.0f} tasks a step stolen",
     )
 
 
@@ -77,3 +78,21 @@ def _speed(milliseconds: float, gflops: float, share: float) -> tuple[str, str, 
     if not gflops:
         return f"{milliseconds:.3f}", "-", "-"
     return f"{milliseconds:.3f}", f"{gflops:,.0f}", f"{share:.0%}"
+
+
+def show_tuning(console: Console, record: TuningRecord) -> None:
+    """Print what was tried, the best first within a shape, and what was chosen."""
+    console.print(
+        f"tuned in {record.seconds:.1f} s on {counted(record.threads, 'thread')}, batches of {record.batch_size}: "
+        "thread time of a step, of all layers of a shape"
+    )
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("convolution, or the whole step", overflow="fold")
+    for heading in ("candidate", "by rule ms", "ms", "ratio", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for trial in sorted(record.trial, key=lambda trial: (trial.shape, trial.ratio)):
+        taken = Text("chosen" if trial.chosen else "", "bold green")
+        times = f"{trial.rule_ms:.3f}", f"{trial.candidate_ms:.3f}", f"{trial.ratio:.3f}"
+        table.add_row(trial.shape, trial.candidate, *times, taken)
+    console.print(table)
+    console.print()

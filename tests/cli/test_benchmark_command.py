@@ -12,7 +12,7 @@ import psutil
 import pytest
 from programs import COMMAND, TIMEOUT_SECONDS, Ended, bptcnn, environment, refused
 
-QUICK = ("--rounds", "2", "--seconds", "0.02", "--threads", "1")
+QUICK = ("--rounds", "2", "--seconds", "0.02", "--threads", "1", "--no-autotune")
 
 PEER = f"""#!{sys.executable}
 import json, sys
@@ -32,7 +32,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, dict[str,
     (folder / "mine.toml").write_text('layers = [{layer = "Flatten"}, {layer = "Dense", units = 4}]')
     (folder / "peer").write_text(PEER)
     (folder / "peer").chmod(0o755)
-    arguments = ["lenet5", "mine.toml", "--batch-size", "8", *QUICK, "--layers", "--simulate", "--output", "a.json"]
+    arguments = [
+        "lenet5",
+        "mine.toml",
+        "--batch-size",
+        "8",
+        *QUICK,
+        "--layers",
+        "--simulate",
+        "--scaling",
+        "--output",
+        "a.json",
+    ]
     peer = ["--peer", "torch", "--peer-python", "./peer", "--compile"]
     ended = bptcnn("benchmark", *arguments, *peer, folder=folder)
     assert (ended.code, ended.err) == (0, "")
@@ -45,11 +56,24 @@ def test_what_it_says(measured: tuple[Ended, dict[str, Any]]) -> None:
     assert ended.out.endswith("\nwritten to a.json\n")
     lines = [line.split() for line in ended.out.splitlines()]
     assert "mine: round 2 of 2" in ended.out
-    assert ["network", "images", "batch", "images/s", "GFLOP/s", "of", "peak", "idle", "memory", "MB"] in lines
+    assert [
+        "network",
+        "images",
+        "batch",
+        "images/s",
+        "GFLOP/s",
+        "of",
+        "peak",
+        "idle",
+        "steals",
+        "memory",
+        "MB",
+    ] in lines
     assert [line[:3] for line in lines if line[1:2] == ["28x28x1"]] == [["lenet5", "28x28x1", "8"]]
     assert [line[:3] for line in lines if line[1:2] == ["32x32x3"]] == [["mine", "32x32x3", "8"]]
     compared = [line for line in lines if line[-3:] == ["eager,", "channels", "last"]]
     assert [line[:3] for line in compared] == [["lenet5", "3", "300"], ["mine", "3", "300"]]
+    assert ["network", "images/s", "images/s", "speed-up", "speed-up"] in lines
     rest = ["32", "threads", "64", "threads", "at", "most"]
     assert ["network", "1", "thread", "8", "threads", "16", "threads", *rest] in lines
     notes = [line for line in ended.out.splitlines() if line.startswith("note: ")]
@@ -80,6 +104,8 @@ def test_what_it_writes(measured: tuple[Ended, dict[str, Any]]) -> None:
         assert network["ratio"] == pytest.approx(own["images_per_second"] / peer["images_per_second"])
         assert network["peer_variants"] == {"eager, channels last": [3, 3], "eager, contiguous": [2, 2]}
         assert 0 <= network["idle_share"] < 1
+        assert network["steals_per_step"] == 0
+        assert network["scaling"]["threads"] == 1
         assert [step["threads"] for step in network["simulated"]] == [1, 8, 16, 32, 64]
         assert network["simulated"][0]["speed_up"] == 1
         for step in network["simulated"]:

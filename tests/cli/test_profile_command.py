@@ -17,7 +17,7 @@ from bptcnn.profiling import Profile, read_profile, write_profile
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
     """The folder in which this machine was measured, and what the command said."""
     folder = tmp_path_factory.mktemp("measured")
-    small = ("--input-shape", "8x8x1", "--batch-size", "8", "--threads", "1")
+    small = ("--input-shape", "8x8x1", "--batch-size", "8", "--threads", "1", "--tuning")
     return folder, bptcnn("profile", *small, "--trace", "step.json", folder=folder, home=folder / "home")
 
 
@@ -47,6 +47,8 @@ def test_it_measures_shows_and_writes_where_training_looks(measured: tuple[Path,
     ):
         assert f"\n{name} " in ended.out
     assert profile.host.cpu in ended.out
+    assert "\ntuned in " in ended.out
+    assert " 4 parts " in ended.out
     assert json.loads((folder / "step.json").read_text())["traceEvents"]
 
 
@@ -72,7 +74,18 @@ def test_a_profile_keeps_other_networks_of_the_same_cpu(measured: tuple[Path, En
 
 
 def test_another_place_is_written_as_asked(tmp_path: Path) -> None:
-    arguments = ("profile", "--network", "lenet5", "--batch-size", "8", "--threads", "1", "--output", "here.toml")
+    arguments = (
+        "profile",
+        "--network",
+        "lenet5",
+        "--batch-size",
+        "8",
+        "--threads",
+        "1",
+        "--no-autotune",
+        "--output",
+        "here.toml",
+    )
     ended = bptcnn(*arguments, folder=tmp_path, home=tmp_path / "home")
     assert ended.code == 0, ended
     assert ended.out.endswith("written to here.toml\n")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from graph_kernels import Journal, meet, note, random_journal
+from graph_kernels import Journal, meet, note, random_journal, rest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,10 +159,37 @@ def test_idle_workers_steal(threads: int) -> None:
     prepared = executor.prepare(graph, traced=True)
     for _ in range(20):
         journal.reset()
+        before = executor.counts()
         executor.run(prepared)
-        trace = prepared.trace()
+        counts, trace = executor.counts().since(before), prepared.trace()
         places = [worker for task, worker in zip(graph.tasks, trace.workers, strict=True) if task.label == "meet"]
         assert sorted(places) == list(range(threads)), "each worker had one"
+        assert counts.steps == 1
+        assert sum(counts.steals) >= threads - 1
+    executor.close()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_who_has_no_task_counts_as_idle(threads: int) -> None:
+    """One task at a time: while it rests, all other workers are idle."""
+    nanoseconds, tasks = 3_000_000, 4
+    journal = Journal.create([[]])
+    builder, before = GraphBuilder(), list[int]()
+    for _ in range(tasks):
+        before = [builder.add(Task("rest", rest, journal.record, 0, nanoseconds, 0, 1.0), before)]
+    executor = Executor(threads)
+    assert executor.counts().idle_share == executor.counts().steals_per_step == 0
+    prepared = executor.prepare(builder.build(end_of_step))
+    for steps in (1, 2):
+        executor.run(prepared)
+        counts = executor.counts()
+        assert counts.steps == steps
+        assert counts.nanoseconds >= steps * tasks * nanoseconds
+        assert sum(counts.idle) >= (threads - 1) * steps * tasks * nanoseconds
+        assert sum(counts.idle) <= threads * counts.nanoseconds - steps * tasks * nanoseconds
+        assert 0 <= min(counts.idle) <= max(counts.idle) <= counts.nanoseconds
+        assert len(counts.idle) == len(counts.steals) == threads
+    assert counts.idle_share == pytest.approx(sum(counts.idle) / counts.nanoseconds / threads)
     executor.close()
 
 

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from stand_in_peer import StandIn, python_without_torch
 
 from bptcnn import networks
 from bptcnn.errors import UserError
+from bptcnn.inner.tuning import BY_RULE
 from bptcnn.networks import Conv2D, Dense, Flatten, Network
 from bptcnn.profiling.benchmarking import Case, Plan, TorchPeer, default_case, run_benchmark, torch_peer
 from bptcnn.profiling.benchmarking.flattening import flattened
@@ -21,6 +22,7 @@ from bptcnn.profiling.benchmarking.processes import ask_own_side
 
 SMALL = Case(Network((8, 8, 1), [Conv2D(4, 3, activation="relu"), Flatten(), Dense(10)], "small"), 8)
 QUICK = Plan(threads=1, rounds=3, seconds=0.01)
+RULES = asdict(BY_RULE)
 HOST = host(peak_gflops_per_core=1e3, peak_gflops=4e3)
 
 
@@ -58,6 +60,7 @@ def test_our_side_alone() -> None:
     assert own.peak_share == pytest.approx(own.gflops / 1e3)
     assert 10 < own.memory.libraries_mb < own.memory.peak_mb < 2000
     assert 0 <= network.idle_share < 1
+    assert (network.steals_per_step, network.scaling) == (0, None)
     assert [layer.name for layer in network.layer] == ["conv1", "dense1"]
     assert network.tasks > 10
     assert 0 < network.task_overhead_ns < 1e6
@@ -66,6 +69,33 @@ def test_our_side_alone() -> None:
     assert 1 < four.speed_up <= min(4, network.most_speed_up) * 1.01
     assert four.milliseconds < one.milliseconds
     assert (network.peer, network.peer_variants, network.ratio) == (None, {}, None)
+
+
+def test_all_threads_beside_one_and_beside_copies() -> None:
+    said: list[str] = []
+    found = run_benchmark([SMALL], replace(QUICK, threads=2, rounds=1, scaling=True), HOST, said.append)
+    assert said == [f"small: {what}" for what in ("layers and tasks", "2 threads and one", "round 1 of 1", "memory")]
+    scaling = found.network[0].scaling
+    assert scaling is not None
+    assert scaling.threads == 2
+    assert scaling.speed_up == pytest.approx(scaling.all_images_per_second / scaling.one_images_per_second)
+    assert scaling.ceiling == pytest.approx(scaling.copies_images_per_second / scaling.one_images_per_second)
+    assert 0.01 < scaling.speed_up < 100
+
+
+def test_the_tuning_serves_all_measurements() -> None:
+    said: list[str] = []
+    found = run_benchmark([SMALL], replace(QUICK, rounds=1, autotune=True), HOST, said.append)
+    assert said[0] == "small: tuning, where that was not done before"
+    assert found.network[0].own.images_per_second > 0
+    answer = ask_own_side(SMALL, 1, "tuning")
+    assert set(answer["tuning"]) == {"ranges", "choices"}
+    ranges = {**answer["tuning"], "ranges": 1}
+    few, many = (
+        ask_own_side(SMALL, 1, "detail", tuning=tuning, peak=1e3, seconds=0.01, simulate=[])["tasks"]
+        for tuning in (ranges, RULES)
+    )
+    assert few < many
 
 
 def test_sides_take_turns_and_the_fastest_form_counts(tmp_path: Path) -> None:
@@ -167,17 +197,17 @@ def test_a_measurement_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch:
 def test_what_our_side_refuses_is_the_users_to_mend() -> None:
     huge = Case(networks.vgg11(), 65_536)
     with pytest.raises(UserError, match="too little memory"):
-        ask_own_side(huge, 1, "memory")
+        ask_own_side(huge, 1, "memory", tuning=RULES)
 
 
 def test_our_side_says_what_broke() -> None:
     with pytest.raises(RuntimeError, match=r"measuring small failed: .*KeyError"):
-        ask_own_side(SMALL, 1, "speed")  # without seconds
+        ask_own_side(SMALL, 1, "speed", tuning=RULES)  # without seconds
 
 
 def test_memory_grows_with_the_batch() -> None:
     case = Case(networks.cnn2(), 8)
-    small, large = (ask_own_side(replace(case, batch_size=batch), 1, "memory")["peak_mb"] for batch in (8, 256))
+    small, large = (ask_own_side(replace(case, batch_size=n), 1, "memory", tuning=RULES)["peak_mb"] for n in (8, 256))
     at_least = 248 * (28 * 28 * 32) * 4 / 1e6  # the gradient of the first convolution
     assert large - small > at_least
     assert math.isfinite(large)

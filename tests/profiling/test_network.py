@@ -8,7 +8,7 @@ from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import GraphBuilder, Task
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.profiling import NetworkProfile, profile_host, profile_network
-from bptcnn.profiling.network import _flops, _idle_share, _layers, _overhead, measure_network
+from bptcnn.profiling.network import _flops, _layers, _overhead, measure_network
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches
 
 SMALL = Network(
@@ -95,13 +95,6 @@ def test_labels_go_to_their_layer_and_direction() -> None:
     assert layers[1].forward_gflops == 0
 
 
-def test_idle_time_is_what_no_task_takes() -> None:
-    starts, ends = np.array([100, 100, 160], np.int64), np.array([200, 150, 180], np.int64)
-    trace = Trace(starts, ends, np.array([0, 1, 1], np.int64))
-    assert _idle_share(trace, 2) == pytest.approx(30 / 200)
-    assert _idle_share(Trace(starts[:1], starts[:1], starts[:1] * 0), 2) == 0
-
-
 def test_the_overhead_is_the_usual_gap_between_a_workers_tasks() -> None:
     starts, ends = np.array([100, 0, 300, 40, 210], np.int64), np.array([200, 30, 310, 70, 290], np.int64)
     trace = Trace(starts, ends, np.array([0, 1, 0, 1, 0], np.int64))  # gaps 10, 10, 10
@@ -125,6 +118,9 @@ def test_traced_steps_train_and_their_costs_come_with_the_graph() -> None:
     layers = sum(layer.forward_ms + layer.backward_ms for layer in measured.profile.layer)
     assert sum(measured.graph.costs) / 1e6 == pytest.approx(layers + measured.profile.other_ms, rel=1e-3)
     assert 0 < measured.overhead < 1e6
+    assert measured.counts.steps >= 5
+    assert measured.counts.steals == (0,)
+    assert measured.profile.idle_share == measured.counts.idle_share
 
 
 @pytest.mark.parametrize("as_bytes", [True, False])

@@ -14,7 +14,7 @@ from bptcnn.networks import Network
 from bptcnn.training import Result
 
 COLUMNS = ["epoch", "seconds", "train_loss", "train_accuracy", "test_accuracy", "images_per_second"]
-SMALL = {"batch_size": 16, "local_steps": 2, "threads": 1, "lr": "0.03", "measure": False}
+SMALL = {"batch_size": 16, "local_steps": 2, "threads": 1, "lr": "0.03", "measure": False, "autotune": False}
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.inner.tuning import Choice, Tuning
 from bptcnn.networks import Network
 from bptcnn.profiling.benchmarking.records import SimulatedStep
 from bptcnn.profiling.benchmarking.torch_peer import MEMORY_STEPS, end_with, resident_mb
@@ -19,15 +20,26 @@ Answer = dict[str, Any]
 
 
 def answer(request: dict[str, Any]) -> Answer:
-    """Measure what a request asks for: "speed", "memory" or "detail"."""
+    """Measure what a request asks for: "speed", "memory", "detail", "scaling" or "tuning"."""
     network = Network.from_dict(request["network"])
     batch_size, threads = request["batch_size"], request["threads"]
+    if request["measure"] == "tuning":
+        from bptcnn.profiling.tunings import tuning_of, tuning_record
+
+        return {"tuning": dataclasses.asdict(tuning_of(tuning_record(network, batch_size, threads)))}
+    given = request["tuning"]
+    tuning = Tuning(given["ranges"], tuple(Choice(**choice) for choice in given["choices"]))
     if request["measure"] == "detail":
-        return _detail(network, batch_size, threads, request["peak"], request["seconds"], request["simulate"])
+        return _detail(network, batch_size, threads, tuning, request["peak"], request["seconds"], request["simulate"])
+    if request["measure"] == "scaling":
+        from bptcnn.profiling.benchmarking.scaling import measure_scaling  # here: as below
+
+        found = measure_scaling(network, batch_size, threads, tuning, request["rounds"], request["seconds"])
+        return dataclasses.asdict(found)
     speed = request["measure"] == "speed"
     libraries = resident_mb("VmRSS")
     batches = RandomBatches.draw(network, batch_size, BATCHES if speed else 2, as_bytes=False)  # as the peer's
-    with MeasuredSteps(network, batch_size, threads, batches) as steps:
+    with MeasuredSteps(network, batch_size, threads, batches, tuning) as steps:
         if speed:
             return {"images_per_second": batch_size / steps.median_seconds(request["seconds"])}
         for turn in range(MEMORY_STEPS):
@@ -36,18 +48,25 @@ def answer(request: dict[str, Any]) -> Answer:
 
 
 def _detail(
-    network: Network, batch_size: int, threads: int, peak: float, seconds: float, simulated: list[int]
+    network: Network,
+    batch_size: int,
+    threads: int,
+    tuning: Tuning,
+    peak: float,
+    seconds: float,
+    simulated: list[int],
 ) -> Answer:
     """Measure layers and tasks, and simulate the step on other numbers of threads."""
     from bptcnn.inner.schedule import simulate  # here: memory is measured without what only this needs
     from bptcnn.profiling.network import flops_per_image, measure_network
 
-    found = measure_network(network, batch_size, threads, peak, seconds)
+    found = measure_network(network, batch_size, threads, peak, seconds, tuning)
     schedules = [simulate(found.graph, count, found.overhead) for count in simulated]
     steps = [SimulatedStep(s.threads, s.makespan / 1e6, s.speed_up, s.idle_share, s.steals) for s in schedules]
     return {
         "flops_per_image": flops_per_image(network),
-        "idle_share": found.profile.idle_share,
+        "idle_share": found.counts.idle_share,
+        "steals_per_step": found.counts.steals_per_step,
         "other_ms": found.profile.other_ms,
         "layer": [dataclasses.asdict(layer) for layer in found.profile.layer],
         "tasks": len(found.graph.tasks),

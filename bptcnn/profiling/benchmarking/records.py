@@ -29,6 +29,22 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Training steps on one thread, on `threads`, and of as many one-thread copies at once; medians over rounds.
+
+    Threads share clock, caches and memory, so independent copies do not reach as many times one's speed either: theirs
+    is the ceiling.
+    """
+
+    threads: int
+    one_images_per_second: float
+    all_images_per_second: float
+    copies_images_per_second: float  # summed
+    speed_up: float  # of all threads over one
+    ceiling: float  # of the copies over one
+
+
+@dataclass(frozen=True)
 class SimulatedStep:
     """A step on `threads` threads by the tasks' measured costs, as `inner.schedule` simulates it."""
 
@@ -52,12 +68,14 @@ class NetworkBenchmark:
     gflop_per_image: float
     own: Side
     idle_share: float
+    steals_per_step: float
     other_ms: float
     layer: tuple[LayerProfile, ...]
     tasks: int
     task_overhead_ns: float
     most_speed_up: float  # all tasks over the longest path: no number of threads passes it
     simulated: tuple[SimulatedStep, ...]
+    scaling: Scaling | None
     peer: Side | None
     peer_variants: dict[str, tuple[float, ...]]  # images/s of each round
     ratio: float | None  # of our images/s over the peer's

@@ -1,14 +1,16 @@
 """A benchmark from beginning to end: the rounds of all sides in turn, then what each is worth."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.inner.tuning import BY_RULE
 from bptcnn.profiling.benchmarking.cases import Case
 from bptcnn.profiling.benchmarking.processes import SideFailed, TorchPeer, Variant, ask_own_side
-from bptcnn.profiling.benchmarking.records import Benchmark, Memory, NetworkBenchmark, Side, SimulatedStep
+from bptcnn.profiling.benchmarking.records import Benchmark, Memory, NetworkBenchmark, Scaling, Side, SimulatedStep
 from bptcnn.profiling.records import Host, LayerProfile
 
 Tell = Callable[[str], None]
@@ -17,12 +19,16 @@ Rounds = dict[Variant, list[float]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure: rounds of `seconds` each, the numbers of threads to simulate, and the peer, if any."""
+    """How to measure: rounds of `seconds` each, the numbers of threads to simulate, whether to compare all threads with
+    one, whether to choose algorithms by measuring them first, and the peer, if any.
+    """
 
     threads: int
     rounds: int = 5
     seconds: float = 2.0
     simulate: tuple[int, ...] = ()
+    scaling: bool = False
+    autotune: bool = False
     peer: TorchPeer | None = None
 
 
@@ -47,11 +53,16 @@ class _Network:
         self._name = case.network.name
         self._tell = tell
         self._notes = notes
+        self._tuning = dataclasses.asdict(BY_RULE)
 
     def measure(self) -> NetworkBenchmark:
+        if self._plan.autotune:
+            self._tell(f"{self._name}: tuning, where that was not done before")
+            self._tuning = self._own("tuning")["tuning"]
         self._tell(f"{self._name}: layers and tasks")
         detail = self._own("detail", peak=self._peak, seconds=self._plan.seconds, simulate=self._plan.simulate)
         flops = detail.pop("flops_per_image")
+        scaling = self._scaling() if self._plan.scaling else None
         own_rounds, peer_rounds = self._rounds()
         self._tell(f"{self._name}: memory")
         own = self._side("", own_rounds, flops, self._own("memory"))
@@ -73,11 +84,16 @@ class _Network:
             own=own,
             layer=tuple(LayerProfile(**layer) for layer in detail.pop("layer")),
             simulated=tuple(SimulatedStep(**step) for step in detail.pop("simulated")),
+            scaling=scaling,
             peer=peer,
             peer_variants={str(variant): tuple(rounds) for variant, rounds in peer_rounds.items()},
             ratio=own.images_per_second / peer.images_per_second if peer else None,
             **detail,
         )
+
+    def _scaling(self) -> Scaling:
+        self._tell(f"{self._name}: {self._plan.threads} threads and one")
+        return Scaling(**self._own("scaling", rounds=self._plan.rounds, seconds=self._plan.seconds))
 
     def _rounds(self) -> tuple[list[float], Rounds]:
         """Return images/s of each round: ours, and the peer's by form."""
@@ -98,7 +114,7 @@ class _Network:
         return own, peer
 
     def _own(self, measure: str, **more: Any) -> dict[str, Any]:
-        return ask_own_side(self._case, self._plan.threads, measure, **more)
+        return ask_own_side(self._case, self._plan.threads, measure, tuning=self._tuning, **more)
 
     def _peer(self, peer: TorchPeer, measure: str, variant: Variant, **more: Any) -> dict[str, Any]:
         """Ask the peer; only a compiled form may fail."""

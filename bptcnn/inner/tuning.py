@@ -1,0 +1,41 @@
+"""A tuning: how the convolutions of a network are computed at one batch size, where measuring knows better than rules.
+
+A step's results follow from network, batch size and tuning alone: a tuning says nothing of threads. Nothing compiles
+here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images"]
+"""Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch."""
+
+RANGES = 16
+"""Tasks over the images of a batch: enough to balance, long enough to hide scheduling."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the convolutions of one shape (`algorithms.shape_of`) are computed.
+
+    parts: partial sums of their gradients, 0 for one for each range of images.
+    """
+
+    shape: str
+    algorithm: Algorithm
+    parts: int = 0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The choices for a network at one batch size; shapes that are not among them are computed as rules say.
+
+    `ranges`: tasks over the images of a batch. Every layer has the same, so that a chain of tasks keeps its images.
+    """
+
+    ranges: int = RANGES
+    choices: tuple[Choice, ...] = ()
+
+
+BY_RULE = Tuning()
+"""The cost model alone: rules on shapes."""
