@@ -22,7 +22,7 @@ class Member:
     """One node of a run. `host` None: a local process, of `speed` and `threads`; threads 0: the host's usable cores.
 
     `cores`: those that a local process keeps to, empty: any. `absent`: why a host cannot be used at the start; it may
-    come later if `may_return`. `bandwidth`: bytes/s to it. `aes`: whether its CPU and this one have instructions for it.
+    come later if `may_return`. `bandwidth`: bytes/s to it. `aes`: both CPUs have instructions for it.
     """
 
     name: str

@@ -15,9 +15,9 @@ from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
-from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.profiling.files import read_tuning, write_tuning
 from bptcnn.profiling.tunings import tuning_of, tuning_record
+from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
