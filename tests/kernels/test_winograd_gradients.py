@@ -156,7 +156,8 @@ def test_backward(
         assert (by_input.output == before).all()
     check_filters(sums, dw, size)
     bias = sums.partials[:, dw.size :].sum(0, dtype=float)
-    assert_close("bias", bias, dy.sum((0, 1, 2)), 1e-5, least=0.1)
+    usual = max(0.1, float(np.sqrt(np.square(dy).sum((0, 1, 2))).max()))  # a sum that cancels is mostly rounding
+    assert_close("bias", bias, dy.sum((0, 1, 2)), 1e-5, least=usual)
 
 
 @pytest.mark.parametrize("size", SIZES)
