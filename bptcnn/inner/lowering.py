@@ -159,7 +159,8 @@ class _Lowering:
             bias=bias,
         )
         tile = 0 if self._direct else tile_for(op)
-        if crosses_images(shape, conv_shape):
+        import os
+        if crosses_images(shape, conv_shape) and not (tile and os.environ.get("SMALLW")):
             op = SmallImagesConvolution(**vars(op))
         elif tile:
             op = WinogradConvolution(**vars(op), tile=tile)

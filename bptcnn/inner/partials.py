@@ -14,12 +14,16 @@ _MOST_BYTES = 32 << 20  # of one layer's partial sums
 
 @dataclass(frozen=True)
 class PartialSums:
-    """Those of operation `name`: a part is the filter's gradient, then the bias's, for `channels` outputs."""
+    """Those of operation `name`: a part is the filter's gradient, then the bias's, for `channels` outputs.
+
+    `ranges`: the image ranges of the parts, where they are not the plan's.
+    """
 
     name: str
     filter: Parameter
     bias: Parameter | None
     channels: int
+    ranges: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -28,6 +32,8 @@ class PartialSums:
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the image ranges of the parts: fewer than the plan's where they would take much memory."""
+        if self.ranges:
+            return list(self.ranges)
         most = max(1, _MOST_BYTES // (FLOAT * self.size))
         return plan.ranges if len(plan.ranges) <= most else split(plan.batch, most)
 

@@ -43,6 +43,7 @@ class Plan:
         }
         self._sharing = GradientSharing(self.operations)
         self.scratch_worker = 0  # elements
+        self._exchange = 0
         self._reserve(lowered.size)
 
     def _reserve(self, size: int) -> None:
@@ -61,10 +62,15 @@ class Plan:
         for op in self.operations:
             op.reserve(self)
         self.arena.reserve("scratch", self.workers, FLOAT * self.scratch_worker)
+        self.arena.reserve("exchange", self._exchange)
 
     def want_scratch(self, elements: int) -> None:
         """Have every worker's scratch hold so many elements: what one task leaves there, the next may overwrite."""
         self.scratch_worker = max(self.scratch_worker, -(-elements // 16) * 16)
+
+    def want_exchange(self, elements: int) -> None:
+        """Have the buffer "exchange" hold so many elements: what tasks of one operation hand to others of the same."""
+        self._exchange = max(self._exchange, elements)
 
     @property
     def scratch(self) -> int:

@@ -1,18 +1,33 @@
-"""A 3x3 convolution with stride 1 by Winograd's algorithm, forward and both gradients."""
+"""A 3x3 convolution with stride 1 by Winograd's algorithm, forward and both gradients.
+
+What a task is depends on how many tiles there are, and how large the filters (see kernels.winograd and
+kernels.winograd_gradients):
+
+| | forward, gradient by input | gradient by filter |
+|---|---|---|
+| over images | a range of images, all channels | the same, as partial sum |
+| over images, then channels | a range of images, all channels | transforms likewise; then products by channels |
+| over channels | a block of output channels, of many images | as above |
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from bptcnn.inner.arena import FLOAT
+from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.convolution import Convolution
-from bptcnn.inner.plan import Plan
+from bptcnn.inner.partials import PartialSums
+from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import IMAGES
+from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, ImageSpans, StepBuilder
 from bptcnn.kernels import convolution, winograd, winograd_gradients
-from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
+from bptcnn.kernels.winograd_sizes import BackwardSizes, WinogradSizes
 
 _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
 _LEAST_PIXELS = 4  # rows and columns of an output: smaller ones fill no tile
+import os
+_FORCE = os.environ.get("FORCE", "")
+_SLAB_BYTES = int(os.environ.get("SLAB", "40")) << 20
 
 
 def tile_for(op: Convolution) -> int:
@@ -30,13 +45,44 @@ class WinogradConvolution(Convolution):
     tile: int
 
     @property
-    def _sizes(self) -> WinogradSizes:
-        rows, columns, channels = self.conv_shape
-        return WinogradSizes(self.tile, self.in_shape[2], rows, columns, channels, self.pool[0] if self.pool else 0)
+    def _tiles(self) -> int:
+        """Tiles of an image."""
+        return -(-self.conv_shape[0] // self.tile) * -(-self.conv_shape[1] // self.tile)
 
-    @property
-    def _backward_sizes(self) -> BackwardSizes:
-        return BackwardSizes(self._sizes, self.in_shape[0], self.in_shape[1], self.pads[0][0], self.pads[1][0])
+    def _over_channels(self, plan: Plan) -> bool:
+        """Whether forward and by input are blocked by output channels."""
+        if _FORCE: return _FORCE[0] == "1"
+        return False
+
+    def _slabs(self, plan: Plan) -> list[tuple[int, int]]:
+        """The slabs of images whose transformed tiles are held for the gradient by filter; none: partial sums."""
+        if _FORCE and _FORCE[1] == "0": return []
+        channels = self.in_shape[2] + self.conv_shape[2]
+        most = max(1, _SLAB_BYTES // (FLOAT * (self.tile + 2) ** 2 * self._tiles * channels))
+        size = -(-plan.batch // -(-plan.batch // most))
+        return [(first, min(first + size, plan.batch)) for first in range(0, plan.batch, size)]
+
+    def _sizes(self, plan: Plan) -> WinogradSizes:
+        rows, columns, channels = self.conv_shape
+        pool_rows = self.pool[0] if self.pool else 0
+        blocked = self._over_channels(plan)
+        return WinogradSizes(self.tile, self.in_shape[2], rows, columns, channels, pool_rows, blocked=blocked)
+
+    def _backward_sizes(self, plan: Plan) -> BackwardSizes:
+        rows, columns, _ = self.in_shape
+        sizes, slabs = self._sizes(plan), self._slabs(plan)
+        slab = slabs[0][1] if slabs else 0
+        return BackwardSizes(sizes, rows, columns, self.pads[0][0], self.pads[1][0], sizes.blocked, slab)
+
+    def _bias_sums(self, plan: Plan) -> PartialSums | None:
+        """The partial sums of the bias gradient, where the filters' has none."""
+        return PartialSums(self.name, self.bias, None, 0, tuple(self._slab_ranges(plan))) if self.bias else None
+
+    def _slab_ranges(self, plan: Plan) -> list[tuple[int, int]]:
+        """The image ranges of the tasks that fill the slabs."""
+        slabs = self._slabs(plan)
+        each = -(-len(plan.ranges) // len(slabs))
+        return [(begin + a, begin + b) for begin, end in slabs for a, b in split(end - begin, each)]
 
     @property
     def folded(self) -> bool:
@@ -59,20 +105,28 @@ class WinogradConvolution(Convolution):
 
     def reserve(self, plan: Plan) -> None:
         """Reserve transformed filters, choices, scratch and partial sums."""
-        arena, sizes = plan.arena, self._sizes
-        arena.reserve((self.name, "forward panels"), sizes.filters)
+        arena, sizes = plan.arena, self._sizes(plan)
         plan.want_scratch(sizes.scratch)
+        if not sizes.blocked:
+            arena.reserve((self.name, "forward panels"), sizes.filters)
         if not plan.training:
             return
         if self.pool:
             arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
-        backward, summed = self._backward_sizes, FilterSumsSizes(sizes)
-        by_input = backward.by_input
-        if plan.wants_gradient(self.inputs[0]):
-            arena.reserve((self.name, "backward panels"), by_input.filters)
-        plan.want_scratch(by_input.scratch + summed.scratch)
-        arena.reserve((self.name, "gradient scratch"), plan.workers * backward.scratch)
-        self.sums.reserve(plan)
+        backward = self._backward_sizes(plan)
+        by_input, by_filter = backward.by_input, backward.by_filter
+        plan.want_scratch(by_input.scratch + by_filter.scratch)
+        if sizes.blocked:
+            arena.reserve((self.name, "spread"), plan.batch, FLOAT * backward.image)
+        else:
+            arena.reserve((self.name, "gradient scratch"), plan.workers * backward.scratch)
+            if plan.wants_gradient(self.inputs[0]):
+                arena.reserve((self.name, "backward panels"), by_input.filters)
+        if by_filter.slab:
+            plan.want_exchange(by_filter.transformed)
+            arena.reserve((self.name, "partials"), len(self._slab_ranges(plan)), FLOAT * self.conv_shape[2])
+        else:
+            self.sums.reserve(plan)
 
     def record(self, plan: Plan) -> None:
         """Fill the records of forward pass, both gradients, and reduction."""
@@ -83,27 +137,34 @@ class WinogradConvolution(Convolution):
         if plan.wants_gradient(self.inputs[0]):
             self._record_by_input(plan)
         self._record_by_filter(plan)
-        backward = self._backward_sizes
-        wanted = plan.wants_gradient(self.inputs[0])
+        self._record_backward(plan)
+        sums = self._bias_sums(plan) if self._slabs(plan) else self.sums
+        if sums:
+            sums.record(plan)
+
+    def _record_backward(self, plan: Plan) -> None:
+        backward = self._backward_sizes(plan)
+        by_input = plan.wants_gradient(self.inputs[0]) and not backward.blocked
+        partials, slab = self.sums.address(plan), backward.slab
         plan.keep(
             f"{self.name} backward",
             winograd_gradients.BACKWARD,
             convolution=plan.record_address(f"{self.name} expansion"),
-            by_input=plan.record_address(f"{self.name} by input") if wanted else 0,
+            by_input=plan.record_address(f"{self.name} by input") if by_input else 0,
             by_filter=plan.record_address(f"{self.name} by filter"),
             group=backward.group,
-            scratch=plan.arena.address((self.name, "gradient scratch")),
-            scratch_worker=backward.scratch,
-            scratch_image=backward.image,
+            held=plan.arena.address((self.name, "spread" if backward.blocked else "gradient scratch")),
+            held_worker=0 if backward.blocked else backward.scratch,
+            held_image=backward.image,
             inside=backward.inside,
             window=backward.window,
+            bias_sums=partials if slab else partials + FLOAT * self.filter.size,
+            bias_sums_step=self.conv_shape[2] if slab else self.sums.size,
         )
-        self.sums.record(plan)
 
     def _record_forward(self, plan: Plan) -> None:
-        (source,), target, sizes = self.inputs, self.output, self._sizes
+        (source,), target, sizes = self.inputs, self.output, self._sizes(plan)
         taken, made = plan.layout(source), plan.layout(target)
-        rows, columns = (self.conv_shape[axis] + 2 for axis in (0, 1))
         plan.keep(
             self.name,
             winograd.WINOGRAD,
@@ -114,8 +175,8 @@ class WinogradConvolution(Convolution):
             input_image=taken.image,
             input_row=taken.row,
             channels=self.in_shape[2],
-            reach_rows=rows,
-            reach_columns=columns,
+            reach_rows=self.conv_shape[0] + 2,
+            reach_columns=self.conv_shape[1] + 2,
             filters=plan.weights(self.filter),
             panels=plan.arena.address((self.name, "forward panels")),
             panels_point=sizes.panels_point,
@@ -155,11 +216,11 @@ class WinogradConvolution(Convolution):
             choice=plan.arena.address((self.name, "choice")),
             rectified=self.rectified,
             output_gradient=plan.gradient(self.output),
-            gradient_row=self._backward_sizes.row,
+            gradient_row=self._backward_sizes(plan).row,
         )
 
     def _record_by_input(self, plan: Plan) -> None:
-        backward = self._backward_sizes
+        backward = self._backward_sizes(plan)
         sizes, (rows, columns, channels) = backward.by_input, self.in_shape
         plan.keep(
             f"{self.name} by input",
@@ -167,6 +228,7 @@ class WinogradConvolution(Convolution):
             **_scratch(plan, sizes),
             batch=plan.settings.word(IMAGES),
             size=self.tile,
+            input=plan.arena.address((self.name, "spread")) + FLOAT * backward.window,
             input_image=backward.image,
             input_row=backward.row,
             channels=self.conv_shape[2],
@@ -187,7 +249,9 @@ class WinogradConvolution(Convolution):
         )
 
     def _record_by_filter(self, plan: Plan) -> None:
-        backward, sizes = self._backward_sizes, FilterSumsSizes(self._sizes)
+        backward = self._backward_sizes(plan)
+        sizes = backward.by_filter
+        transformed = plan.arena.address("exchange") if sizes.slab else 0
         plan.keep(
             f"{self.name} by filter",
             winograd_gradients.FILTER_SUMS,
@@ -195,25 +259,124 @@ class WinogradConvolution(Convolution):
             gradient_image=backward.image,
             gradient_row=backward.row,
             block=sizes.block,
-            scratch=plan.scratch + FLOAT * backward.by_input.scratch,
-            scratch_worker=plan.scratch_worker,
+            channel_block=sizes.channel_block,
+            out_block=sizes.out_block,
+            slab=sizes.slab,
+            inputs=transformed,
             inputs_row=sizes.inputs_row,
             inputs_point=sizes.inputs_point,
-            gradients=sizes.gradients,
+            gradients=transformed + FLOAT * sizes.gradients if sizes.slab else sizes.gradients,
             gradients_row=sizes.gradients_row,
             gradients_point=sizes.gradients_point,
+            scratch=plan.scratch + FLOAT * backward.by_input.scratch,
+            scratch_worker=plan.scratch_worker,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
             edge=sizes.edge,
-            partials=self.sums.address(plan),
-            part_size=self.sums.size,
+            target=plan.weights_gradient(self.filter) if sizes.slab else self.sums.address(plan),
+            part_size=0 if sizes.slab else self.sums.size,
         )
+
+    # ---- tasks -------------------------------------------------------------------------------------------------------
+
+    def forward(self, step: StepBuilder) -> None:
+        """By ranges of images and blocks of output channels."""
+        plan = step.plan
+
+        def reads(first: int, last: int) -> list[Span]:
+            return [plan.values(self.inputs[0], first, last)]
+
+        def writes(first: int, last: int) -> list[Span]:
+            return [plan.values(self.output, first, last), *self._choices(plan, first, last)]
+
+        self._convolve(step, "forward", self.name, self._sizes(plan), reads, writes)
+
+    def _convolve(
+        self, step: StepBuilder, what: str, name: str, sizes: WinogradSizes, reads: ImageSpans, writes: ImageSpans
+    ) -> None:
+        plan, ranges, blocks = step.plan, step.plan.ranges, sizes.out_blocks
+        if sizes.blocked:  # tasks transform the filters themselves: few ranges, each a block of tiles
+            ranges = split(plan.batch, min(len(ranges), -(-plan.batch * self._tiles // sizes.block)))
+            filters = plan.parameter_span("weights", self.filter)
+        else:
+            self._pack(step, backward=what != "forward")
+            filters = plan.arena.whole((self.name, "forward panels"))
+        cost = self.multiply_adds * NS_PER_MULTIPLY_ADD / blocks
+        for block in range(blocks):
+            for first, last in ranges:
+                step.add(
+                    f"{self.name} {what}",
+                    winograd.winograd,
+                    plan.record_address(name),
+                    (first, last),
+                    (last - first) * cost,
+                    [*reads(first, last), filters],
+                    [span.striped(block, blocks) for span in writes(first, last)],
+                    block,
+                )
+
+    def backward(self, step: StepBuilder) -> None:
+        """As partial sums by ranges of images; or for slab after slab by ranges of images, then by channels."""
+        plan, slabs = step.plan, self._slabs(step.plan)
+        backward, wanted = self._backward_sizes(plan), plan.wants_gradient(self.inputs[0])
+        if not slabs:
+            super().backward(step)
+            return
+        if wanted and not backward.blocked:
+            self._pack(step, backward=True)
+        ranges = self._slab_ranges(plan)
+        for slab in slabs:
+            filling = [(part, found) for part, found in enumerate(ranges) if slab[0] <= found[0] < slab[1]]
+            for index, (part, (first, last)) in enumerate(filling):
+                self._over_images(step, part, first, last, (index, len(filling)))
+            self._by_filter(step, slab)
+        if wanted and backward.blocked:
+
+            def reads(first: int, last: int) -> list[Span]:
+                return [plan.arena.span((self.name, "spread"), first, last)]
+
+            def writes(first: int, last: int) -> list[Span]:
+                return [plan.gradients(self.inputs[0], first, last)]
+
+            self._convolve(step, "by input", f"{self.name} by input", backward.by_input, reads, writes)
+        sums = self._bias_sums(plan)
+        if sums:
+            sums.reduce(step)
+        step.update(self.name, self.filter)
+
+    def _over_images(self, step: StepBuilder, part: int, first: int, last: int, stripe: tuple[int, int]) -> None:
+        """Add the task that transforms images [first, last), and takes the gradient by input where it is not blocked."""
+        plan, (source,), blocked = step.plan, self.inputs, self._over_channels(step.plan)
+        reads = [plan.gradients(self.output, first, last), plan.values(source, first, last)]
+        reads += [plan.values(self.output, first, last), *self._choices(plan, first, last)]
+        partials = plan.arena.span((self.name, "partials"), part, part + 1)
+        writes = [partials, plan.arena.whole("exchange").striped(*stripe)]
+        cost = self.conv_shape[0] * self.conv_shape[1] * self.conv_shape[2] * NS_PER_ELEMENT
+        if blocked:
+            writes.append(plan.arena.span((self.name, "spread"), first, last))
+        elif plan.wants_gradient(source):
+            reads.append(plan.arena.whole((self.name, "backward panels")))
+            writes.append(plan.gradients(source, first, last))
+            cost += self.multiply_adds * NS_PER_MULTIPLY_ADD
+        record, kernel = plan.record_address(f"{self.name} backward"), winograd_gradients.winograd_backward
+        step.add(f"{self.name} backward", kernel, record, (first, last), (last - first) * cost, reads, writes, part)
+
+    def _by_filter(self, step: StepBuilder, slab: tuple[int, int]) -> None:
+        plan, blocks = step.plan, self._backward_sizes(step.plan).by_filter.blocks
+        gradient = plan.parameter_span("gradient", self.filter)
+        cost = (slab[1] - slab[0]) * self.multiply_adds * NS_PER_MULTIPLY_ADD / blocks
+        record, kernel = plan.record_address(f"{self.name} by filter"), winograd_gradients.winograd_by_filter
+        for block in range(blocks):
+            reads, writes = [plan.arena.whole("exchange")], [gradient.striped(block, blocks)]
+            step.add(f"{self.name} by filter", kernel, record, slab, cost, reads, writes, block)
 
 
 def _scratch(plan: Plan, sizes: WinogradSizes) -> dict[str, int]:
     """Return the fields that say how a worker's scratch is divided."""
     return {
         "block": sizes.block,
+        "channel_block": sizes.channel_block,
+        "out_block": sizes.out_block,
         "scratch": plan.scratch,
         "scratch_worker": plan.scratch_worker,
         "inputs_row": sizes.inputs_row,
@@ -222,4 +385,5 @@ def _scratch(plan: Plan, sizes: WinogradSizes) -> dict[str, int]:
         "products_point": sizes.products_point,
         "edge": sizes.edge,
         "band": sizes.band,
+        "own_panels": sizes.own_panels,
     }

@@ -10,7 +10,14 @@ FILTER_BLOCK = LANES
 CACHE = 1 << 20
 """Bytes of a second-level cache, where nobody knows better."""
 
-_LEAST_BLOCK = 4  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+_LEAST_BLOCK = 5  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+
+CHANNEL_BLOCK = 64 // COLUMNS * COLUMNS
+"""Channels of a block where tasks go over channels, too: 64 x 64 filters, transformed, take 576 KiB."""
+
+_TILE_BLOCK = 5  # register tiles; then their transformed inputs and products take about as much
+
+_DEPTH = 256  # tiles: a panel of as many output gradients takes 32 KiB
 
 
 def whole_vectors(channels: int) -> int:
@@ -40,6 +47,7 @@ class WinogradSizes:
     """A 3x3 convolution with stride 1 in tiles of size x size outputs (2 or 4); `pool_rows` 0 where nothing is pooled.
 
     For a gradient by input, channels are those of the output gradient and out_channels those of the input gradient.
+    `blocked`: tasks go over output channels, too, and transform the filters themselves.
     """
 
     size: int
@@ -49,6 +57,22 @@ class WinogradSizes:
     out_channels: int
     pool_rows: int = 0
     cache: int = CACHE
+    blocked: bool = False
+
+    @property
+    def channel_block(self) -> int:
+        """Input channels that are multiplied in one go."""
+        return min(self.channels, CHANNEL_BLOCK) if self.blocked else self.channels
+
+    @property
+    def out_block(self) -> int:
+        """Output channels of a task."""
+        return min(self.out_channels, CHANNEL_BLOCK) if self.blocked else self.out_channels
+
+    @property
+    def out_blocks(self) -> int:
+        """Tasks per range of images."""
+        return -(-self.out_channels // self.out_block)
 
     @property
     def points(self) -> int:
@@ -69,7 +93,8 @@ class WinogradSizes:
     def block(self) -> int:
         """Tiles in a block: as many as the cache holds transformed, in whole register tiles."""
         channels = whole_vectors(self.channels) + whole_vectors(self.out_channels)
-        return max(block_for(self.points, channels, self.cache), self.tile_columns if self.pool_rows else 1)
+        tiles = ROWS * _TILE_BLOCK if self.blocked else block_for(self.points, channels, self.cache)
+        return max(tiles, self.tile_columns if self.pool_rows else 1)
 
     @property
     def panels(self) -> int:
@@ -79,17 +104,17 @@ class WinogradSizes:
     @property
     def panels_point(self) -> int:
         """Transformed filters: from point to point."""
-        return plane(self.panels * self.channels * COLUMNS)
+        return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
     def filters(self) -> int:
-        """Transformed filters."""
+        """Transformed filters, all or those of a block."""
         return self.points * self.panels_point
 
     @property
     def inputs_row(self) -> int:
         """Transformed inputs of a block: from tile to tile."""
-        return row(self.channels)
+        return row(self.channel_block)
 
     @property
     def inputs_point(self) -> int:
@@ -99,7 +124,7 @@ class WinogradSizes:
     @property
     def products_point(self) -> int:
         """Products of a block: from point to point."""
-        return plane(self.block * whole_vectors(self.out_channels))
+        return plane(self.block * whole_vectors(self.out_block))
 
     @property
     def products(self) -> int:
@@ -114,27 +139,52 @@ class WinogradSizes:
     @property
     def band(self) -> int:
         """Where in a worker's scratch rows wait to be pooled."""
-        inputs = self.points * whole_vectors(self.channels)
-        outputs = self.size**2 * whole_vectors(self.out_channels)
+        inputs = self.points * whole_vectors(self.channel_block)
+        outputs = self.size**2 * whole_vectors(self.out_block)
         return self.edge + max(inputs, outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
+
+    @property
+    def own_panels(self) -> int:
+        """Where in a worker's scratch the filters are that a task transforms itself."""
+        rows = self.pool_rows - 1 + self.size if self.pool_rows else 0
+        return plane(self.band + rows * self.tile_columns * self.size * self.out_block + COLUMNS)
 
     @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        rows = self.pool_rows - 1 + self.size if self.pool_rows else 0
-        return plane(self.band + rows * self.tile_columns * self.size * self.out_channels + COLUMNS)
+        return plane(self.own_panels + (self.filters if self.blocked else 0) + COLUMNS)
 
 
 @dataclass(frozen=True)
 class FilterSumsSizes:
-    """The gradient by filter of the convolution `layer`."""
+    """The gradient by filter of the convolution `layer`; where tasks go over channels, from slabs of `slab` images."""
 
     layer: WinogradSizes
+    slab: int = 0
+
+    @property
+    def channel_block(self) -> int:
+        """Input channels of a task."""
+        return min(self.layer.channels, 2 * CHANNEL_BLOCK) if self.slab else self.layer.channels
+
+    @property
+    def out_block(self) -> int:
+        """Output channels of a task."""
+        return min(self.layer.out_channels, CHANNEL_BLOCK) if self.slab else self.layer.out_channels
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels: tasks per slab."""
+        return -(-self.layer.channels // self.channel_block) * -(-self.layer.out_channels // self.out_block)
 
     @property
     def block(self) -> int:
-        """Most tiles in a block."""
-        return block_for(self.layer.points, self.inputs_row + self.gradients_row, self.layer.cache)
+        """Most tiles that are multiplied in one go."""
+        return _DEPTH if self.slab else block_for(self.layer.points, self.inputs_row + self.gradients_row, self.layer.cache)
+
+    @property
+    def _tiles(self) -> int:
+        return self.slab * self.layer.tile_rows * self.layer.tile_columns if self.slab else self.block
 
     @property
     def inputs_row(self) -> int:
@@ -144,11 +194,11 @@ class FilterSumsSizes:
     @property
     def inputs_point(self) -> int:
         """Transformed inputs: from point to point."""
-        return plane(self.block * self.inputs_row)
+        return plane(self._tiles * self.inputs_row)
 
     @property
     def gradients(self) -> int:
-        """Where in a worker's scratch the transformed output gradients begin."""
+        """Where the transformed output gradients begin, behind the transformed inputs."""
         return self.layer.points * self.inputs_point
 
     @property
@@ -159,17 +209,22 @@ class FilterSumsSizes:
     @property
     def gradients_point(self) -> int:
         """Transformed output gradients: from point to point."""
-        return plane(self.block * self.gradients_row)
+        return plane(self._tiles * self.gradients_row)
+
+    @property
+    def transformed(self) -> int:
+        """Transformed inputs and output gradients: of a slab, or in a worker's scratch."""
+        return self.gradients + self.layer.points * self.gradients_point + COLUMNS
 
     @property
     def sums(self) -> int:
         """Where in a worker's scratch the sums begin."""
-        return self.gradients + self.layer.points * self.gradients_point
+        return 0 if self.slab else plane(self.transformed)
 
     @property
     def sums_point(self) -> int:
         """Sums: from point to point."""
-        return self.layer.panels_point
+        return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
     def edge(self) -> int:
@@ -179,7 +234,7 @@ class FilterSumsSizes:
     @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        return plane(self.edge + self.layer.points * self.layer.channels + COLUMNS)
+        return plane(self.edge + self.layer.points * whole_vectors(self.layer.channels) + COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -194,14 +249,21 @@ class BackwardSizes:
     width: int
     top: int  # padding
     left: int
+    blocked: bool = False  # tasks of the gradient by input go over channels
+    slab: int = 0  # images; tasks of the gradient by filter go over channels
 
     @property
     def by_input(self) -> WinogradSizes:
         """The gradient by input as a convolution of its own."""
         layer = self.layer
         return WinogradSizes(
-            layer.size, layer.out_channels, self.height, self.width, layer.channels, cache=layer.cache
-        )  # fmt: skip
+            layer.size, layer.out_channels, self.height, self.width, layer.channels, 0, layer.cache, self.blocked
+        )
+
+    @property
+    def by_filter(self) -> "FilterSumsSizes":
+        """The gradient by filter."""
+        return FilterSumsSizes(self.layer, self.slab)
 
     @property
     def group(self) -> int:

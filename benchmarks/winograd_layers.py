@@ -1,0 +1,103 @@
+"""3x3 convolutions as a step runs them, in multiples of the multiply-add peak, by effective operations.
+
+    python benchmarks/winograd_layers.py [--threads T] [--batch N] [--rounds R] [--direct] [SHAPE ...]
+
+SHAPE is channels,filters,side; without any, those of the VGG and ResNet families on images of 32x32 and 224x224. Counts
+everything that a step does for the layer: transforms of the filters, bias, rectifier, which the backward pass undoes,
+and the sum over parts of the filters' gradient. A pass takes the time in which any of its tasks runs, on all threads.
+The gradients by input and by filter are told apart by a second network, in which nobody wants that by input. `whole` is
+all three passes together; `limit` is what the peak would allow if nothing but the products took time. Medians.
+"""
+
+import argparse
+
+import numpy as np
+
+from bptcnn.inner.convolution import Convolution
+from bptcnn.inner.executor import Executor
+from bptcnn.inner.lowering import operations
+from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.winograd import WinogradConvolution
+from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
+from bptcnn.profiling.peak import measure_peak
+
+SHAPES = [  # (channels, filters, side)
+    (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8), (256, 512, 4), (512, 512, 4),
+    (64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 14), (512, 512, 7),
+]  # fmt: skip
+FORWARD = ("forward", "pack forward", "transform")
+
+
+class Layer:
+    """One convolution in a network, behind a layer that wants its input gradient, or behind none."""
+
+    def __init__(self, executor: Executor, batch: int, shape: tuple[int, int, int], wanted: bool, direct: bool) -> None:
+        channels, filters, side = shape
+        before = [MaxPool2D(1)] if wanted else []
+        layers = [*before, Conv2D(filters, 3, activation="relu"), MaxPool2D(1, side), Flatten(), Dense(2)]
+        network = Network((side, side, channels), layers)
+        self.operation = next(o for o in operations(network) if isinstance(o, Convolution))
+        self.work = 2 * batch * self.operation.multiply_adds
+        self._subnetwork = Subnetwork(network, batch, executor, direct=direct)
+        self._subnetwork.weights[:] = network.initial_weights(0)
+        self._samples = np.random.default_rng(0).random((batch, side, side, channels), np.float32)
+        self._labels = np.zeros(batch, np.int32)
+
+    @property
+    def limit(self) -> float:
+        """Operations of direct convolution per operation of the products."""
+        op = self.operation
+        if not isinstance(op, WinogradConvolution):
+            return 1.0
+        rows, columns, _ = op.conv_shape
+        tiles = -(-rows // op.tile) * -(-columns // op.tile)
+        return 9 * rows * columns / (tiles * (op.tile + 2) ** 2)
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the time of the forward and of the backward tasks in a step."""
+        trace, name = self._subnetwork.traced(self._samples, self._labels), self.operation.name
+        ahead, behind = [], []
+        for task, start, end in zip(self._subnetwork.trace_graph.tasks, trace.starts, trace.ends, strict=True):
+            if task.label.startswith(f"{name} "):
+                (ahead if task.label.removeprefix(f"{name} ") in FORWARD else behind).append((start, end))
+        return _covered(ahead), _covered(behind)
+
+
+def _covered(spans: list[tuple[int, int]]) -> float:
+    """Return the seconds that a set of spans, in nanoseconds, covers."""
+    total, reached = 0, 0
+    for start, end in sorted(spans):
+        total += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return total / 1e9
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--direct", action="store_true", help="without Winograd's algorithm")
+    parser.add_argument("shapes", nargs="*", help="channels,filters,side")
+    options = parser.parse_args()
+    shapes = [tuple(map(int, text.split(","))) for text in options.shapes] or SHAPES
+    executor = Executor(options.threads)
+    print(f"batch {options.batch}, {options.threads} threads")
+    names = ("peak", "limit", "forward", "by input", "by filter", "whole")
+    print(f"{'channels filters side':>22}" + "".join(f"{name:>10}" for name in names))
+    for shape in shapes:
+        layers = [Layer(executor, options.batch, shape, wanted, options.direct) for wanted in (True, False)]
+        rounds = []
+        for _ in range(options.rounds):
+            peak = measure_peak(options.threads)
+            (ahead, behind), (_, by_filter) = (layer.seconds() for layer in layers)
+            rounds.append((peak, ahead, behind - by_filter, by_filter, (ahead + behind) / 3))
+        peak, *seconds = np.median(rounds, axis=0)
+        cells = "".join(f"{layers[0].work / 1e9 / s / peak:10.2f}" for s in seconds)
+        print(f"{' '.join(map(str, shape)):>22}{peak:10.0f}{layers[0].limit:10.2f}{cells}", flush=True)
+    executor.close()
+
+
+if __name__ == "__main__":
+    main()
