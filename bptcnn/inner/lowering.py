@@ -19,6 +19,7 @@ from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images
 from bptcnn.inner.winograd import WinogradConvolution, tile_for
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import (
     Activation,
     Application,
@@ -53,21 +54,25 @@ class Lowered:
         return [(op, position) for op in self.operations for position, v in enumerate(op.inputs) if v == value]
 
 
-def operations(network: Network) -> tuple[Operation, ...]:
+def operations(network: Network, precision: Precision = "float32") -> tuple[Operation, ...]:
     """Return the operations of a training step, in forward order."""
-    return lower(network, training=True).operations
+    return lower(network, training=True, precision=precision).operations
 
 
-def lower(network: Network, training: bool, direct: bool = False) -> Lowered:
-    """Return the operations of `network` with their values; `direct`: no convolution by Winograd's algorithm."""
-    return _Lowering(network, training, direct).run()
+def lower(network: Network, training: bool, direct: bool = False, precision: Precision = "float32") -> Lowered:
+    """Return the operations of `network` with their values.
+
+    `direct`: no convolution by Winograd's algorithm. `precision`: of the products in convolutions.
+    """
+    return _Lowering(network, training, direct, precision).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool, direct: bool) -> None:
+    def __init__(self, network: Network, training: bool, direct: bool, precision: Precision) -> None:
         self._network = network
         self._training = training
         self._direct = direct
+        self._precision = precision
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
         self._fused: set[int] = set()  # applications that ride in an earlier operation
@@ -136,10 +141,11 @@ class _Lowering:
         made, rectified = self._activated(index, layer.activation)
         out_shape, pool = conv_shape, None
         weights, bias = _weights_and_bias(application)
+        across = self._across_images(shape, conv_shape)
         follower = self._only_reader(index + 1)
-        if follower is not None and made == index + 1:
+        if follower is not None and made == index + 1 and across is None:
             pooling = self._applications[follower].layer
-            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape) and not crosses_images(shape, conv_shape):
+            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape):
                 pool, made = pooling.window, follower + 1
                 out_shape = self._image(made)
                 self._fused.add(follower)
@@ -159,12 +165,23 @@ class _Lowering:
             bias=bias,
         )
         tile = 0 if self._direct else tile_for(op)
-        if crosses_images(shape, conv_shape):
-            op = SmallImagesConvolution(**vars(op))
+        if across is not None:
+            op = across(**vars(op))
         elif tile:
             op = WinogradConvolution(**vars(op), tile=tile)
         self._put(op, made if pool else index + 1)
         self._activate(op, index + 1, layer.activation)
+
+    def _across_images(
+        self, shape: tuple[int, int, int], conv_shape: tuple[int, int, int]
+    ) -> type[Convolution] | None:
+        """Return what computes a convolution across the images of the batch, None where nothing does."""
+        if self._precision == "bf16":
+            from bptcnn.inner.bfloat16_convolution import Bfloat16Convolution, suits_bfloat16  # needs its CPU
+
+            if suits_bfloat16(shape, conv_shape):
+                return Bfloat16Convolution
+        return SmallImagesConvolution if crosses_images(shape, conv_shape) else None
 
     def _windowed(
         self, index: int, layer: Conv2D | DepthwiseConv2D, application: Application, inputs: tuple[int, ...]

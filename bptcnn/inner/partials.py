@@ -9,7 +9,8 @@ from bptcnn.inner.tasks import NS_PER_ELEMENT, SPAN, StepBuilder
 from bptcnn.kernels import update
 from bptcnn.networks import Parameter
 
-_MOST_BYTES = 32 << 20  # of one layer's partial sums
+MOST_BYTES = 32 << 20
+"""Of one layer's partial sums."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PartialSums:
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the image ranges of the parts: fewer than the plan's where they would take much memory."""
-        most = max(1, _MOST_BYTES // (FLOAT * self.size))
+        most = max(1, MOST_BYTES // (FLOAT * self.size))
         return plan.ranges if len(plan.ranges) <= most else split(plan.batch, most)
 
     def reserve(self, plan: Plan) -> None:

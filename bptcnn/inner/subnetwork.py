@@ -13,6 +13,7 @@ from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
+from bptcnn.kernels.unit import Precision, require_precision
 from bptcnn.networks import Network
 
 FloatArray = npt.NDArray[np.float32]
@@ -35,17 +36,26 @@ class Subnetwork:
     """One network, one batch size, `threads` workers: forward, backward and update as one task graph.
 
     Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views. With
-    `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser.
+    `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
+    "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not.
     """
 
     def __init__(
-        self, network: Network, batch_size: int, executor: Executor, training: bool = True, direct: bool = False
+        self,
+        network: Network,
+        batch_size: int,
+        executor: Executor,
+        training: bool = True,
+        direct: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        self._plan = Plan(lower(network, training, direct), batch_size, executor.threads, training, self._settings)
+        require_precision(precision)
+        lowered = lower(network, training, direct, precision)
+        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")

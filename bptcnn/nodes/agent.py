@@ -75,7 +75,12 @@ class Agent:
         mark_warm()
         configuration = self._station.configuration
         images, labels = self._station.samples()
-        subnetwork = Subnetwork(configuration.network, configuration.batch_size, Executor(configuration.threads))
+        subnetwork = Subnetwork(
+            configuration.network,
+            configuration.batch_size,
+            Executor(configuration.threads),
+            precision=configuration.precision,
+        )
         exchange = self._station.exchange()
         self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report)
         self._station.report(Ready(configuration.node, time.monotonic()))

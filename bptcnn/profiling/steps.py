@@ -9,6 +9,7 @@ import numpy.typing as npt
 from bptcnn.inner.executor import Executor, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
 
 BATCHES = 16
@@ -47,10 +48,17 @@ class MeasuredSteps:
     Raises UserError where there is too little memory.
     """
 
-    def __init__(self, network: Network, batch_size: int, threads: int, batches: RandomBatches) -> None:
+    def __init__(
+        self,
+        network: Network,
+        batch_size: int,
+        threads: int,
+        batches: RandomBatches,
+        precision: Precision = "float32",
+    ) -> None:
         self._executor = Executor(threads)
         try:
-            self._subnetwork = Subnetwork(network, batch_size, self._executor)
+            self._subnetwork = Subnetwork(network, batch_size, self._executor, precision=precision)
         except BaseException:
             self._executor.close()
             raise

@@ -12,21 +12,33 @@ from bptcnn.data import Dataset, Samples
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.kernels.unit import Precision, require_precision
 from bptcnn.networks import Network
 from bptcnn.profiling import usable_cores
 from bptcnn.training.checkpoint import read_checkpoint
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.run_folder import RunFolder
-from bptcnn.training.settings import check_whole
+from bptcnn.training.settings import check_choice, check_whole
 
 
 class Model:
     """A network with weights, trained and evaluated by this process's threads.
 
-    `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
+    `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. With `precision` "bf16"
+    training's convolutions multiply bfloat16 numbers, with float32 sums and weights; predictions are float32's. Raises
+    UserError where the CPU lacks that. An idle model uses no CPU.
     """
 
-    def __init__(self, network: Network, batch_size: int = 64, threads: int | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        network: Network,
+        batch_size: int = 64,
+        threads: int | None = None,
+        seed: int = 0,
+        precision: Precision = "float32",
+    ) -> None:
+        check_choice("precision", precision, Precision)
+        require_precision(precision)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         if threads is not None:
@@ -35,7 +47,7 @@ class Model:
         self.batch_size = batch_size
         self._threads = threads or usable_cores()
         self._executor = Executor(self._threads)
-        self._subnetwork = Subnetwork(network, batch_size, self._executor)
+        self._subnetwork = Subnetwork(network, batch_size, self._executor, precision=precision)
         self._subnetwork.weights[:] = network.initial_weights(seed)
         self._evaluator: Evaluator | None = None
 

@@ -48,6 +48,13 @@ def benchmark(
         int | None,
         typer.Option(metavar="T", show_default=False, help="Threads of a step. Default: the usable cores."),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="P",
+            help="Of the products in convolutions: float32, or bf16; the peer's steps are then under its autocast.",
+        ),
+    ] = "float32",
     rounds: Annotated[int, typer.Option(metavar="R", min=1, max=1000, help="Rounds, whose median counts.")] = 5,
     seconds: Annotated[
         float, typer.Option(metavar="S", min=0.01, max=3600, help="Seconds of a round, on each side.")
@@ -94,8 +101,8 @@ def benchmark(
     takes. Memory is the most that a process which only trains has resident.
 
     With --peer torch, PyTorch trains the same networks: same layers, paddings and
-    batches, SGD with momentum, all in float32, eagerly in both of its memory
-    formats, of which the faster one counts. The two sides take turns, every
+    batches, SGD with momentum, all in float32 or, with --precision bf16, under
+    autocast, eagerly in both of its memory formats, of which the faster one counts. The two sides take turns, every
     measurement in a process of its own. Takes about half a minute a network, with
     the peer one and a half.
 
@@ -116,6 +123,7 @@ def benchmark(
         None if input_shape is None else parse_shape(input_shape),
         batch_size,
         threads,
+        precision,
         rounds,
         seconds,
         simulate,
@@ -147,6 +155,7 @@ class _Plan:
     input_shape: tuple[int, int, int] | None
     batch_size: int | None
     threads: int | None
+    precision: str
     rounds: int
     seconds: float
     simulate: bool
@@ -171,16 +180,19 @@ def _peer(name: str | None, python: str | None, compiled: bool) -> "TorchPeer | 
 def _measure(plan: _Plan) -> "Benchmark":
     from bptcnn.profiling.benchmarking import Plan, default_case, run_benchmark
     from bptcnn.training import prepare_kernels
-    from bptcnn.training.settings import check_whole
+    from bptcnn.kernels.unit import Precision, require_precision
+    from bptcnn.training.settings import check_choice, check_whole
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
 
     for name, value in (("batch_size", plan.batch_size), ("threads", plan.threads)):
         if value is not None:
             check_whole(name, value, 1)
-    cases = [default_case(network, plan.input_shape, plan.batch_size) for network in plan.networks]
+    precision = check_choice("precision", plan.precision, Precision)
+    require_precision(precision)
+    cases = [default_case(network, plan.input_shape, plan.batch_size, precision) for network in plan.networks]
     with Relay(fitting_display(quiet=False)) as relay:
-        prepare_kernels(relay)
+        prepare_kernels(relay, precision)
         from bptcnn.profiling import measure_host
 
         relay.setup("measuring this host")

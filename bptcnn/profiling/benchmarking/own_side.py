@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
 from bptcnn.profiling.benchmarking.records import SimulatedStep
 from bptcnn.profiling.benchmarking.torch_peer import MEMORY_STEPS, end_with, resident_mb
@@ -21,13 +22,13 @@ Answer = dict[str, Any]
 def answer(request: dict[str, Any]) -> Answer:
     """Measure what a request asks for: "speed", "memory" or "detail"."""
     network = Network.from_dict(request["network"])
-    batch_size, threads = request["batch_size"], request["threads"]
+    batch_size, threads, precision = request["batch_size"], request["threads"], request["precision"]
     if request["measure"] == "detail":
-        return _detail(network, batch_size, threads, request["peak"], request["seconds"], request["simulate"])
+        return _detail(network, batch_size, threads, precision, request)
     speed = request["measure"] == "speed"
     libraries = resident_mb("VmRSS")
     batches = RandomBatches.draw(network, batch_size, BATCHES if speed else 2, as_bytes=False)  # as the peer's
-    with MeasuredSteps(network, batch_size, threads, batches) as steps:
+    with MeasuredSteps(network, batch_size, threads, batches, precision) as steps:
         if speed:
             return {"images_per_second": batch_size / steps.median_seconds(request["seconds"])}
         for turn in range(MEMORY_STEPS):
@@ -35,15 +36,13 @@ def answer(request: dict[str, Any]) -> Answer:
         return {"peak_mb": resident_mb("VmHWM"), "libraries_mb": libraries}
 
 
-def _detail(
-    network: Network, batch_size: int, threads: int, peak: float, seconds: float, simulated: list[int]
-) -> Answer:
+def _detail(network: Network, batch_size: int, threads: int, precision: Precision, request: Answer) -> Answer:
     """Measure layers and tasks, and simulate the step on other numbers of threads."""
     from bptcnn.inner.schedule import simulate  # here: memory is measured without what only this needs
     from bptcnn.profiling.network import flops_per_image, measure_network
 
-    found = measure_network(network, batch_size, threads, peak, seconds)
-    schedules = [simulate(found.graph, count, found.overhead) for count in simulated]
+    found = measure_network(network, batch_size, threads, request["peak"], request["seconds"], precision)
+    schedules = [simulate(found.graph, count, found.overhead) for count in request["simulate"]]
     steps = [SimulatedStep(s.threads, s.makespan / 1e6, s.speed_up, s.idle_share, s.steals) for s in schedules]
     return {
         "flops_per_image": flops_per_image(network),
