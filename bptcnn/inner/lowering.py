@@ -172,9 +172,7 @@ class _Lowering:
         self._put(op, made if pool else index + 1)
         self._activate(op, index + 1, layer.activation)
 
-    def _across_images(
-        self, shape: tuple[int, int, int], conv_shape: tuple[int, int, int]
-    ) -> type[Convolution] | None:
+    def _across_images(self, shape: tuple[int, int, int], conv_shape: tuple[int, int, int]) -> type[Convolution] | None:
         """Return what computes a convolution across the images of the batch, None where nothing does."""
         if self._precision == "bf16":
             from bptcnn.inner.bfloat16_convolution import Bfloat16Convolution, suits_bfloat16  # needs its CPU
