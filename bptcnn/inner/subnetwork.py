@@ -13,8 +13,9 @@ from bptcnn.inner.plan import Plan
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
-from bptcnn.kernels.unit import Precision, require_precision
+from bptcnn.kernels.unit import require_precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]

@@ -9,8 +9,8 @@ import numpy.typing as npt
 from bptcnn.inner.executor import Executor, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.subnetwork import Subnetwork
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 BATCHES = 16
 """Different ones in turn: a single batch is learnt by heart, and vanishing gradients become slow denormal numbers."""

@@ -12,9 +12,9 @@ import numexpr
 import numpy as np
 
 from bptcnn.errors import UserError
-from bptcnn.kernels.unit import Precision
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
+from bptcnn.precision import Precision
 
 _MOST_NODES = 256
 _TWO_NODES = (1.0, 1.0)
