@@ -16,6 +16,7 @@ from bptcnn.inner.grouped import GroupedConvolution
 from bptcnn.inner.joining import Joining
 from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
+from bptcnn.inner.pointwise import PointwiseConvolution, is_pointwise
 from bptcnn.inner.pooling import Pooling
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images
 from bptcnn.inner.winograd import WinogradConvolution, tile_for
@@ -159,7 +160,9 @@ class _Lowering:
             bias=bias,
         )
         tile = 0 if self._direct else tile_for(op)
-        if crosses_images(shape, conv_shape):
+        if is_pointwise(op):
+            op = PointwiseConvolution(**vars(op))
+        elif crosses_images(shape, conv_shape):
             op = SmallImagesConvolution(**vars(op))
         elif tile:
             op = WinogradConvolution(**vars(op), tile=tile)
