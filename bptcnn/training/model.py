@@ -25,7 +25,7 @@ class Model:
     """A network with weights, trained and evaluated by this process's threads.
 
     `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
-    `autotune`: choose the step's algorithms by measuring, some seconds where this machine has not done so before; a
+    `autotune`: choose the step's algorithms by measuring, 1 to 20 s where this machine has not done so before; a
     model made without starts at once.
     """
 

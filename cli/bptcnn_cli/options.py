@@ -80,7 +80,7 @@ Autotune = Annotated[
         "--autotune/--no-autotune",
         rich_help_panel=_NODES,
         show_default=False,
-        help="Choose each layer's algorithm by measuring, some seconds once a machine, network and batch size; "
+        help="Choose each layer's algorithm by measuring, up to 20 s once a machine, network and batch size; "
         "without, by rules. Default: by measuring.",
     ),
 ]
