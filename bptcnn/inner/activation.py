@@ -26,15 +26,8 @@ class ActivationFunction(ImageOperation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        taken = plan.layout(self.inputs[0])
-        plan.keep(
-            self.name,
-            elementwise.ACTIVATION,
-            **plan.image_fields(self),
-            function=elementwise.FUNCTIONS[self.function],
-            rows=taken.shape[0],
-            line=taken.shape[1] * taken.shape[2],
-        )
+        function = elementwise.FUNCTIONS[self.function]
+        plan.keep(self.name, elementwise.ACTIVATION, **_by_rows(self, plan), function=function)
 
 
 @dataclass(frozen=True)
@@ -55,14 +48,14 @@ class Dropping(ImageOperation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        taken = plan.layout(self.inputs[0])
-        plan.keep(
-            self.name,
-            dropout.DROPOUT,
-            **plan.image_fields(self),
-            rows=taken.shape[0],
-            line=taken.shape[1] * taken.shape[2],
-            step=plan.settings.word(STEP),
-            layer=self.layer,
-            rate=self.rate,
-        )
+        step = plan.settings.word(STEP)
+        plan.keep(self.name, dropout.DROPOUT, **_by_rows(self, plan), step=step, layer=self.layer, rate=self.rate)
+
+
+def _by_rows(op: ImageOperation, plan: Plan) -> dict[str, float]:
+    """Return the images' fields and the input's rows; behind Flatten the output has them one behind the other."""
+    taken = plan.layout(op.inputs[0])
+    fields = {**plan.image_fields(op), "rows": taken.shape[0], "line": taken.shape[1] * taken.shape[2]}
+    if plan.layout(op.output).shape != taken.shape:
+        fields["output_row"] = fields["line"]
+    return fields

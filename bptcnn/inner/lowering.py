@@ -211,8 +211,9 @@ class _Lowering:
                 activation, final = adding.layer.activation, follower
                 self._fused.add(follower)
         made, rectified = self._activated(final, activation)
+        vectors = len(self._network.shapes[index + 1]) == 1
         op = Normalisation(
-            application.name, inputs, made, rectified, layer.momentum, layer.epsilon, *application.parameters
+            application.name, inputs, made, rectified, vectors, layer.momentum, layer.epsilon, *application.parameters
         )
         self._put(op, final + 1)
         self._activate(op, final + 1, activation)

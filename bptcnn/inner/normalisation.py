@@ -15,9 +15,13 @@ from bptcnn.networks import Parameter
 
 @dataclass(frozen=True)
 class Normalisation(Operation):
-    """Batch normalisation of input 0, plus input 1 if there is one, then the rectifier."""
+    """Batch normalisation of input 0, plus input 1 if there is one, then the rectifier.
+
+    `vectors`: of vectors, which behind Flatten lie as images of several rows.
+    """
 
     rectified: bool
+    vectors: bool
     momentum: float
     epsilon: float
     scale: Parameter
@@ -29,6 +33,10 @@ class Normalisation(Operation):
     def undoes(self) -> bool:
         """The sums of the backward pass undo the rectifier."""
         return self.rectified
+
+    def dense(self, position: int) -> bool:
+        """A vector's elements lie one behind the other."""
+        return self.vectors
 
     def gradient_use(self, position: int) -> GradientUse:
         """What is added gets the gradient as it is."""
@@ -47,15 +55,15 @@ class Normalisation(Operation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        taken, adds = plan.layout(self.inputs[0]), len(self.inputs) > 1
-        more = plan.layout(self.inputs[-1])
+        rows, columns, channels = plan.layout(self.output).shape
+        adds, more = len(self.inputs) > 1, plan.layout(self.inputs[-1])
         plan.keep(
             self.name,
             normalisation.NORMALISATION,
             **plan.image_fields(self),
-            rows=taken.shape[0],
-            columns=taken.shape[1],
-            channels=taken.shape[2],
+            rows=rows,
+            columns=columns,
+            channels=channels,
             addend=plan.inside(self.inputs[1]) if adds else 0,
             addend_image=more.image,
             addend_row=more.row,

@@ -14,6 +14,7 @@ from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.kernels.dropout import dropout_multipliers
 from bptcnn.networks import (
+    Activation,
     AveragePool2D,
     BatchNorm,
     Concatenate,
@@ -123,6 +124,31 @@ def test_networks_whose_gradients_share_memory(name: str, images: int, executor:
             check(case, executor, 17, 3e-4)
             return
     pytest.fail("no case without near ties")
+
+
+BEHIND_FLATTEN: dict[str, list[Layer]] = {
+    "dropout": [Dropout(0.5), Dense(3)],
+    "leaky_relu": [Activation("leaky_relu"), Dense(3)],
+    "relu": [Activation("relu"), Dense(3)],
+    "batch norm": [BatchNorm(), Dense(3)],
+    "dense in a residual block": [Residual([Dense(100)]), Dense(3)],
+    "batch norm in a residual block": [Residual([BatchNorm()]), Dense(3)],
+    "dropout in one branch": [Concatenate([[Dense(7)], [Dropout(0.2)]]), Dense(3)],
+}
+
+
+@pytest.mark.parametrize("name", BEHIND_FLATTEN)
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("beside", [False, True])
+def test_layers_behind_flatten(name: str, pooled: bool, beside: bool, executor: Executor) -> None:
+    """Flatten copies nothing: they read images of several rows, with a halo where a convolution reads them `beside`."""
+    layers: list[Layer] = [Conv2D(4, 3), *([AveragePool2D(2)] if pooled else [])]
+    flat: list[Layer] = [Flatten(), *BEHIND_FLATTEN[name]]
+    if beside:
+        layers.append(Concatenate([flat, [Conv2D(3, 3), Flatten(), Dense(4)]]))
+    else:
+        layers += flat
+    check(Case.draw(Network((10, 10, 2) if pooled else (5, 5, 2), layers), 5, 1), executor, 6)
 
 
 def test_running_statistics_follow_and_nothing_else_moves(executor: Executor) -> None:
