@@ -134,15 +134,7 @@ class _Lowering:
     def _convolution(self, index: int, layer: Conv2D, application: Application, inputs: tuple[int, ...]) -> None:
         shape, conv_shape = self._image(application.inputs[0]), self._image(index + 1)
         made, rectified = self._activated(index, layer.activation)
-        out_shape, pool = conv_shape, None
         weights, bias = _weights_and_bias(application)
-        follower = self._only_reader(index + 1)
-        if follower is not None and made == index + 1:
-            pooling = self._applications[follower].layer
-            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape) and not crosses_images(shape, conv_shape):
-                pool, made = pooling.window, follower + 1
-                out_shape = self._image(made)
-                self._fused.add(follower)
         op = Convolution(
             application.name,
             inputs,
@@ -152,18 +144,26 @@ class _Lowering:
             stride=layer.stride,
             pads=layer.pads(shape),
             conv_shape=conv_shape,
-            out_shape=out_shape,
-            pool=pool,
+            out_shape=conv_shape,
+            pool=None,
             rectified=rectified,
             filter=weights,
             bias=bias,
         )
         tile = 0 if self._direct else tile_for(op)
-        if crosses_images(shape, conv_shape):
+        small = not tile and crosses_images(shape, conv_shape)
+        follower = self._only_reader(index + 1)
+        if follower is not None and made == index + 1 and not small:
+            pooling = self._applications[follower].layer
+            if isinstance(pooling, MaxPool2D) and _tiles(pooling, conv_shape):
+                made = follower + 1
+                op = replace(op, output=made, out_shape=self._image(made), pool=pooling.window)
+                self._fused.add(follower)
+        if small:
             op = SmallImagesConvolution(**vars(op))
         elif tile:
             op = WinogradConvolution(**vars(op), tile=tile)
-        self._put(op, made if pool else index + 1)
+        self._put(op, made if op.pool else index + 1)
         self._activate(op, index + 1, layer.activation)
 
     def _windowed(

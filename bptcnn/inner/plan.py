@@ -20,7 +20,7 @@ from bptcnn.networks.layers import Pair
 if TYPE_CHECKING:
     from bptcnn.inner.lowering import Lowered
 
-_RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
+RANGES = 16  # tasks over the images of a batch: enough to balance, long enough to hide scheduling
 
 
 class Plan:
@@ -33,7 +33,7 @@ class Plan:
         self.workers = workers
         self.training = training
         self.settings = settings
-        self.ranges = split(batch, min(batch, _RANGES))
+        self.ranges = split(batch, min(batch, RANGES))
         self.arena = Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
