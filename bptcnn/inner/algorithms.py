@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from bptcnn.inner.convolution import Convolution
+from bptcnn.inner.pointwise import PointwiseConvolution, is_pointwise
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
@@ -33,11 +34,15 @@ def algorithms(op: Convolution) -> tuple[Algorithm, ...]:
         found += ["winograd 2", "winograd 4"]
     if may_cross_images(op.in_shape, op.conv_shape):
         found.append("small images")
+    if is_pointwise(op):
+        found.append("pointwise")
     return tuple(found)
 
 
 def rule(op: Convolution) -> Algorithm:
     """Return the algorithm that mostly pays for such a shape."""
+    if is_pointwise(op):
+        return "pointwise"
     if crosses_images(op.in_shape, op.conv_shape):
         return "small images"
     return "winograd 4" if tile_for(op) else "direct"
@@ -54,6 +59,8 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
     match choice.algorithm:
         case "small images":
             return SmallImagesConvolution(**vars(op))
+        case "pointwise":
+            return PointwiseConvolution(**vars(op))
         case "winograd 2" | "winograd 4":
             return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]))
     return op

@@ -27,8 +27,13 @@ class Normalisation(Operation):
 
     @property
     def undoes(self) -> bool:
-        """The sums of the backward pass undo the rectifier."""
-        return self.rectified
+        """The sums of the backward pass undo the rectifier for what is added; else both sweeps do for themselves."""
+        return self.rectified and len(self.inputs) > 1
+
+    @property
+    def leaves_turning(self) -> bool:
+        """Its gradient is a sum of three terms per element."""
+        return True
 
     def gradient_use(self, position: int) -> GradientUse:
         """What is added gets the gradient as it is."""
@@ -109,11 +114,11 @@ class Normalisation(Operation):
         forward, backward = (plan.arena.whole((self.name, f"{what} terms")) for what in ("forward", "backward"))
 
         def read(first: int, last: int) -> list[Span]:
-            spans = [plan.values(value, first, last) for value in (self.inputs[0], self.output)]
-            return [forward, *spans, *([] if self.rectified else [plan.gradients(self.output, first, last)])]
+            taken = [forward, plan.values(self.inputs[0], first, last)]
+            return [*taken, (plan.values if self.undoes else plan.gradients)(self.output, first, last)]
 
         def summed(first: int, last: int) -> list[Span]:
-            undone = [plan.gradients(self.output, first, last)] if self.rectified else []
+            undone = [plan.gradients(self.output, first, last)] if self.undoes else []
             return [*self._sums(plan)(first, last), *undone]
 
         step.over_images(f"{self.name} backward sums", normalisation.gradient_sums, record, 2 * cost, read, summed)
@@ -133,11 +138,12 @@ class Normalisation(Operation):
             step.update(self.name, parameter)
         if len(self.inputs) > 1:
             pass_gradient(step, self, 1)
-        if not plan.wants_gradient(self.inputs[0]):
+        if not plan.wants_gradient(self.inputs[0]) or plan.turned_by_producer(self):
             return
 
         def needed(first: int, last: int) -> list[Span]:
-            return [backward, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
+            terms = [forward, backward]
+            return [*terms, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
 
         wanted = self._images(plan.gradients, 0, plan)
         step.over_images(f"{self.name} backward", normalisation.normalise_backward, record, 2 * cost, needed, wanted)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.inner.arena import FLOAT, Arena, Span
+from bptcnn.inner.arena import FLOAT, Arena, Span, Turns
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.sharing import GradientSharing
 from bptcnn.inner.step_settings import IMAGES, StepSettings
@@ -35,11 +35,13 @@ class Plan:
         self.arena = Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
+        skewed = {v for op in self.operations if op.across_images for v in (*op.inputs, op.output)} - {self.result}
         self._layouts = {
-            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value == lowered.result)
+            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value not in skewed)
             for value, shape in lowered.shapes.items()
         }
         self._sharing = GradientSharing(self.operations)
+        self._index = {op.name: index for index, op in enumerate(self.operations)}
         self.scratch_worker = 0  # elements
         self._reserve(lowered.size)
 
@@ -48,17 +50,29 @@ class Plan:
         for name in vectors:
             self.arena.reserve(name, size)
         for value, layout in self._layouts.items():
-            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image)
+            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, self._value_needed(value))
         if self.training:
             for value, layout in self._layouts.items():
                 if value != 0 and self._sharing.owner(value) == value:
-                    self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements)
+                    needed = self._sharing.needed(value)
+                    self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements, needed)
             for value in self._layouts:
                 if value != 0 and self._sharing.owner(value) != value:
                     self.arena.share(("gradient", value), ("gradient", self._sharing.owner(value)))
         for op in self.operations:
             op.reserve(self)
         self.arena.reserve("scratch", self.workers, FLOAT * self.scratch_worker)
+        self.arena.overlay()
+
+    def _value_needed(self, value: int) -> Turns | None:
+        """Until the backward tasks of the operation that makes it; for good where a halo must keep its fill."""
+        lasting = value in (0, self.result) or not self._layouts[value].halo.empty or not self.training
+        return None if lasting else self._sharing.value_needed(value)
+
+    def needed_backward(self, name: str) -> Turns:
+        """Return when an operation needs a buffer for its backward tasks; their last ones have a turn more to end."""
+        turn = 2 * len(self.operations) - self._index[name]
+        return Turns(turn, turn + 1)
 
     def want_scratch(self, elements: int) -> None:
         """Have every worker's scratch hold so many elements: what one task leaves there, the next may overwrite."""
@@ -108,6 +122,14 @@ class Plan:
     def in_place(self, op: Operation, position: int) -> bool:
         """Tell whether the gradient of an input takes the place of the output's."""
         return self._sharing.in_place(op, position)
+
+    def turned_by_producer(self, op: Operation) -> bool:
+        """Tell whether the gradient of input 0 is left to whoever made it: see Operation.turns_on_loading."""
+        return self._sharing.turned_by_producer(op)
+
+    def to_turn(self, value: int) -> Operation | None:
+        """Return the operation behind a value whose gradient is left to the one that makes it, if there is one."""
+        return next((op for op in self.operations if op.inputs[0] == value and self.turned_by_producer(op)), None)
 
     # ---- parameters --------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,12 @@ from bptcnn.inner.tasks import Hazards
 
 SIZE = 12
 SPANS = st.builds(
-    lambda buffer, begin, length, stripe: Span(buffer, begin, min(SIZE, begin + length), *stripe),
+    lambda buffer, begin, length, stripe, name: Span(buffer, begin, min(SIZE, begin + length), *stripe, name),
     st.sampled_from("ab"),
     st.integers(0, SIZE - 1),
     st.integers(1, SIZE),
     st.sampled_from([(0, 1), (0, 1), (0, 2), (1, 2), (0, 3), (2, 3)]),
+    st.sampled_from([None, None, None, "n"]),
 )
 TASKS = st.lists(st.tuples(st.lists(SPANS, max_size=3), st.lists(SPANS, max_size=2)), max_size=25)
 
@@ -21,7 +22,7 @@ def collide(one: list[Span], other: list[Span]) -> bool:
     return any(
         a.buffer == b.buffer
         and set(range(a.begin, a.end)) & set(range(b.begin, b.end))
-        and (a.stripes != b.stripes or a.stripe == b.stripe)
+        and (a.stripes != b.stripes or a.stripe == b.stripe or a.name != b.name)
         for a in one
         for b in other
     )
