@@ -23,7 +23,7 @@ from bptcnn.nodes import probe
 from bptcnn.nodes.conversation import Conversation, Ended, Flooded, Silent
 from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems, read_facts, too_old
 from bptcnn.nodes.hosts import Host
-from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, by_hand, explain, ssh_command
+from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, aes_first, by_hand, explain, ssh_command
 
 _MOST_AT_ONCE = 64  # hosts; three pipes each, and a process may have 1024 descriptors
 _START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
@@ -39,11 +39,15 @@ _ROOT = Path(__file__).parent.parent.parent  # where this very package is import
 
 @dataclass(frozen=True)
 class HostReport:
-    """What was found out about a host: facts if it answered, and what is wrong or could be better."""
+    """What was found out about a host: facts if it answered, and what is wrong or could be better.
+
+    `options`: further ones of ssh, with which a run's connection is faster.
+    """
 
     host: Host
     facts: HostFacts | None
     problems: tuple[Problem, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -104,14 +108,17 @@ def _report(
         question = replace(question, threads=host.threads)
     facts: HostFacts | None = None
     problems: tuple[Problem, ...] = ()
+    options: tuple[str, ...] = ()
     try:
         facts = _facts(host, question, deadline, cancel)
         problems = find_problems(host, facts, here)
         if not host.local and not any(problem.hard for problem in problems):
             _forward_a_socket(host, deadline, cancel)
+            if facts.aes and probe.has_aes():
+                options = aes_first(host)
     except _Failed as failed:
         problems = (failed.problem, *problems)
-    return HostReport(host, facts, problems)
+    return HostReport(host, facts, problems, options)
 
 
 def _facts(host: Host, question: Question | None, deadline: float, cancel: int) -> HostFacts:

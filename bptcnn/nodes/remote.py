@@ -40,7 +40,7 @@ from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.node import Diverged, NodeGone
 from bptcnn.nodes.servant import Refused, Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
-from bptcnn.nodes.ssh import aes_first, explain, ssh_command
+from bptcnn.nodes.ssh import explain, ssh_command
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
 from bptcnn.version import VERSION
 
@@ -104,9 +104,9 @@ class RemoteNode:
         buffer: WeightBuffer,
         samples: Samples,
         log: Path,
-        aes: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
-        """Start to connect, with AES if both CPUs have it (`aes`) and the user's configuration allows it.
+        """Start to connect, with further `options` of ssh.
 
         Raise UserError where there is no ssh or the log cannot be written.
         """
@@ -141,7 +141,7 @@ class RemoteNode:
             threading.Thread(target=self._wait, args=(bootstrap,), daemon=True, name=f"{self.name} ssh"),
         ]
         try:
-            self._process = self._connect(aes_first(host) if aes else ())
+            self._process = self._connect(options)
         except OSError as error:
             self._threads.clear()
             self._close()

@@ -15,6 +15,7 @@ from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
 
 CONNECT_SECONDS = 10  # a connection through a jump host over a slow link takes 2 or 3
+_CONFIGURATION_SECONDS = 2  # to read its configuration ssh asks nobody
 _ALIVE_SECONDS, _ALIVE_COUNT = 5, 3  # a link that is gone is noticed after their product
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that hold libraries to one thread: a node's threads are its own scheduler's. As local agents have it."""
@@ -84,7 +85,7 @@ def aes_first(host: Host) -> tuple[str, ...]:
     command = [*_client(), "-G", *_port(host), "--", host.address]
     try:
         resolved = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CONNECT_SECONDS
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()

@@ -66,7 +66,9 @@ class Launcher:
         log = self._folder.logs / f"{member.name}.log"
         if member.host is None:
             return LocalNode(self._local(index, member), log)
-        return RemoteNode(member.host, self._remote(index, member), self.buffer, self._dataset.train, log, member.aes)
+        return RemoteNode(
+            member.host, self._remote(index, member), self.buffer, self._dataset.train, log, member.options
+        )
 
     def _local(self, index: int, member: Member) -> LocalConfiguration:
         assert self._samples is not None

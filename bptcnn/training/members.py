@@ -7,7 +7,6 @@ from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes import Host, HostReport, Question, needs_same_python, read_hosts
 from bptcnn.nodes.preflight import preflight
-from bptcnn.nodes.probe import has_aes
 from bptcnn.outer import NodeProfile
 from bptcnn.profiling import NodeSpeed, comparable_speeds, find_profile, node_speed, own_cores, usable_cores
 from bptcnn.training.placement import Placement, fitting_threads, place
@@ -22,7 +21,7 @@ class Member:
     """One node of a run. `host` None: a local process, of `speed` and `threads`; threads 0: the host's usable cores.
 
     `cores`: those that a local process keeps to, empty: any. `absent`: why a host cannot be used at the start; it may
-    come later if `may_return`. `bandwidth`: bytes/s to it. `aes`: both CPUs have instructions for it.
+    come later if `may_return`. `bandwidth`: bytes/s to it. `options`: ssh's, that suit it.
     """
 
     name: str
@@ -34,7 +33,7 @@ class Member:
     absent: str | None = None
     may_return: bool = False
     bandwidth: float | None = None
-    aes: bool = False
+    options: tuple[str, ...] = ()
 
 
 def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
@@ -106,7 +105,7 @@ def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettin
                 absent=reason,
                 may_return=may_return,
                 bandwidth=min(facts.link.upload, facts.link.download) if facts and facts.link else None,
-                aes=facts is not None and facts.aes and has_aes(),
+                options=report.options,
             )
         )
     if not settings.nodes and all(member.absent for member in members):

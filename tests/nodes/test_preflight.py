@@ -22,7 +22,7 @@ from bptcnn.nodes import probe
 from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.preflight import HostReport, preflight
-from bptcnn.nodes.ssh import Problem
+from bptcnn.nodes.ssh import Problem, aes_first
 from bptcnn.profiling import NodeSpeed, usable_cores
 
 ROOT = Path(__file__).parent.parent.parent
@@ -30,6 +30,7 @@ LONG = 100.0  # seconds, of a busy machine
 SHORT = 2.0  # of what never answers
 QUESTION = Question("cnn2", 64, (28, 28, 1))
 HERE = probe.package_versions()
+AES = probe.has_aes()
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +276,15 @@ def test_all_at_once_and_in_order(there: Loopback, tmp_path: Path) -> None:
     assert [report.host for report in reports] == hosts
     assert {report.host for report in told} == set(hosts)
     assert [report.usable for report in reports] == [True, False, True, False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("aes", [True, False])
+def test_aes_is_for_cpus_that_both_have_it(there: Loopback, monkeypatch: pytest.MonkeyPatch, aes: bool) -> None:
+    monkeypatch.setattr(probe, "has_aes", lambda: aes)
+    report = look(at("good"))
+    assert report.facts is not None
+    assert report.facts.aes == AES
+    assert report.options == (aes_first(report.host) if aes and AES else ())
 
 
 def test_more_hosts_than_are_looked_at_at_a_time(there: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
