@@ -63,18 +63,18 @@ def break_down(shares: Sequence[Share]) -> Breakdown:
 
 
 def _slowdown(shares: Sequence[Share]) -> float | None:
-    seconds = 0.0
-    for share in shares:
-        if share.totals.images and share.alone is None:
-            return None
-        if share.alone is not None:
-            seconds += share.totals.compute_seconds - share.totals.images / share.alone
-    return seconds
+    if not _measured(shares):
+        return None
+    known = [(share.totals, share.alone) for share in shares if share.alone is not None]
+    return sum(totals.compute_seconds - totals.images / alone for totals, alone in known)
+
+
+def _measured(shares: Sequence[Share]) -> bool:
+    """Tell whether the speed alone of every node that trained is known."""
+    return all(share.alone is not None or not share.totals.images for share in shares)
 
 
 def efficiency(images_per_second: float, shares: Sequence[Share]) -> float | None:
     """Return the run's speed over the sum of its nodes' speeds alone; None where one that trained was not measured."""
     known = [share.alone for share in shares if share.alone is not None]
-    if not known or any(share.totals.images and share.alone is None for share in shares):
-        return None
-    return images_per_second / sum(known)
+    return images_per_second / sum(known) if known and _measured(shares) else None

@@ -111,8 +111,16 @@ class TrainSettings:
 
 
 RESUMABLE = (
-    *("epochs", "hosts", "measure", "nodes", "patience"),
-    *("require_all", "staleness", "target_accuracy", "threads", "wire"),
+    "epochs",
+    "hosts",
+    "measure",
+    "nodes",
+    "patience",
+    "require_all",
+    "staleness",
+    "target_accuracy",
+    "threads",
+    "wire",
 )
 """What a resumed run may change: how long and by whom it is trained. The rest would make it another run."""
 

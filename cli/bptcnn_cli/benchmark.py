@@ -4,100 +4,33 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from bptcnn.errors import UserError
+from bptcnn_cli import benchmark_options as options
+from bptcnn_cli.options import ByMeasuring
 from bptcnn_cli.output import console
 from bptcnn_cli.shapes import parse_shape
 
 if TYPE_CHECKING:
     from bptcnn.profiling.benchmarking import Benchmark, TorchPeer
 
-_NETWORKS = ("cnn2", "lenet5", "vgg11", "resnet18")
-_SIMULATED = (8, 16, 32, 64)
-_PEER = "Peer"
-
 
 def benchmark(
-    networks: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NETWORK",
-            show_default=False,
-            help=f"Networks of the zoo, or .toml or .py files. Default: {' '.join(_NETWORKS)}.",
-        ),
-    ] = None,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(
-            metavar="H,W,C",
-            show_default=False,
-            help="Height, width and channels of the images. Default: 28,28,1 for cnn2 and lenet5, 224,224,3 for "
-            "alexnet and resnet50, else 32,32,3.",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="B", show_default=False, help="Images of a step. Default: 64, for alexnet and resnet50 16."
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="T", show_default=False, help="Threads of a step. Default: the usable cores."),
-    ] = None,
-    rounds: Annotated[int, typer.Option(metavar="R", min=1, max=1000, help="Rounds, whose median counts.")] = 5,
-    seconds: Annotated[
-        float, typer.Option(metavar="S", min=0.01, max=3600, help="Seconds of a round, on each side.")
-    ] = 2.0,
-    layers: Annotated[bool, typer.Option("--layers", help="Show what each layer takes and reaches.")] = False,
-    simulate: Annotated[
-        bool,
-        typer.Option(
-            "--simulate",
-            help=f"Show what the step would reach on {', '.join(map(str, _SIMULATED[:-1]))} and {_SIMULATED[-1]} "
-            "threads, by its tasks' measured costs.",
-        ),
-    ] = False,
-    autotune: Annotated[
-        bool,
-        typer.Option(
-            "--autotune/--no-autotune",
-            help="Choose each layer's algorithm by measuring, as training does, or by rules.",
-        ),
-    ] = True,
-    scaling: Annotated[
-        bool,
-        typer.Option(
-            "--scaling",
-            help="Show how many times as fast all threads are as one, and as many one-thread copies at once.",
-        ),
-    ] = False,
-    peer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PEER", show_default=False, rich_help_panel=_PEER, help="Measure the same steps in torch (PyTorch)."
-        ),
-    ] = None,
-    peer_python: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PYTHON",
-            show_default=False,
-            rich_help_panel=_PEER,
-            help="A Python that has the peer installed; it needs no bptcnn. Default: this one.",
-        ),
-    ] = None,
-    compile_: Annotated[
-        bool,
-        typer.Option("--compile", rich_help_panel=_PEER, help="Let the peer try torch.compile, too: takes minutes."),
-    ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.json", show_default=False, help="Write everything that was measured to FILE."),
-    ] = None,
+    networks: options.Networks = None,
+    input_shape: options.InputShape = None,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    rounds: options.Rounds = 5,
+    seconds: options.Seconds = 2.0,
+    layers: options.Layers = False,
+    simulate: options.Simulate = False,
+    autotune: ByMeasuring = True,
+    scaling: options.Scaling = False,
+    peer: options.Peer = None,
+    peer_python: options.PeerPython = None,
+    compile_: options.Compile = False,
+    output: options.Output = None,
 ) -> None:
     """Measure how fast networks train on this machine; best when nothing else runs.
 
@@ -129,7 +62,7 @@ def benchmark(
     from bptcnn_cli.benchmark_tables import as_json, show_benchmark
 
     plan = _Plan(
-        tuple(networks or _NETWORKS),
+        tuple(networks or options.NETWORKS),
         None if input_shape is None else parse_shape(input_shape),
         batch_size,
         threads,
@@ -207,6 +140,6 @@ def _measure(plan: _Plan) -> "Benchmark":
         relay.setup("measuring this host")
         host = measure_host()
         threads = plan.threads or host.cores
-        simulate = sorted({threads, *_SIMULATED}) if plan.simulate else ()
+        simulate = sorted({threads, *options.SIMULATED}) if plan.simulate else ()
         how = Plan(threads, plan.rounds, plan.seconds, tuple(simulate), plan.scaling, plan.autotune, plan.peer)
         return run_benchmark(cases, how, host, relay.setup)

@@ -1,4 +1,4 @@
-"""The options of `train`. `{name}` stands for a default, which `defaults` fills in."""
+"""The options of `train`, and what others share. `{name}` stands for a default, which `defaults` fills in."""
 
 from pathlib import Path
 from typing import Annotated
@@ -204,3 +204,12 @@ Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", rich_help_panel=_RUN, help="Print errors and one final line only."),
 ]
+
+ByMeasuring = Annotated[
+    bool,
+    typer.Option(
+        "--autotune/--no-autotune",
+        help="Choose each layer's algorithm by measuring, as training does, or by rules.",
+    ),
+]
+"""Of commands that measure steps."""

@@ -7,6 +7,7 @@ import typer
 
 from bptcnn.errors import UserError
 from bptcnn_cli.defaults import NETWORK
+from bptcnn_cli.options import ByMeasuring
 from bptcnn_cli.output import console
 from bptcnn_cli.shapes import parse_shape
 
@@ -31,13 +32,7 @@ def profile(
         int | None,
         typer.Option(metavar="T", min=1, show_default=False, help="Threads of a step. Default: the usable cores."),
     ] = None,
-    autotune: Annotated[
-        bool,
-        typer.Option(
-            "--autotune/--no-autotune",
-            help="Choose each layer's algorithm by measuring, as training does, or by rules.",
-        ),
-    ] = True,
+    autotune: ByMeasuring = True,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Show what was tried for each layer, and what it took.")
     ] = False,

@@ -1,7 +1,5 @@
 """A step's algorithms for convolutions agree: Winograd's with the reference, on any number of threads alike."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import reference
@@ -17,14 +15,6 @@ from bptcnn.networks import ZOO, AveragePool2D, Conv2D, Dense, Flatten, MaxPool2
 
 TOLERANCE = 1e-3  # of Winograd's arithmetic
 FEW = settings(max_examples=max(5, settings().max_examples // 4))
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    """Three workers share one step's buffers."""
-    made = Executor(3)
-    yield made
-    made.close()
 
 
 @st.composite

@@ -1,7 +1,5 @@
 """Networks of any layers and blocks against the float64 reference: a step's gradient, statistics, and inference."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import reference
@@ -32,14 +30,6 @@ from bptcnn.networks import (
 
 TOLERANCE = 1e-4
 MANY = settings(max_examples=2 * settings().max_examples)
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    """Three workers share one step's buffers."""
-    made = Executor(3)
-    yield made
-    made.close()
 
 
 def masks_of(network: Network, images: int) -> dict[str, reference.Array]:

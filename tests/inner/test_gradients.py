@@ -1,7 +1,5 @@
 """Whole networks: loss and gradient within 1e-4 (relative norm) of the float64 reference, for any number of images."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import reference
@@ -17,14 +15,6 @@ from bptcnn.networks import ZOO, Network
 TOLERANCE = 1e-4
 
 MANY = settings(max_examples=4 * settings().max_examples)
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    """Three workers share one step's buffers."""
-    made = Executor(3)
-    yield made
-    made.close()
 
 
 def check(case: Case, executor: Executor, batch_size: int) -> None:

@@ -1,7 +1,5 @@
 """Tunings: whatever they choose computes the same step, and on any number of threads the same bits."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import reference
@@ -25,14 +23,6 @@ ALGORITHMS = {
     "winograd 4": "WinogradConvolution",
     "small images": "SmallImagesConvolution",
 }
-
-
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    """Three workers share one step's buffers."""
-    made = Executor(3)
-    yield made
-    made.close()
 
 
 @st.composite
