@@ -14,9 +14,7 @@ Guarantees:
 - a run on one node does not depend on time: it repeats bit for bit.
 """
 
-from collections.abc import Sequence
 from enum import Enum
-from math import isnan
 
 from bptcnn.outer.barrier import Barrier
 from bptcnn.outer.deadlines import Deadlines
@@ -49,8 +47,9 @@ from bptcnn.outer.messages import (
     Tick,
     Tried,
 )
-from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
+from bptcnn.outer.node_record import NodeRecord, NodeStatus
 from bptcnn.outer.planner import Planner
+from bptcnn.outer.roster import Roster
 from bptcnn.outer.settings import RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
 from bptcnn.outer.trials import Trials
@@ -71,22 +70,18 @@ class Coordinator:
 
     def __init__(self, settings: RunSettings, state: CoordinatorState | None = None) -> None:
         self._settings = settings
-        self._records = [
-            NodeRecord(node, profile.name, profile.speed, Speedometer(settings.batch_size))
-            for node, profile in enumerate(settings.nodes)
-        ]
+        self._roster = Roster(settings, state)
+        self._records = self._roster.records
         self._state = state
         owners = None
         self._epoch = 1
         self._base = Counters()
         self._tallies: dict[int, Tally] = {}
-        self._departed: tuple[NodeState, ...] = ()
         if state is not None:
-            owners = state.owners_among([record.name for record in self._records], settings.samples)
+            owners = state.owners_among(self._roster.names, settings.samples)
             self._epoch = state.epoch + 1
             self._base = state.counters
             self._tallies[self._epoch] = state.ahead_tally
-            self._restore_nodes(state)
         self._ledger = Ledger(settings.samples, len(self._records), settings.seed, owners)
         self._planner = Planner(settings, self._ledger, self._records)
         self._hand_out = HandOut(settings, self._ledger, self._planner)
@@ -128,43 +123,22 @@ class Coordinator:
 
     def statuses(self) -> tuple[NodeStatus, ...]:
         """A snapshot of every node, in the order of the settings, lost ones included."""
-        speeds = self._planner.speeds()
-        shares = self._ledger.shard_sizes() / self._settings.samples
-        return tuple(
-            NodeStatus(
-                record.name,
-                not record.lost,
-                record.paused,
-                record.totals,
-                float(speed),
-                not isnan(record.speedometer.seconds_per_sample()),
-                float(share),
-                record.staleness,
-                record.reason_lost,
-                record.away,
-                record.alone,
-            )
-            for record, speed, share in zip(self._records, speeds, shares, strict=True)
-        )
+        return self._roster.statuses(self._planner.speeds(), self._ledger.shard_sizes())
 
     def departed(self) -> tuple[NodeState, ...]:
         """Nodes that took part before the run was resumed without them: their share of the run's totals."""
-        return self._departed
+        return self._roster.departed
 
     def state(self) -> CoordinatorState:
         """What a checkpoint keeps; only between EpochEnd and EpochRecorded (RuntimeError otherwise)."""
         if self._phase is not Phase.RECORDING:
             raise RuntimeError(f"the coordinator's state can be taken at an epoch's end only, not while {self._phase}")
-        nodes = []
-        for record in self._records:
-            seconds = record.speedometer.seconds_per_sample()
-            nodes.append(NodeState(record.name, record.totals, None if isnan(seconds) else seconds))
         ahead = self._epoch + 1
         tally = self._tallies.get(ahead, Tally())
         return CoordinatorState(
             self._epoch,
             self._settings.samples,
-            (*nodes, *self._departed),
+            self._roster.states(),
             self.counters(),
             tally,
             self._ledger.owners(),
@@ -214,7 +188,7 @@ class Coordinator:
         """Time has passed since the last event, in whatever phase that left."""
         seconds, recording = time - self._now, self._phase is Phase.RECORDING
         if recording or self._phase in (Phase.TRAINING, Phase.PAUSING):
-            for record in self._live():
+            for record in self._roster.live():
                 record.spend(seconds, recording)
         self._now = self._planner.now = time
 
@@ -305,14 +279,14 @@ class Coordinator:
         # a short epoch may have been trained whole before the pause: then the nodes stay paused for its end
         self._phase = Phase.PAUSING if self._ledger.is_complete(self._epoch) else Phase.TRAINING
         if self._phase is Phase.TRAINING:
-            for record in self._live():
+            for record in self._roster.live():
                 record.paused = False
                 self._send(record, Resume())
 
     def _on_tick(self) -> None:
         if not self._deadlines.tick(self._now):
             return
-        for record in self._live():
+        for record in self._roster.live():
             missed = self._deadlines.missed(record, self._owes(record), self._now)
             if missed:
                 self._condemn(record, missed)
@@ -324,7 +298,7 @@ class Coordinator:
 
     def _advance(self) -> None:
         """Do all that the state allows; called after every event, so nothing waits for a particular one."""
-        if self._phase is Phase.STARTING and self._live() and all(record.ready for record in self._live()):
+        if self._phase is Phase.STARTING and self._roster.is_ready():
             trial = self._trials.begin(self._settings.epochs - self._epoch + 1)
             if trial:
                 self._send(*trial)
@@ -334,23 +308,23 @@ class Coordinator:
             self._merge()
             if self._ledger.is_complete(self._epoch):
                 self._phase = Phase.PAUSING
-                for record in self._live():
+                for record in self._roster.live():
                     self._send(record, Pause())
             else:
                 self._planner.replenish(self._epoch)
                 if not self._may_start_next():
                     self._planner.relieve(self._epoch)
                 ahead = self._may_start_next()
-                for record in self._healthy():
+                for record in self._roster.healthy():
                     for work in self._hand_out.feed(record, self._epoch, ahead, self._now):
                         self._send(record, work)
-        if self._phase is Phase.PAUSING and all(record.paused for record in self._live()):
+        if self._phase is Phase.PAUSING and all(record.paused for record in self._roster.live()):
             self._phase = Phase.RECORDING
             tally = self._tallies.get(self._epoch, Tally())
             seen = max(1, tally.samples)
             metrics = EpochMetrics(tally.samples, tally.loss_sum / seen, tally.correct / seen)
             self._actions.append(EpochEnd(self._epoch, metrics))
-        if self._phase in (Phase.STARTING, Phase.TRAINING) and not any(record.hopeful for record in self._records):
+        if self._phase in (Phase.STARTING, Phase.TRAINING) and not self._roster.hopeful():
             self._finish("failed", f"every node is lost, the last one: {self._last_lost}")
 
     def _start(self) -> None:
@@ -368,8 +342,8 @@ class Coordinator:
     def _merge(self) -> None:
         if self._barrier is None:
             return
-        owing = [record.node for record in self._live() if self._ledger.outstanding(record.node)]
-        waiting = [record for record in self._live() if self._barrier.holds(record.node)]
+        owing = [record.node for record in self._roster.live() if self._ledger.outstanding(record.node)]
+        waiting = [record for record in self._roster.live() if self._barrier.holds(record.node)]
         merge = self._barrier.merge(owing)
         if merge:
             self._actions.append(merge)
@@ -382,12 +356,6 @@ class Coordinator:
         return asynchronous and self._epoch < self._settings.epochs and not self._ledger.unallocated
 
     # ---- nodes -------------------------------------------------------------------------------------------------------
-
-    def _live(self) -> Sequence[NodeRecord]:
-        return [record for record in self._records if not record.lost]
-
-    def _healthy(self) -> Sequence[NodeRecord]:
-        return [record for record in self._records if record.healthy]
 
     def _owes(self, record: NodeRecord) -> bool:
         """Whether the node has something to do that does not depend on others."""
@@ -410,28 +378,16 @@ class Coordinator:
 
     def _finish(self, outcome: Outcome, reason: str) -> None:
         self._phase = Phase.FINISHED
-        for record in self._live():
+        for record in self._roster.live():
             self._send(record, Stop())
         self._actions.append(Finish(outcome, reason))
-
-    def _restore_nodes(self, state: CoordinatorState) -> None:
-        known = {node.name: node for node in state.nodes}
-        names = {record.name for record in self._records}
-        self._departed = tuple(node for node in state.nodes if node.name not in names)
-        for record in self._records:
-            if record.name in known:
-                node = known[record.name]
-                record.totals = node.totals
-                if node.seconds_per_sample is not None:
-                    samples = MEASURED_BATCHES * self._settings.batch_size
-                    record.speedometer.add(samples, samples * node.seconds_per_sample)
 
     def validate(self) -> None:
         """Check the machine and its ledger, O(N); AssertionError names what is broken. For tests and simulations."""
         self._ledger.validate()
         owners = set(self._ledger.owners().tolist()) - {UNOWNED}
-        live = self._live()
-        hope = any(record.hopeful for record in self._records)
+        live = self._roster.live()
+        hope = self._roster.hopeful()
         assert hope or self._phase in (Phase.RECORDING, Phase.FINISHED), "the run goes on though no node can be live"
         if live:
             assert not any(self._records[owner].lost for owner in owners), "a lost node owns samples"

@@ -1,0 +1,82 @@
+"""The roster: the records of all nodes, who of them is live, and what displays and checkpoints take of them."""
+
+from collections.abc import Sequence
+from math import isnan
+
+from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
+from bptcnn.outer.partition import Counts, Floats
+from bptcnn.outer.settings import RunSettings
+from bptcnn.outer.state import CoordinatorState, NodeState
+
+
+class Roster:
+    """Every node of the settings, in their order; with `state` each goes on, by name, from what it had done."""
+
+    def __init__(self, settings: RunSettings, state: CoordinatorState | None) -> None:
+        self._samples = settings.samples
+        self.records = [
+            NodeRecord(node, profile.name, profile.speed, Speedometer(settings.batch_size))
+            for node, profile in enumerate(settings.nodes)
+        ]
+        names = set(self.names)
+        # nodes that took part before the run was resumed without them: their share of the run's totals
+        self.departed = tuple(node for node in state.nodes if node.name not in names) if state else ()
+        for node in state.nodes if state else ():
+            if node.name in names:
+                self._restore(self.records[self.names.index(node.name)], node, settings.batch_size)
+
+    @property
+    def names(self) -> list[str]:
+        """The nodes' names."""
+        return [record.name for record in self.records]
+
+    def live(self) -> Sequence[NodeRecord]:
+        """The nodes that are not lost."""
+        return [record for record in self.records if not record.lost]
+
+    def healthy(self) -> Sequence[NodeRecord]:
+        """The nodes that work may be given to."""
+        return [record for record in self.records if record.healthy]
+
+    def is_ready(self) -> bool:
+        """Whether there are live nodes and all of them can train."""
+        live = self.live()
+        return bool(live) and all(record.ready for record in live)
+
+    def hopeful(self) -> bool:
+        """Whether some node is live or may be again."""
+        return any(record.hopeful for record in self.records)
+
+    def statuses(self, speeds: Floats, shard_sizes: Counts) -> tuple[NodeStatus, ...]:
+        """A snapshot of every node, lost ones included; `speeds` float64 (m,) in images/s, `shard_sizes` int64 (m,)."""
+        return tuple(
+            NodeStatus(
+                record.name,
+                not record.lost,
+                record.paused,
+                record.totals,
+                float(speed),
+                not isnan(record.speedometer.seconds_per_sample()),
+                int(size) / self._samples,
+                record.staleness,
+                record.reason_lost,
+                record.away,
+                record.alone,
+            )
+            for record, speed, size in zip(self.records, speeds, shard_sizes, strict=True)
+        )
+
+    def states(self) -> tuple[NodeState, ...]:
+        """What a checkpoint keeps of every node, departed ones last."""
+        states = []
+        for record in self.records:
+            seconds = record.speedometer.seconds_per_sample()
+            states.append(NodeState(record.name, record.totals, None if isnan(seconds) else seconds))
+        return (*states, *self.departed)
+
+    @staticmethod
+    def _restore(record: NodeRecord, state: NodeState, batch_size: int) -> None:
+        record.totals = state.totals
+        if state.seconds_per_sample is not None:
+            samples = MEASURED_BATCHES * batch_size
+            record.speedometer.add(samples, samples * state.seconds_per_sample)
