@@ -7,14 +7,24 @@ from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, ma
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
 
+WINOGRAD: tuple[Algorithm, ...] = ("winograd 2", "winograd 4")
 
-def choose(op: Convolution, tuning: Tuning) -> Choice:
-    """Return how to compute a convolution. What the tuning says and the convolution does not allow does not count."""
+
+def choose(op: Convolution, tuning: Tuning, direct: bool = False) -> Choice:
+    """Return how to compute a convolution; `direct`: not by Winograd's algorithm.
+
+    What the tuning says and the convolution does not allow does not count.
+    """
     shape = shape_of(op)
     for choice in tuning.choices:
         if choice.shape == shape and choice.algorithm in algorithms(op):
-            return choice
-    return Choice(shape, rule(op))
+            found = choice
+            break
+    else:
+        found = Choice(shape, rule(op))
+    if direct and found.algorithm in WINOGRAD:
+        return replace(found, algorithm=_rule_without_winograd(op))
+    return found
 
 
 def shape_of(op: Convolution) -> str:
@@ -30,7 +40,7 @@ def algorithms(op: Convolution) -> tuple[Algorithm, ...]:
     """Return the algorithms that can compute a convolution and might pay."""
     found: list[Algorithm] = ["direct"]
     if may_tile(op):
-        found += ["winograd 2", "winograd 4"]
+        found += WINOGRAD
     if may_cross_images(op.in_shape, op.conv_shape):
         found.append("small images")
     return tuple(found)
@@ -38,9 +48,11 @@ def algorithms(op: Convolution) -> tuple[Algorithm, ...]:
 
 def rule(op: Convolution) -> Algorithm:
     """Return the algorithm that mostly pays for such a shape."""
-    if crosses_images(op.in_shape, op.conv_shape):
-        return "small images"
-    return "winograd 4" if tile_for(op) else "direct"
+    return "winograd 4" if tile_for(op) else _rule_without_winograd(op)
+
+
+def _rule_without_winograd(op: Convolution) -> Algorithm:
+    return "small images" if crosses_images(op.in_shape, op.conv_shape) else "direct"
 
 
 def takes_pooling(algorithm: Algorithm) -> bool:
@@ -55,5 +67,5 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
         case "small images":
             return SmallImagesConvolution(**vars(op))
         case "winograd 2" | "winograd 4":
-            return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]))
+            return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]), over=choice.over)
     return op

@@ -178,9 +178,7 @@ class _Lowering:
                 value = follower + 1
                 pooled = replace(op, output=value, pool=pooling.layer.window, out_shape=self._image(value))
                 layers.append(pooling.name)
-        choice = choose(pooled, self._tuning)
-        if self._direct and choice.algorithm.startswith("winograd"):
-            choice = replace(choice, algorithm="direct")
+        choice = choose(pooled, self._tuning, self._direct)
         self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled)))
         if not takes_pooling(choice.algorithm):
             pooled, value = op, index + 1

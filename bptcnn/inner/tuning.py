@@ -10,6 +10,10 @@ from typing import Literal
 Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images"]
 """Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch."""
 
+TasksOver = Literal["rule", "images", "channels by filter", "channels"]
+"""What tasks of Winograd's algorithm go over: ranges of images; blocks of channels in the gradient by filter, or in all
+passes."""
+
 RANGES = 16
 """Tasks over the images of a batch: enough to balance, long enough to hide scheduling."""
 
@@ -18,12 +22,13 @@ RANGES = 16
 class Choice:
     """How the convolutions of one shape (`algorithms.shape_of`) are computed.
 
-    parts: partial sums of their gradients, 0 for one for each range of images.
+    parts: partial sums of their gradients, 0 for one for each range of images; tasks over channels have none.
     """
 
     shape: str
     algorithm: Algorithm
     parts: int = 0
+    over: TasksOver = "rule"
 
 
 @dataclass(frozen=True)

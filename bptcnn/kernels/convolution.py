@@ -144,6 +144,7 @@ def convolve(operation, first, last, part, worker):
                 o.pooled_columns,
                 output + 4 * y * o.output_row,
                 o.output_row,
+                channels,
                 choice,
                 o.rectified,
             )

@@ -59,12 +59,14 @@ _at = record_at(POOLING)
 
 @intrinsic
 def _choose_row(
-    typing, source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified
-):
+    typing, source, source_row, step, channels, window_rows, window_columns, columns, target, target_column, choice,
+    rectified,
+):  # fmt: skip
     """Pool one row of windows that begin `step` elements apart; `choice` may be 0."""
 
     def generate(context, builder, signature, args):
-        source, source_row, step, channels, window_rows, window_columns, columns, target, choice, rectified = args
+        source, source_row, step, channels, window_rows, window_columns, columns = args[:7]
+        target, target_column, choice, rectified = args[7:]
         emit = VectorEmitter(builder, UNIT)
         best, index = cgutils.alloca_once(builder, emit.vector), cgutils.alloca_once(builder, emit.integers)
 
@@ -83,7 +85,7 @@ def _choose_row(
                 builder.store(builder.select(better, value, largest), best)
                 builder.store(builder.select(better, emit.splat(number), builder.load(index)), index)
             largest = builder.load(best)
-            place = builder.add(builder.mul(pixel, channels), channel)
+            place = builder.add(builder.mul(pixel, target_column), channel)
             emit.store_masked(largest, emit.pointer(emit.offset(target, place)), mask)
             with cgutils.if_likely(builder, builder.icmp_signed("!=", choice, word(0))):
                 dead = builder.and_(
@@ -97,7 +99,7 @@ def _choose_row(
         emit.for_pixels(columns, channels, window)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 11), generate
 
 
 @intrinsic
@@ -136,23 +138,24 @@ def _spread_row(
     return types.void(*[types.int64] * 11), generate
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+@compiled("void(" + "int64, " * 13 + "int64)")
 def pool_image(
     source, source_row, channels, window_rows, window_columns, stride_rows, stride_columns, out_rows, out_columns,
-    target, target_row, choice, rectified,
+    target, target_row, target_column, choice, rectified,
 ):  # fmt: skip
-    """Pool one image (or band of rows): addresses, strides in elements; `choice` may be 0."""
+    """Pool one image (or band of rows): addresses, strides in elements; `choice`, without gaps, may be 0."""
     step = stride_columns * channels
     for y in range(out_rows):
         corner = source + 4 * y * stride_rows * source_row
         line = target + 4 * y * target_row
-        chosen = choice + y * out_columns * channels if choice else 0
+        chosen = choice + y * out_columns * target_column if choice else 0
         if window_rows == 2 and window_columns == 2:  # constants, so that LLVM unrolls the window
-            _choose_row(corner, source_row, step, channels, 2, 2, out_columns, line, chosen, rectified)
+            _choose_row(corner, source_row, step, channels, 2, 2, out_columns, line, target_column, chosen, rectified)
         else:
             _choose_row(
-                corner, source_row, step, channels, window_rows, window_columns, out_columns, line, chosen, rectified
-            )
+                corner, source_row, step, channels, window_rows, window_columns, out_columns, line, target_column,
+                chosen, rectified,
+            )  # fmt: skip
 
 
 @compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64, int64)")
@@ -203,6 +206,7 @@ def pool(operation, first, last, part, worker):
             o.out_columns,
             o.output + 4 * image * o.output_image,
             o.output_row,
+            o.channels,
             o.choice + image * size if o.choice else 0,
             0,
         )

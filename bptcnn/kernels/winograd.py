@@ -5,6 +5,10 @@ point of the transform the register tile multiplies them by the transformed filt
 and the products are transformed back, with bias, rectifier and pooling. A block's scratch is meant to stay in the
 second-level cache; sizes are in winograd_sizes.
 
+The filters of few channels are transformed once a step, for all tasks. Those of many would be streamed through the
+caches for every block, at four times their size: there a task makes a range of the output channels only, takes the
+input channels range by range, and transforms the filters from one range to the other when it gets there.
+
 Tiles reach over the edges where an image is no multiple of the tile: such tiles go through a copy, padded with zeros on
 the way in, clipped on the way out.
 """
@@ -14,8 +18,9 @@ from numba import njit
 
 from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
-from bptcnn.kernels.pointers import floats, prefetch, record_at, words
+from bptcnn.kernels.pointers import prefetch, record_at, words
 from bptcnn.kernels.pooling import pool_image
+from bptcnn.kernels.runs import add_runs, clear
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd_sizes import FILTER_BLOCK
@@ -35,7 +40,9 @@ WINOGRAD = np.dtype(
             "reach_columns",
             "filters",  # address, HWIO: (3, 3, channels, out channels), or the layer's where `rotated`
             "rotated",  # 1: for the gradient by input: taps reversed, HWIO is (3, 3, out channels, channels)
-            "panels",  # transformed filters: [point][panel of out channels][channel][COLUMNS]
+            "channel_block",  # input channels that are multiplied in one go, and output channels of a task
+            "out_block",
+            "panels",  # transformed filters: [point][panel of out channels][channel][COLUMNS]; 0: in the scratch
             "panels_point",  # elements from point to point
             "bias",  # address, or 0
             "out_channels",
@@ -60,6 +67,7 @@ WINOGRAD = np.dtype(
             "products_point",
             "edge",  # one tile of inputs or outputs
             "band",  # rows of outputs before pooling
+            "own_panels",  # a task's own transformed filters
         )
     ]
     + [("floor", np.float32)],
@@ -82,43 +90,46 @@ def tile_grid(o):
     return (o.out_rows + o.size - 1) // o.size, (o.out_columns + o.size - 1) // o.size
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64)")
-def copy_rows(source, source_row, target, target_row, count, rows):
-    """Copy `rows` rows of `count` floats."""
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def _copy_tile(source, source_row, source_column, target, target_row, channels, rows, columns, width):
+    """Copy `rows` x `columns` pixels of some channels; the target's pixels lie `width` elements apart."""
     for y in range(rows):
-        given, wanted = floats(source + 4 * y * source_row, count), floats(target + 4 * y * target_row, count)
-        for i in range(count):
-            wanted[i] = given[i]
+        given, wanted = source + 4 * y * source_row, target + 4 * y * target_row
+        add_runs(given, source_column, wanted, width, columns, channels, np.float32(1), 0)
 
 
-@linked("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def transform_inputs(operation, source, first, count, target, target_row, target_point, edge):
-    """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel]."""
+@linked("void(" + "int64, " * 9 + "int64)")
+def transform_inputs(
+    operation, source, first, count, channel, channels, target, target_row, target_point, edge
+):  # fmt: skip
+    """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel].
+
+    Of the channels those of [channel, channel + channels).
+    """
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
-    channels, size, reach = o.channels, o.size, o.size + 2
+    size, reach = o.size, o.size + 2
+    step = size * o.channels
     points_row = reach * target_point
     done = 0
     while done < count:
         place = first + done
         image, y, x = place // (rows * columns), place // columns % rows, place % columns
         here = min(count - done, columns - x)
-        window = source + 4 * (image * o.input_image + y * size * o.input_row + x * size * channels)
+        window = source + 4 * (image * o.input_image + y * size * o.input_row + x * step + channel)
         written = target + 4 * done * target_row
         inner = min(here, max(0, (o.reach_columns - reach) // size + 1 - x)) if y * size + reach <= o.reach_rows else 0
         if inner:
             transform(
-                INPUT, size, window, o.input_row, channels, size * channels,
+                INPUT, size, window, o.input_row, o.channels, step,
                 written, points_row, target_point, target_row, 0, 0, 0, 0, inner, channels, np.float32(0),
             )  # fmt: skip
         for t in range(inner, here):  # over the edge: through a copy with zeros behind
-            copied = floats(edge, reach * reach * channels)
-            for i in range(copied.size):
-                copied[i] = np.float32(0)
-            copy_rows(
-                window + 4 * t * size * channels, o.input_row, edge, reach * channels,
-                channels * max(0, min(reach, o.reach_columns - (x + t) * size)),
-                max(0, min(reach, o.reach_rows - y * size)),
+            clear(edge, reach * reach * channels)
+            _copy_tile(
+                window + 4 * t * step, o.input_row, o.channels, edge, reach * channels, channels,
+                max(0, min(reach, o.reach_rows - y * size)), max(0, min(reach, o.reach_columns - (x + t) * size)),
+                channels,
             )  # fmt: skip
             transform(
                 INPUT, size, edge, reach * channels, channels, 0, written + 4 * t * target_row,
@@ -134,23 +145,27 @@ def fetch_share(address, size, parts, index):
         prefetch(address + line * _LINE)
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def multiply_tiles(operation, inputs, products, count, needed, needed_size, coming, coming_size):
-    """Multiply `count` transformed tiles by the transformed filters, point by point.
+@compiled("void(" + "int64, " * 11 + "int64)")
+def _multiply_tiles(
+    operation, inputs, panels, products, count, channels, outs, continued, needed, needed_size, coming, coming_size
+):
+    """Multiply `count` transformed tiles by transformed filters, from `channels` to `outs` channels, point by point.
 
-    Meanwhile fetch what is worked on next: two pieces of memory, of so many bytes.
+    Where `continued`, add to the products that are there. Meanwhile fetch what is worked on next: two pieces of memory,
+    of so many bytes.
     """
     o = winograd_at(operation)
-    out_padded = whole_vectors(o.out_channels)
+    out_padded = whole_vectors(outs)
     tiles = (count + ROWS - 1) // ROWS
-    calls, call = (o.size + 2) * (o.size + 2) * ((o.out_channels + COLUMNS - 1) // COLUMNS) * tiles, 0
+    calls, call = (o.size + 2) * (o.size + 2) * ((outs + COLUMNS - 1) // COLUMNS) * tiles, 0
     for point in range((o.size + 2) * (o.size + 2)):
-        for channel in range(0, o.out_channels, COLUMNS):
-            vectors = (min(COLUMNS, o.out_channels - channel) + LANES - 1) // LANES
-            panel = o.panels + 4 * (point * o.panels_point + channel * o.channels)
-            following = panel + 4 * COLUMNS * o.channels
+        for channel in range(0, outs, COLUMNS):
+            vectors = (min(COLUMNS, outs - channel) + LANES - 1) // LANES
+            panel = panels + 4 * (point * o.panels_point + channel * channels)
+            following = panel + 4 * COLUMNS * channels
             for t in range(tiles):
                 row = share(count, tiles, t)
+                product = products + 4 * (point * o.products_point + row * out_padded + channel)
                 fetch_share(needed, needed_size, calls, call)
                 fetch_share(coming, coming_size, calls, call)
                 call += 1
@@ -164,26 +179,28 @@ def multiply_tiles(operation, inputs, products, count, needed, needed_size, comi
                     panel,
                     COLUMNS,
                     0,
-                    0,
-                    0,
-                    products + 4 * (point * o.products_point + row * out_padded + channel),
+                    product if continued else 0,
                     out_padded,
-                    o.channels,
+                    product,
+                    out_padded,
+                    channels,
                     1,
                     np.float32(-np.inf),
                     LANES,
-                    following + 4 * t * (COLUMNS // tiles) * o.channels,
+                    following + 4 * t * (COLUMNS // tiles) * channels,
                     COLUMNS // tiles,
                 )
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def _transform_outputs(operation, products, products_point, image, first, count, edge):
-    """Write the outputs of tiles [first, first + count), counted from `image` on."""
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def _transform_outputs(operation, products, image, first, count, channel, channels, edge):
+    """Write channels [channel, channel + channels) of the outputs of tiles [first, first + count), from `image` on."""
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
-    channels, size = o.out_channels, o.size
+    size, products_point = o.size, o.products_point
+    step = size * o.out_channels
     padded = whole_vectors(channels)
+    bias = o.bias + 4 * channel if o.bias else 0
     done = 0
     while done < count:
         place = first + done
@@ -191,44 +208,51 @@ def _transform_outputs(operation, products, products_point, image, first, count,
         here = min(count - done, columns - x)
         given = products + 4 * done * padded
         target = o.output + 4 * (
-            (image + place // (rows * columns)) * o.output_image + y * o.output_row + x * size * channels
+            (image + place // (rows * columns)) * o.output_image + y * o.output_row + x * step + channel
         )
         inner = min(here, max(0, o.out_columns // size - x)) if y + size <= o.out_rows else 0
         if inner:
-            init, init_row, init_column, init_step = o.bias, 0, 0, 0
+            init, init_row, init_column, init_step = bias, 0, 0, 0
             if o.accumulate:
-                init, init_row, init_column, init_step = target, o.output_row, channels, size * channels
+                init, init_row, init_column, init_step = target, o.output_row, o.out_channels, step
             transform(
                 OUTPUT, size, given, (size + 2) * products_point, products_point, padded,
-                target, o.output_row, channels, size * channels, init, init_row, init_column, init_step,
+                target, o.output_row, o.out_channels, step, init, init_row, init_column, init_step,
                 inner, channels, o.floor,
             )  # fmt: skip
         for t in range(inner, here):  # over the edge: through a copy, of which only what is inside counts
-            inside = target + 4 * t * size * channels
-            count_inside = channels * min(size, o.out_columns - (x + t) * size)
+            inside = target + 4 * t * step
+            columns_inside = min(size, o.out_columns - (x + t) * size)
             rows_inside = min(size, o.out_rows - y)
-            init, init_row, init_column = o.bias, 0, 0
+            init, init_row, init_column = bias, 0, 0
             if o.accumulate:
                 init, init_row, init_column = edge, size * channels, channels
-                copy_rows(inside, o.output_row, edge, size * channels, count_inside, rows_inside)
+                _copy_tile(
+                    inside, o.output_row, o.out_channels, edge, size * channels, channels, rows_inside, columns_inside,
+                    channels,
+                )  # fmt: skip
             transform(
                 OUTPUT, size, given + 4 * t * padded, (size + 2) * products_point, products_point, padded,
                 edge, size * channels, channels, 0, init, init_row, init_column, 0, 1, channels, o.floor,
             )  # fmt: skip
-            copy_rows(edge, size * channels, inside, o.output_row, count_inside, rows_inside)
+            _copy_tile(
+                edge, size * channels, channels, inside, o.output_row, channels, rows_inside, columns_inside,
+                o.out_channels,
+            )  # fmt: skip
         done += here
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
-def _pool_outputs(operation, products, products_point, image, first, count, band):
-    """Pool the outputs of whole rows of tiles, [first, first + count), counted from `image` on.
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def _pool_outputs(operation, products, image, first, count, channel, channels, band):
+    """Pool channels [channel, channel + channels) of whole rows of tiles, [first, first + count), from `image` on.
 
     A row of tiles is no multiple of the window: what it leaves over waits at the beginning of the band.
     """
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
-    channels, size = o.out_channels, o.size
-    padded, line, pooled_line = whole_vectors(channels), columns * size * channels, o.pooled_columns * channels
+    size, products_point = o.size, o.products_point
+    padded, line, pooled_line = whole_vectors(channels), columns * size * channels, o.pooled_columns * o.out_channels
+    bias = o.bias + 4 * channel if o.bias else 0
     for done in range(0, count, columns):
         place = first + done
         here, y = image + place // (rows * columns), place // columns % rows * size
@@ -237,73 +261,102 @@ def _pool_outputs(operation, products, products_point, image, first, count, band
         transform(
             OUTPUT, size, products + 4 * done * padded, (size + 2) * products_point, products_point, padded,
             band + 4 * (y - begin * o.pool_rows) * line, line, channels, size * channels,
-            o.bias, 0, 0, 0, columns, channels, o.floor,
+            bias, 0, 0, 0, columns, channels, o.floor,
         )  # fmt: skip
         pool_image(
             band, line, channels, o.pool_rows, o.pool_columns, o.pool_rows, o.pool_columns, ready - begin,
-            o.pooled_columns, o.output + 4 * (here * o.output_image + begin * o.output_row), o.output_row,
-            o.choice + (here * o.pooled_rows + begin) * pooled_line if o.choice else 0, o.rectified,
+            o.pooled_columns, o.output + 4 * (here * o.output_image + begin * o.output_row + channel), o.output_row,
+            o.out_channels, o.choice + (here * o.pooled_rows + begin) * pooled_line + channel if o.choice else 0,
+            o.rectified,
         )  # fmt: skip
-        copy_rows(
-            band + 4 * (ready - begin) * o.pool_rows * line, line, band, line, line, end - ready * o.pool_rows
+        over = band + 4 * (ready - begin) * o.pool_rows * line
+        add_runs(over, line, band, line, end - ready * o.pool_rows, line, np.float32(1), 0)
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64)")
+def _transform_panel(operation, panel, channel, channels, target, edge):
+    """Transform one panel of filters, input channels [channel, channel + channels), to target[point][...][COLUMNS].
+
+    Rotated ones are transposed before, in blocks, to [tap][channel][COLUMNS] at `edge`.
+    """
+    o = winograd_at(operation)
+    reach, here = o.size + 2, min(COLUMNS, o.out_channels - panel * COLUMNS)
+    if not o.rotated:
+        tap = o.channels * o.out_channels
+        transform(
+            FILTER, o.size, o.filters + 4 * (channel * o.out_channels + panel * COLUMNS), 3 * tap, tap, o.out_channels,
+            target, reach * o.panels_point, o.panels_point, COLUMNS, 0, 0, 0, 0, channels, here, np.float32(0),
+        )  # fmt: skip
+        return
+    for begin in range(0, channels, FILTER_BLOCK):
+        for tap in range(9):
+            for c in range(0, here, LANES):
+                transpose(
+                    o.filters + 4 * ((tap * o.out_channels + panel * COLUMNS + c) * o.channels + channel + begin),
+                    o.channels, edge + 4 * (tap * FILTER_BLOCK * COLUMNS + c), COLUMNS, min(LANES, here - c),
+                )  # fmt: skip
+        transform(
+            FILTER, o.size, edge + 4 * 8 * FILTER_BLOCK * COLUMNS, -3 * FILTER_BLOCK * COLUMNS, -FILTER_BLOCK * COLUMNS,
+            COLUMNS, target + 4 * begin * COLUMNS, reach * o.panels_point, o.panels_point,
+            COLUMNS, 0, 0, 0, 0, min(FILTER_BLOCK, channels - begin), here, np.float32(0),
         )  # fmt: skip
 
 
-@linked("void(int64, int64, int64, int64, int64)")
-def convolve_images(operation, source, first, last, worker):
-    """Convolve images [first, last); `source` is the address of the first one's window of output pixel (0, 0)."""
+@linked("void(int64, int64, int64, int64, int64, int64)")
+def convolve_images(operation, source, first, last, part, worker):
+    """Convolve images [first, last) to the output channels of block `part`.
+
+    `source` is the address of the first image's window of output pixel (0, 0).
+    """
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
     scratch = o.scratch + 4 * worker * o.scratch_worker
     products, edge, band = scratch + 4 * o.products, scratch + 4 * o.edge, scratch + 4 * o.band
-    block = o.block // columns * columns if o.pool_rows else o.block
+    panels = o.panels if o.panels else scratch + 4 * o.own_panels
+    out = part * o.out_block
+    outs = min(o.out_block, o.out_channels - out)
     tiles = rows * columns
-    total = (last - first) * tiles
-    for begin in range(0, total, block):
-        count = min(block, total - begin)
-        transform_inputs(operation, source, begin, count, scratch, o.inputs_row, o.inputs_point, edge)
+    together = columns if o.pool_rows else 1  # tiles that a block may not part
+    total, most = (last - first) * tiles, o.block // together * together
+    blocks = (total + most - 1) // most
+    for b in range(blocks):
+        begin = share(total // together, blocks, b) * together
+        end = share(total // together, blocks, b + 1) * together
         # what comes next lies about here: the block's outputs and the next one's inputs
-        written, coming = 4 * o.output_image * begin // tiles, 4 * o.input_image * (begin + count) // tiles
-        following = min(begin + count + block, total)
-        multiply_tiles(
-            operation, scratch, products, count,
-            o.output + 4 * first * o.output_image + written, 4 * o.output_image * (begin + count) // tiles - written,
-            source + coming, 4 * o.input_image * following // tiles - coming,
-        )  # fmt: skip
+        written, coming = 4 * o.output_image * begin // tiles, 4 * o.input_image * end // tiles
+        following = min(end + most, total)
+        for channel in range(0, o.channels, o.channel_block):
+            channels = min(o.channel_block, o.channels - channel)
+            if not o.panels and (b == 0 or o.channel_block < o.channels):
+                for panel in range((outs + COLUMNS - 1) // COLUMNS):
+                    _transform_panel(
+                        operation, out // COLUMNS + panel, channel, channels, panels + 4 * panel * channels * COLUMNS,
+                        edge,
+                    )  # fmt: skip
+            transform_inputs(
+                operation, source, begin, end - begin, channel, channels, scratch, o.inputs_row, o.inputs_point, edge
+            )  # fmt: skip
+            _multiply_tiles(
+                operation, scratch, panels, products, end - begin, channels, outs, channel > 0,
+                o.output + 4 * first * o.output_image + written,
+                4 * o.output_image * end // tiles - written if o.panels else 0,
+                source + coming,
+                4 * o.input_image * following // tiles - coming if o.panels else 0,
+            )  # fmt: skip
         if o.pool_rows:
-            _pool_outputs(operation, products, o.products_point, first, begin, count, band)
+            _pool_outputs(operation, products, first, begin, end - begin, out, outs, band)
         else:
-            _transform_outputs(operation, products, o.products_point, first, begin, count, edge)
+            _transform_outputs(operation, products, first, begin, end - begin, out, outs, edge)
 
 
 @task_kernel
 def winograd(operation, first, last, part, worker):
-    """Forward of images [first, last): convolution, bias, rectifier and, where it follows, max pooling."""
+    """Convolve images [first, last) to the output channels of block `part`: with bias, rectifier and max pooling."""
     o = winograd_at(operation)
     last = min(last, words(o.batch, 1)[0])
     if first < last:
-        convolve_images(operation, o.input + 4 * first * o.input_image, first, last, worker)
+        convolve_images(operation, o.input + 4 * first * o.input_image, first, last, part, worker)
     return 0
-
-
-@compiled("void(int64, int64, int64)")
-def _transform_rotated(operation, panel, edge):
-    """Transform a panel of rotated filters: blocks of them are transposed to [tap][channel][COLUMNS] at `edge`."""
-    o = winograd_at(operation)
-    reach, here = o.size + 2, min(COLUMNS, o.out_channels - panel * COLUMNS)
-    for begin in range(0, o.channels, FILTER_BLOCK):
-        count = min(FILTER_BLOCK, o.channels - begin)
-        for tap in range(9):
-            for c in range(0, here, LANES):
-                transpose(
-                    o.filters + 4 * ((tap * o.out_channels + panel * COLUMNS + c) * o.channels + begin), o.channels,
-                    edge + 4 * (tap * FILTER_BLOCK * COLUMNS + c), COLUMNS, min(LANES, here - c),
-                )  # fmt: skip
-        transform(
-            FILTER, o.size, edge + 4 * 8 * FILTER_BLOCK * COLUMNS, -3 * FILTER_BLOCK * COLUMNS, -FILTER_BLOCK * COLUMNS,
-            COLUMNS, o.panels + 4 * (panel * o.channels + begin) * COLUMNS, reach * o.panels_point, o.panels_point,
-            COLUMNS, 0, 0, 0, 0, count, here, np.float32(0),
-        )  # fmt: skip
 
 
 @task_kernel
@@ -311,13 +364,6 @@ def transform_filters(operation, first, last, part, worker):
     """Transform the filters' panels [first, last) of COLUMNS output channels."""
     o = winograd_at(operation)
     for panel in range(first, last):
-        if o.rotated:
-            _transform_rotated(operation, panel, o.scratch + 4 * (worker * o.scratch_worker + o.edge))
-            continue
-        tap = o.channels * o.out_channels
-        transform(
-            FILTER, o.size, o.filters + 4 * panel * COLUMNS, 3 * tap, tap, o.out_channels,
-            o.panels + 4 * panel * o.channels * COLUMNS, (o.size + 2) * o.panels_point, o.panels_point, COLUMNS,
-            0, 0, 0, 0, o.channels, min(COLUMNS, o.out_channels - panel * COLUMNS), np.float32(0),
-        )  # fmt: skip
+        edge = o.scratch + 4 * (worker * o.scratch_worker + o.edge)
+        _transform_panel(operation, panel, 0, o.channels, o.panels + 4 * panel * o.channels * COLUMNS, edge)
     return 0

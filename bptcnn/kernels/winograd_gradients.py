@@ -3,9 +3,15 @@
 The gradient by filter is G^T [sum over tiles of (B^T d B) * (A y A^T)] G with inputs d and output gradients y: per
 point of the transform a product of two matrices, [channel][tile] x [tile][out channel], on the register tile. The sums
 stay in the worker's scratch until the task's images are done.
+
+Where a range of images has many tiles, a task takes both gradients of it: the filters' is a partial sum. Where it has
+few, the sums of all channels would be streamed through the caches for those. Then tasks over images leave the output
+gradients, pooling and rectifier undone, to tasks over blocks of input and output channels. The sums of a block stay in
+the second-level cache, over all images, so that it is complete; its tiles are transformed once more for every block.
 """
 
 import numpy as np
+from numba import njit
 
 from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
@@ -22,10 +28,12 @@ FILTER_SUMS = np.dtype(
         (name, np.int64)
         for name in (
             "layer",  # address of the forward pass's WINOGRAD record: what is convolved
-            "gradient",  # address of the output gradient's pixel (0, 0); zeros follow up to whole tiles
-            "gradient_image",  # strides in elements from image to image, row to row
+            "gradient",  # for tasks over channels: address of the output gradient's pixel (0, 0)
+            "gradient_image",  # strides in elements from image to image, row to row; zeros follow up to whole tiles
             "gradient_row",
             "block",  # tiles in a block
+            "channel_block",  # input and output channels of a task
+            "out_block",
             "scratch",  # per worker `scratch_worker` elements, the parts at these offsets:
             "scratch_worker",
             "inputs_row",  # transformed inputs [point][tile][channel] are at 0: elements from tile to tile,
@@ -36,8 +44,8 @@ FILTER_SUMS = np.dtype(
             "sums",  # [point][panel of out channels][channel][COLUMNS]
             "sums_point",
             "edge",  # one tile of inputs
-            "partials",  # per part: `part_size` elements, of which the filters' gradient (HWIO) is the beginning
-            "part_size",
+            "target",  # the filters' gradient (HWIO), or the first of the partial sums,
+            "part_size",  # which are so many elements apart
         )
     ],
     align=True,
@@ -48,15 +56,17 @@ BACKWARD = np.dtype(
     [
         (name, np.int64)
         for name in (
-            "convolution",  # address of the CONVOLUTION record; its gradient_row is that of the images in the scratch
-            "by_input",  # address of the WINOGRAD record for the gradient by input, or 0 where nobody wants it
+            "convolution",  # address of the CONVOLUTION record; its gradient_row is that of the images below
+            "by_input",  # address of the WINOGRAD record for the gradient by input, or 0: not in these tasks
             "by_filter",  # address of the FILTER_SUMS record
-            "group",  # images whose output gradients the scratch holds
-            "scratch",  # per worker `scratch_worker` elements, zeros outside the images' pixels
-            "scratch_worker",
-            "scratch_image",  # elements from image to image
-            "inside",  # offsets in the scratch: pixel (0, 0) of the first image,
+            "group",  # images whose output gradients a worker holds
+            "held",  # output gradients, zeros outside the images' pixels: per worker `held_worker` elements,
+            "held_worker",  # or 0: those of all images, for tasks over channels
+            "held_image",  # elements from image to image
+            "inside",  # offsets from there: pixel (0, 0) of the first image,
             "window",  # and the window of the input gradient's pixel (0, 0)
+            "bias_sums",  # per part, `bias_sums_step` elements apart
+            "bias_sums_step",
         )
     ],
     align=True,
@@ -64,41 +74,42 @@ BACKWARD = np.dtype(
 _backward_at = record_at(BACKWARD)
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
-def _transform_gradients(operation, gradient, first, count, target):
-    """Transform the output gradients of tiles [first, first + count), counted from the image at `gradient` on."""
+@compiled("void(int64, int64, int64, int64, int64, int64)")
+def _transform_gradients(operation, gradient, first, count, channels, target):
+    """Transform the output gradients of tiles [first, first + count), counted from the image at `gradient` on.
+
+    `gradient` is the address of the first of `channels` channels in pixel (0, 0).
+    """
     o = filter_sums_at(operation)
     layer = winograd_at(o.layer)
     rows, columns = tile_grid(layer)
-    size, channels = layer.size, layer.out_channels
+    size = layer.size
+    step = size * layer.out_channels
     done = 0
     while done < count:
         place = first + done
         image, y, x = place // (rows * columns), place // columns % rows, place % columns
         here = min(count - done, columns - x)
         transform(
-            GRADIENT, size,
-            gradient + 4 * (image * o.gradient_image + y * size * o.gradient_row + x * size * channels),
-            o.gradient_row, channels, size * channels, target + 4 * done * o.gradients_row,
+            GRADIENT, size, gradient + 4 * (image * o.gradient_image + y * size * o.gradient_row + x * step),
+            o.gradient_row, layer.out_channels, step, target + 4 * done * o.gradients_row,
             (size + 2) * o.gradients_point, o.gradients_point, o.gradients_row,
             0, 0, 0, 0, here, channels, np.float32(0),
         )  # fmt: skip
         done += here
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
-def _add_products(operation, inputs, gradients, sums, count):
-    """Add the products of `count` transformed tiles to the sums; count < 0: begin the sums with those of -count."""
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
+def _add_products(operation, inputs, gradients, sums, count, channels, outs, continued):
+    """Add the products of `count` transformed tiles to the sums, or begin the sums with them."""
     o = filter_sums_at(operation)
     layer = winograd_at(o.layer)
-    channels, out_channels = layer.channels, layer.out_channels
     tiles = (channels + ROWS - 1) // ROWS
-    depth = abs(count)
-    ahead = max(1, ROWS * COLUMNS // depth)  # the next tile's sums, over the depth of this one
+    ahead = max(1, ROWS * COLUMNS // count)  # the next tile's sums, over the depth of this one
     for point in range((layer.size + 2) * (layer.size + 2)):
-        for channel in range(0, out_channels, COLUMNS):
-            vectors = (min(COLUMNS, out_channels - channel) + LANES - 1) // LANES
-            panel = sums + 4 * (point * o.sums_point + channel * channels)
+        for column in range(0, outs, COLUMNS):
+            vectors = (min(COLUMNS, outs - column) + LANES - 1) // LANES
+            panel = sums + 4 * (point * o.sums_point + column * channels)
             for t in range(tiles):
                 row = share(channels, tiles, t)
                 target = panel + 4 * row * COLUMNS
@@ -109,14 +120,14 @@ def _add_products(operation, inputs, gradients, sums, count):
                     1,
                     o.inputs_row,
                     0,
-                    gradients + 4 * (point * o.gradients_point + channel),
+                    gradients + 4 * (point * o.gradients_point + column),
                     o.gradients_row,
                     0,
-                    target if count > 0 else 0,
+                    target if continued else 0,
                     COLUMNS,
                     target,
                     COLUMNS,
-                    depth,
+                    count,
                     1,
                     np.float32(-np.inf),
                     LANES,
@@ -125,9 +136,17 @@ def _add_products(operation, inputs, gradients, sums, count):
                 )
 
 
-@linked("void(int64, int64, int64, int64, int64, int64)")
-def sum_images(operation, source, gradient, images, begin, worker):
-    """Add the products of some images to a worker's sums, or begin the sums with them.
+@njit(inline="always")
+def _channel_block(o, layer, block):
+    """The channels of a block: first input channel and how many, first output channel and how many."""
+    blocks = (layer.out_channels + o.out_block - 1) // o.out_block
+    channel, out = block // blocks * o.channel_block, block % blocks * o.out_block
+    return channel, min(o.channel_block, layer.channels - channel), out, min(o.out_block, layer.out_channels - out)
+
+
+@linked("void(int64, int64, int64, int64, int64, int64, int64)")
+def sum_images(operation, source, gradient, images, block, continued, worker):
+    """Add the products of some images, of a block of channels, to a worker's sums, or begin the sums with them.
 
     `source` and `gradient` are the addresses of the first image's window of output pixel (0, 0) and of its output
     gradient's pixel (0, 0).
@@ -135,6 +154,7 @@ def sum_images(operation, source, gradient, images, begin, worker):
     o = filter_sums_at(operation)
     layer = winograd_at(o.layer)
     rows, columns = tile_grid(layer)
+    channel, channels, out, outs = _channel_block(o, layer, block)
     scratch = o.scratch + 4 * worker * o.scratch_worker
     gradients, sums = scratch + 4 * o.gradients, scratch + 4 * o.sums
     total = images * rows * columns
@@ -143,66 +163,69 @@ def sum_images(operation, source, gradient, images, begin, worker):
         first = share(total, blocks, b)
         count = share(total, blocks, b + 1) - first
         transform_inputs(
-            o.layer, source, first, count, scratch, o.inputs_row, o.inputs_point, scratch + 4 * o.edge
+            o.layer, source, first, count, channel, channels, scratch, o.inputs_row, o.inputs_point,
+            scratch + 4 * o.edge,
         )  # fmt: skip
-        _transform_gradients(operation, gradient, first, count, gradients)
-        _add_products(operation, scratch, gradients, sums, -count if begin and b == 0 else count)
+        _transform_gradients(operation, gradient + 4 * out, first, count, outs, gradients)
+        _add_products(operation, scratch, gradients, sums, count, channels, outs, continued or b > 0)
 
 
-@compiled("void(int64, int64, int64)")
-def finish_sums(operation, target, worker):
-    """Transform a worker's sums back: write the filters' gradient (HWIO) to `target`."""
+@compiled("void(int64, int64, int64, int64)")
+def _finish_sums(operation, target, block, worker):
+    """Transform a worker's sums back: write a block of channels of the filters' gradient (HWIO) at `target`."""
     o = filter_sums_at(operation)
     layer = winograd_at(o.layer)
-    channels, out_channels = layer.channels, layer.out_channels
-    tap = channels * out_channels
+    channel, channels, out, outs = _channel_block(o, layer, block)
+    tap = layer.channels * layer.out_channels
     sums = o.scratch + 4 * (worker * o.scratch_worker + o.sums)
-    for channel in range(0, out_channels, COLUMNS):
+    for column in range(0, outs, COLUMNS):
         transform(
-            FILTER_GRADIENT, layer.size, sums + 4 * channel * channels, (layer.size + 2) * o.sums_point, o.sums_point,
-            COLUMNS, target + 4 * channel, 3 * tap, tap, out_channels, 0, 0, 0, 0,
-            channels, min(COLUMNS, out_channels - channel), np.float32(0),
+            FILTER_GRADIENT, layer.size, sums + 4 * column * channels, (layer.size + 2) * o.sums_point, o.sums_point,
+            COLUMNS, target + 4 * (channel * layer.out_channels + out + column), 3 * tap, tap, layer.out_channels,
+            0, 0, 0, 0, channels, min(COLUMNS, outs - column), np.float32(0),
         )  # fmt: skip
 
 
 @task_kernel
 def winograd_by_filter(operation, first, last, part, worker):
-    """Filters' gradient of images [first, last), written to partial sum `part`."""
+    """Block `part` of channels of the filters' gradient of images [first, last), at least one."""
     o = filter_sums_at(operation)
     layer = winograd_at(o.layer)
-    last = min(last, words(layer.batch, 1)[0])
-    partial = o.partials + 4 * part * o.part_size
-    if first >= last:
-        clear(partial, 9 * layer.channels * layer.out_channels)
-        return 0
+    images = min(last, words(layer.batch, 1)[0]) - first
     source, gradient = layer.input + 4 * first * layer.input_image, o.gradient + 4 * first * o.gradient_image
-    sum_images(operation, source, gradient, last - first, 1, worker)
-    finish_sums(operation, partial, worker)
+    sum_images(operation, source, gradient, images, part, 0, worker)
+    _finish_sums(operation, o.target, part, worker)
     return 0
 
 
 @task_kernel
 def winograd_backward(operation, first, last, part, worker):
-    """Backward of images [first, last): input gradient, and the filter and bias gradients as partial sum `part`."""
+    """Backward of images [first, last), as far as tasks over images do it.
+
+    The bias gradient as partial sum `part`; the input gradient, where it is wanted here; and the filters' gradient as
+    partial sum, unless tasks over channels compute it: then they find the output gradients held.
+    """
     o = _backward_at(operation)
     sums = filter_sums_at(o.by_filter)
     layer = winograd_at(sums.layer)
     last = min(last, words(layer.batch, 1)[0])
-    partial = sums.partials + 4 * part * sums.part_size
-    if first >= last:
-        clear(partial, sums.part_size)
-        return 0
-    bias_gradient = partial + 4 * 9 * layer.channels * layer.out_channels
+    partial = sums.target + 4 * part * sums.part_size
+    bias_gradient = o.bias_sums + 4 * part * o.bias_sums_step
     clear(bias_gradient, layer.out_channels)
-    scratch = o.scratch + 4 * worker * o.scratch_worker
+    if first >= last and o.held_worker:
+        clear(partial, 9 * layer.channels * layer.out_channels)
+        return 0
     for begin in range(first, last, o.group):
         end = min(begin + o.group, last)
+        held = o.held + 4 * (worker * o.held_worker if o.held_worker else begin * o.held_image)
         for image in range(begin, end):
-            inside = scratch + 4 * (o.inside + (image - begin) * o.scratch_image)
+            inside = held + 4 * (o.inside + (image - begin) * o.held_image)
             expand_gradient(o.convolution, image, inside, bias_gradient)
         if o.by_input:
-            convolve_images(o.by_input, scratch + 4 * o.window, begin, end, worker)
-        source = layer.input + 4 * begin * layer.input_image
-        sum_images(o.by_filter, source, scratch + 4 * o.inside, end - begin, 1 if begin == first else 0, worker)
-    finish_sums(o.by_filter, partial, worker)
+            convolve_images(o.by_input, held + 4 * o.window, begin, end, 0, worker)
+        if o.held_worker:
+            source = layer.input + 4 * begin * layer.input_image
+            sum_images(o.by_filter, source, held + 4 * o.inside, end - begin, 0, begin > first, worker)
+    if o.held_worker:
+        _finish_sums(o.by_filter, partial, 0, worker)
     return 0

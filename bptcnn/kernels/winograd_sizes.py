@@ -10,7 +10,13 @@ FILTER_BLOCK = LANES
 CACHE = 1 << 20
 """Bytes of a second-level cache, where nobody knows better."""
 
-_LEAST_BLOCK = 4  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+_LEAST_BLOCK = 5  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+
+CHANNEL_BLOCK = 64 // COLUMNS * COLUMNS
+"""Channels of a block where tasks go over channels: 64 x 64 filters, transformed, take 576 KiB."""
+
+_TILE_BLOCK = 5  # register tiles in a block of tasks over channels; inputs and products then take as much as filters
+_SUMS_BLOCK = 3  # the same for sums over tiles, which with two transformed operands want the more room
 
 
 def whole_vectors(channels: int) -> int:
@@ -40,6 +46,7 @@ class WinogradSizes:
     """A 3x3 convolution with stride 1 in tiles of size x size outputs (2 or 4); `pool_rows` 0 where nothing is pooled.
 
     For a gradient by input, channels are those of the output gradient and out_channels those of the input gradient.
+    `blocked`: tasks go over blocks of output channels, too, and transform the filters themselves.
     """
 
     size: int
@@ -49,6 +56,22 @@ class WinogradSizes:
     out_channels: int
     pool_rows: int = 0
     cache: int = CACHE
+    blocked: bool = False
+
+    @property
+    def channel_block(self) -> int:
+        """Input channels that are multiplied in one go."""
+        return min(self.channels, CHANNEL_BLOCK) if self.blocked else self.channels
+
+    @property
+    def out_block(self) -> int:
+        """Output channels of a task."""
+        return min(self.out_channels, CHANNEL_BLOCK) if self.blocked else self.out_channels
+
+    @property
+    def out_blocks(self) -> int:
+        """Tasks per range of images."""
+        return -(-self.out_channels // self.out_block)
 
     @property
     def points(self) -> int:
@@ -69,7 +92,8 @@ class WinogradSizes:
     def block(self) -> int:
         """Tiles in a block: as many as the cache holds transformed, in whole register tiles."""
         channels = whole_vectors(self.channels) + whole_vectors(self.out_channels)
-        return max(block_for(self.points, channels, self.cache), self.tile_columns if self.pool_rows else 1)
+        tiles = ROWS * _TILE_BLOCK if self.blocked else block_for(self.points, channels, self.cache)
+        return max(tiles, self.tile_columns if self.pool_rows else 1)
 
     @property
     def panels(self) -> int:
@@ -79,17 +103,17 @@ class WinogradSizes:
     @property
     def panels_point(self) -> int:
         """Transformed filters: from point to point."""
-        return plane(self.panels * self.channels * COLUMNS)
+        return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
     def filters(self) -> int:
-        """Transformed filters."""
+        """Transformed filters, all or those of a block."""
         return self.points * self.panels_point
 
     @property
     def inputs_row(self) -> int:
         """Transformed inputs of a block: from tile to tile."""
-        return row(self.channels)
+        return row(self.channel_block)
 
     @property
     def inputs_point(self) -> int:
@@ -99,7 +123,7 @@ class WinogradSizes:
     @property
     def products_point(self) -> int:
         """Products of a block: from point to point."""
-        return plane(self.block * whole_vectors(self.out_channels))
+        return plane(self.block * whole_vectors(self.out_block))
 
     @property
     def products(self) -> int:
@@ -114,32 +138,61 @@ class WinogradSizes:
     @property
     def band(self) -> int:
         """Where in a worker's scratch rows wait to be pooled."""
-        inputs = self.points * whole_vectors(self.channels)
-        outputs = self.size**2 * whole_vectors(self.out_channels)
+        inputs = self.points * whole_vectors(self.channel_block)
+        outputs = self.size**2 * whole_vectors(self.out_block)
         return self.edge + max(inputs, outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
+
+    @property
+    def own_panels(self) -> int:
+        """Where in a worker's scratch the filters are that a task transforms itself."""
+        rows = self.pool_rows - 1 + self.size if self.pool_rows else 0
+        return plane(self.band + rows * self.tile_columns * self.size * self.out_block + COLUMNS)
 
     @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        rows = self.pool_rows - 1 + self.size if self.pool_rows else 0
-        return plane(self.band + rows * self.tile_columns * self.size * self.out_channels + COLUMNS)
+        return plane(self.own_panels + (self.filters if self.blocked else 0) + COLUMNS)
 
 
 @dataclass(frozen=True)
 class FilterSumsSizes:
-    """The gradient by filter of the convolution `layer`."""
+    """The gradient by filter of the convolution `layer`; `blocked`: tasks go over channels, not over images."""
 
     layer: WinogradSizes
+    blocked: bool = False
+
+    @property
+    def _most_channels(self) -> int:
+        """Larger blocks transform less; but there should be a few of them."""
+        few = min(self.layer.channels, self.layer.out_channels) < 4 * CHANNEL_BLOCK
+        return CHANNEL_BLOCK if few else 2 * CHANNEL_BLOCK
+
+    @property
+    def channel_block(self) -> int:
+        """Input channels of a task."""
+        return min(self.layer.channels, self._most_channels) if self.blocked else self.layer.channels
+
+    @property
+    def out_block(self) -> int:
+        """Output channels of a task."""
+        return min(self.layer.out_channels, self._most_channels) if self.blocked else self.layer.out_channels
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of channels."""
+        return -(-self.layer.channels // self.channel_block) * -(-self.layer.out_channels // self.out_block)
 
     @property
     def block(self) -> int:
         """Most tiles in a block."""
+        if self.blocked:
+            return ROWS * _SUMS_BLOCK
         return block_for(self.layer.points, self.inputs_row + self.gradients_row, self.layer.cache)
 
     @property
     def inputs_row(self) -> int:
         """Transformed inputs: from tile to tile."""
-        return row(self.layer.channels)
+        return row(self.channel_block)
 
     @property
     def inputs_point(self) -> int:
@@ -154,7 +207,7 @@ class FilterSumsSizes:
     @property
     def gradients_row(self) -> int:
         """Transformed output gradients: from tile to tile."""
-        return row(self.layer.out_channels)
+        return row(self.out_block)
 
     @property
     def gradients_point(self) -> int:
@@ -169,7 +222,7 @@ class FilterSumsSizes:
     @property
     def sums_point(self) -> int:
         """Sums: from point to point."""
-        return self.layer.panels_point
+        return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
     def edge(self) -> int:
@@ -179,7 +232,7 @@ class FilterSumsSizes:
     @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        return plane(self.edge + self.layer.points * self.layer.channels + COLUMNS)
+        return plane(self.edge + self.layer.points * whole_vectors(self.channel_block) + COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -194,14 +247,19 @@ class BackwardSizes:
     width: int
     top: int  # padding
     left: int
+    sums_blocked: bool = False  # tasks of the gradient by filter go over channels; those of that by input as `layer`'s
 
     @property
     def by_input(self) -> WinogradSizes:
         """The gradient by input as a convolution of its own."""
         layer = self.layer
-        return WinogradSizes(
-            layer.size, layer.out_channels, self.height, self.width, layer.channels, cache=layer.cache
-        )  # fmt: skip
+        channels, shape = (layer.out_channels, layer.channels), (self.height, self.width)
+        return WinogradSizes(layer.size, channels[0], *shape, channels[1], 0, layer.cache, layer.blocked)
+
+    @property
+    def by_filter(self) -> "FilterSumsSizes":
+        """The gradient by filter."""
+        return FilterSumsSizes(self.layer, self.sums_blocked)
 
     @property
     def group(self) -> int:

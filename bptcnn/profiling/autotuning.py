@@ -4,9 +4,9 @@
                            ├─ traced in turn, round by round ──> time of each shape's tasks ──> choices ──> all of them
     one step by a variant ─┘                                                                    together, once more
 
-A variant tries one candidate wherever it fits: an algorithm, a number of partial sums, or a number of image ranges. So
-there are a few variants, whatever the number of layers. A candidate displaces the rule only where it gains more than
-noise, and all that was chosen only counts if the whole step gains by it.
+A variant tries one candidate wherever it fits: an algorithm, what Winograd's tasks go over, a number of partial sums,
+or a number of image ranges. So there are a few variants, whatever the number of layers. A candidate displaces the rule
+only where it gains more than noise, and all that was chosen only counts if the whole step gains by it.
 """
 
 import hashlib
@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from bptcnn.inner.algorithms import WINOGRAD
 from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import Decision, lower
-from bptcnn.inner.tuning import BY_RULE, Algorithm, Tuning
+from bptcnn.inner.tuning import BY_RULE, Algorithm, TasksOver, Tuning
 from bptcnn.kernels.unit import UNIT
 from bptcnn.networks import Network
 from bptcnn.profiling.host import cpu_name
@@ -40,6 +41,7 @@ _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
 _ALGORITHMS: tuple[Algorithm, ...] = ("small images", "winograd 4", "winograd 2", "direct")
+_OVER: tuple[TasksOver, ...] = ("channels by filter", "channels", "images")  # of Winograd's tasks
 _STEP = "step"
 
 Tell = Callable[[str], None]
@@ -106,6 +108,11 @@ def _variants(decisions: Sequence[Decision], batch_size: int, threads: int) -> l
         if open_to:
             choices = tuple(replace(choice, algorithm=algorithm) for choice in open_to)
             found.append(_Variant(algorithm, Tuning(choices=choices)))
+    tiled = [d.choice for d in rules.values() if d.choice.algorithm in WINOGRAD]
+    for over in _OVER:
+        if tiled:
+            choices = tuple(replace(choice, over=over) for choice in tiled)
+            found.append(_Variant(f"tasks over {over}", Tuning(choices=choices)))
     return found
 
 

@@ -88,7 +88,7 @@ class Trial:
     """
 
     shape: str
-    candidate: str  # an algorithm, "8 parts", "32 ranges"; "all that was chosen"
+    candidate: str  # an algorithm, "8 parts", "32 ranges", "tasks over images"; "all that was chosen"
     rule_ms: float
     candidate_ms: float
     ratio: float  # of the candidate's time to the rules', a round's

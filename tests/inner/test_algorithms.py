@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernels.stepping import SEEDS, Case
 
@@ -21,7 +21,7 @@ FEW = settings(max_examples=max(5, settings().max_examples // 4))
 def smooth_networks(draw: st.DrawFn) -> Network:
     """Draw networks in which no choice can flip, of 3x3 convolutions wide enough for Winograd's algorithm."""
     height, width = draw(st.integers(4, 13)), draw(st.integers(4, 13))
-    channels = st.integers(32, 70)
+    channels = st.one_of(st.integers(32, 70), st.integers(130, 260))  # with many, tasks go over channels
     activations = st.sampled_from([None, "gelu"])
     first, second = draw(channels), draw(channels)
     pads = draw(st.sampled_from(["same", "valid", ((1, 1), (1, 1)), ((2, 0), (0, 1))]))
@@ -40,7 +40,33 @@ def smooth_networks(draw: st.DrawFn) -> Network:
 @FEW
 @given(network=smooth_networks(), images=st.integers(1, 7), spare=st.integers(0, 20), seed=SEEDS)
 def test_winograd_in_steps(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
-    assert any(isinstance(op, WinogradConvolution) for op in lower(network, training=True).operations)
+    assume(any(isinstance(op, WinogradConvolution) for op in lower(network, training=True).operations))
+    check_step(executor, network, images, spare, seed)
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "over_channels"),
+    [
+        (13, 64, set()),
+        (9, 130, {"by filter"}),
+        (5, 260, {"by filter", "by input"}),
+        (4, 190, {"by filter", "by input"}),
+    ],
+)
+def test_tasks_over_images_and_channels(executor: Executor, side: int, channels: int, over_channels: set[str]) -> None:
+    """Each way to divide a layer, whose gradient by input is added to that of the shortcut."""
+    inside = Conv2D(channels, 3, activation="gelu")
+    layers = [Conv2D(channels, 1), Residual([inside]), AveragePool2D(2), Flatten(), Dense(5)]
+    network = Network((side, side, 2), layers)
+    subnetwork = Subnetwork(network, 24, executor)
+    (name,) = (op.name for op in lower(network, True).operations if isinstance(op, WinogradConvolution))
+    labels = {task.label.removeprefix(f"{name} ") for task in subnetwork.graph.tasks}
+    assert labels & {"by filter", "by input"} == over_channels
+    check_step(executor, network, 19, 5, 0)
+
+
+def check_step(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
+    """Compare loss and gradient of a batch that leaves `spare` places empty with the reference."""
     case = Case.draw(network, images, seed)
     result, gradient = case.stepped(executor, images + spare, direct=False)
     loss, expected = reference.loss_and_gradient(network, case.weights, case.samples, case.labels)

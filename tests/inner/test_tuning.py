@@ -1,5 +1,7 @@
 """Tunings: whatever they choose computes the same step, and on any number of threads the same bits."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import reference
@@ -11,12 +13,13 @@ from bptcnn.inner.executor import Executor
 from bptcnn.inner.lowering import Lowered, lower
 from bptcnn.inner.small_images import SmallImagesConvolution
 from bptcnn.inner.subnetwork import Subnetwork
-from bptcnn.inner.tuning import BY_RULE, Choice, Tuning
+from bptcnn.inner.tuning import BY_RULE, Algorithm, Choice, TasksOver, Tuning
 from bptcnn.inner.winograd import WinogradConvolution
 from bptcnn.networks import ZOO, AveragePool2D, Conv2D, Dense, Flatten, MaxPool2D, Network, Residual
 
 TOLERANCE = 1e-3  # of Winograd's arithmetic
 FEW = settings(max_examples=max(5, settings().max_examples // 4))
+OVER = get_args(TasksOver)
 ALGORITHMS = {
     "direct": "Convolution",
     "winograd 2": "WinogradConvolution",
@@ -50,7 +53,7 @@ def tunings(draw: st.DrawFn, network: Network) -> Tuning:
     """Draw any tuning of a network."""
     decisions = {d.choice.shape: d for d in lower(network, training=True).decisions}
     choices = [
-        Choice(shape, draw(st.sampled_from(d.algorithms)), draw(st.integers(0, 9)))
+        Choice(shape, draw(st.sampled_from(d.algorithms)), draw(st.integers(0, 9)), draw(st.sampled_from(OVER)))
         for shape, d in decisions.items()
         if draw(st.booleans())
     ]
@@ -123,12 +126,35 @@ def test_layers_of_one_shape_share_a_choice() -> None:
     assert tiles == [2, 2, 4]
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd 2", "small images"])
-def test_a_tuning_gives_the_same_bits_on_any_number_of_threads(algorithm: str) -> None:
+@pytest.mark.parametrize(
+    ("over", "over_channels"),
+    [("images", set()), ("channels by filter", {"by filter"}), ("channels", {"by filter", "by input"})],
+)
+def test_a_tuning_says_what_winograds_tasks_go_over(
+    executor: Executor, over: TasksOver, over_channels: set[str]
+) -> None:
+    """Whatever the rule says."""
+    network = Network((9, 9, 3), [Conv2D(64, 1), Conv2D(70, 3, activation="relu"), Flatten(), Dense(5)])
+    _, decision = lower(network, training=True).decisions
+    tuning = Tuning(choices=(Choice(decision.choice.shape, "winograd 4", over=over),))
+    subnetwork = Subnetwork(network, 6, executor, tuning=tuning)
+    labels = {task.label.removeprefix("conv2 ") for task in subnetwork.graph.tasks}
+    assert labels & {"by filter", "by input"} == over_channels
+    case = Case.draw(network, 6, 0)
+    subnetwork.weights[:] = case.weights
+    subnetwork.step(case.samples, case.labels)
+    _, expected = case.stepped(executor, 6)
+    assert np.linalg.norm(subnetwork.gradient - expected) <= TOLERANCE * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "over"),
+    [("direct", "rule"), ("winograd 2", "rule"), ("winograd 4", "channels"), ("small images", "rule")],
+)
+def test_a_tuning_gives_the_same_bits_on_any_number_of_threads(algorithm: Algorithm, over: TasksOver) -> None:
     network = ZOO["resnet18"]((16, 16, 3), 10)
     decisions = lower(network, training=True).decisions
-    choices = tuple(Choice(d.choice.shape, algorithm, 5) for d in decisions)  # type: ignore[arg-type]
-    tuning = Tuning(7, choices)
+    tuning = Tuning(7, tuple(Choice(d.choice.shape, algorithm, 5, over) for d in decisions))
     if algorithm == "small images":
         operations = lower(network, training=True, tuning=tuning).operations
         assert sum(isinstance(op, SmallImagesConvolution) for op in operations) > 10

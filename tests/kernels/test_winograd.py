@@ -36,12 +36,13 @@ def shapes(draw: st.DrawFn, most_channels: int = 70) -> Shape:
 
 
 def forward(layer: Layer, given: Forward, ranges: int = 1) -> None:
-    """Run the forward tasks: filters' panels one by one, images in `ranges`."""
-    for panel in range(given.sizes.panels):
+    """Run the forward tasks: filters' panels one by one, images in `ranges`, and blocks of output channels."""
+    for panel in range(0 if given.sizes.blocked else given.sizes.panels):
         run(transform_filters, given.record, panel, panel + 1, worker=panel % 2)
     held = layer.shape.held
-    for part in range(ranges):
-        run(winograd, given.record, held * part // ranges, held * (part + 1) // ranges, worker=part % 2)
+    for block in range(given.sizes.out_blocks):
+        for part in range(ranges):
+            run(winograd, given.record, held * part // ranges, held * (part + 1) // ranges, block, worker=part % 2)
 
 
 def check(layer: Layer, given: Forward, expected: reference.Array, size: int) -> None:
@@ -71,13 +72,14 @@ def test_the_matrices_are_an_algorithm_for_convolution(size: int) -> None:
     cache=st.sampled_from([0, 1 << 18, 1 << 22]),
     halo=st.integers(0, 2),
     ranges=st.integers(1, 3),
+    blocked=st.booleans(),
     seed=SEEDS,
 )
 def test_forward(
-    shape: Shape, size: int, bias: bool, relu: bool, cache: int, halo: int, ranges: int, seed: int
+    shape: Shape, size: int, bias: bool, relu: bool, cache: int, halo: int, ranges: int, blocked: bool, seed: int
 ) -> None:
     layer = Layer(shape, seed)
-    given = layer.forward_record(size, bias=bias, relu=relu, cache=cache, halo=halo)
+    given = layer.forward_record(size, bias=bias, relu=relu, cache=cache, halo=halo, blocked=blocked)
     forward(layer, given, ranges)
     expected = layer.convolved + (layer.bias if bias else 0)
     check(layer, given, np.maximum(expected, 0) if relu else expected, size)
@@ -85,21 +87,25 @@ def test_forward(
 
 @MANY
 @given(
-    shape=shapes(20),
+    shape=st.one_of(shapes(20), shapes()),
     size=st.sampled_from(SIZES),
     window=st.tuples(st.integers(1, 5), st.integers(1, 4)),
     relu=st.booleans(),
     choices=st.booleans(),
     cache=st.sampled_from([0, 1 << 20]),
     halo=st.integers(0, 1),
+    blocked=st.booleans(),
     seed=SEEDS,
 )
 def test_forward_with_pooling(
-    shape: Shape, size: int, window: tuple[int, int], relu: bool, choices: bool, cache: int, halo: int, seed: int
-) -> None:
+    shape: Shape, size: int, window: tuple[int, int], relu: bool, choices: bool, cache: int, halo: int, blocked: bool,
+    seed: int,
+) -> None:  # fmt: skip
     assume(shape.out_rows >= window[0] and shape.out_columns >= window[1])
     layer = Layer(shape, seed)
-    given = layer.forward_record(size, bias=True, relu=relu, pool=window, choices=choices, cache=cache, halo=halo)
+    given = layer.forward_record(
+        size, bias=True, relu=relu, pool=window, choices=choices, cache=cache, halo=halo, blocked=blocked
+    )
     forward(layer, given, 2)
     convolved = layer.convolved + layer.bias
     expected, best = reference.pool(np.maximum(convolved, 0) if relu else convolved, window, window, ((0, 0), (0, 0)))
@@ -134,9 +140,10 @@ def test_what_is_no_number_stays_in_its_image_and_near_its_pixel(size: int, valu
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_accumulating_adds_to_what_is_there(size: int) -> None:
-    layer = Layer(Shape(3, 7, 9, 19, 21))
-    given = layer.forward_record(size, halo=1)
+@pytest.mark.parametrize("blocked", [False, True])
+def test_accumulating_adds_to_what_is_there(size: int, blocked: bool) -> None:
+    layer = Layer(Shape(3, 7, 9, 69, 71))
+    given = layer.forward_record(size, halo=1, blocked=blocked)
     given.record["accumulate"] = 1
     before = np.random.default_rng(1).standard_normal(given.output.shape, np.float32)
     given.output[...] = before
@@ -147,8 +154,9 @@ def test_accumulating_adds_to_what_is_there(size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [64, 512])
-def test_the_error_grows_little_with_the_channels(size: int, channels: int) -> None:
+@pytest.mark.parametrize("blocked", [False, True])
+def test_the_error_grows_little_with_the_channels(size: int, channels: int, blocked: bool) -> None:
     layer = Layer(Shape(1, 14, 14, channels, 48))
-    given = layer.forward_record(size)
+    given = layer.forward_record(size, blocked=blocked)
     forward(layer, given)
     check(layer, given, layer.convolved, size)

@@ -17,7 +17,7 @@ from bptcnn.kernels.pointers import call_kernel
 from bptcnn.kernels.tile import SLACK
 from bptcnn.kernels.winograd import WINOGRAD
 from bptcnn.kernels.winograd_gradients import BACKWARD, FILTER_SUMS
-from bptcnn.kernels.winograd_sizes import BackwardSizes, FilterSumsSizes, WinogradSizes
+from bptcnn.kernels.winograd_sizes import BackwardSizes, WinogradSizes
 
 GUARD = np.float32(7)
 WORKERS = 2
@@ -117,12 +117,12 @@ class Layer:
 
     def forward_record(
         self, size: int, *, bias: bool = False, relu: bool = False, pool: tuple[int, int] | None = None,
-        choices: bool = True, cache: int = 1 << 18, halo: int = 0,
+        choices: bool = True, cache: int = 1 << 18, halo: int = 0, blocked: bool = False,
     ) -> "Forward":  # fmt: skip
         """Return the record of the forward pass; the output's buffer has a halo of `halo` pixels."""
         s = self.shape
         sizes = WinogradSizes(
-            size, s.channels, s.out_rows, s.out_columns, s.out_channels, pool[0] if pool else 0, cache
+            size, s.channels, s.out_rows, s.out_columns, s.out_channels, pool[0] if pool else 0, cache, blocked
         )
         rows, columns = (s.out_rows // pool[0], s.out_columns // pool[1]) if pool else (s.out_rows, s.out_columns)
         buffer = self.memory.floats((s.held, rows + 2 * halo, columns + 2 * halo, s.out_channels), GUARD)
@@ -139,7 +139,9 @@ class Layer:
             reach_rows=self.input.shape[1],
             reach_columns=self.input.shape[2],
             filters=self.filters.ctypes.data,
-            panels=self.memory.floats((sizes.filters,)).ctypes.data,
+            channel_block=sizes.channel_block,
+            out_block=sizes.out_block,
+            panels=0 if sizes.blocked else self.memory.floats((sizes.filters,)).ctypes.data,
             panels_point=sizes.panels_point,
             bias=self.bias.ctypes.data if bias else 0,
             out_channels=s.out_channels,
@@ -163,29 +165,30 @@ class Layer:
             products_point=sizes.products_point,
             edge=sizes.edge,
             band=sizes.band,
+            own_panels=sizes.own_panels,
             floor=0.0 if relu else -np.inf,
         )
         return Forward(record, sizes, buffer, output, choice)
 
-    def rotated_record(
-        self, sizes: WinogradSizes, window: int, image: int, line: int, reach: tuple[int, int], accumulate: bool
-    ) -> "Forward":
-        """Return the record of the gradient by input, whose window of pixel (0, 0) is at address `window`."""
+    def rotated_record(self, backward: BackwardSizes, accumulate: bool) -> "Forward":
+        """Return the record of the gradient by input; its tasks find the output gradients where they are told."""
+        sizes = backward.by_input
         s = self.shape
         buffer = self.memory.floats((s.held, s.height, s.width, s.channels), GUARD)
         record = self.memory.record(
             WINOGRAD,
             batch=self.memory.words([s.images]),
             size=sizes.size,
-            input=window,
-            input_image=image,
-            input_row=line,
+            input_image=backward.image,
+            input_row=backward.row,
             channels=s.out_channels,
-            reach_rows=reach[0],
-            reach_columns=reach[1],
+            reach_rows=backward.rows - max(0, s.pads[0][0] - 2),
+            reach_columns=backward.columns - max(0, s.pads[1][0] - 2),
             filters=self.filters.ctypes.data,
             rotated=1,
-            panels=self.memory.floats((sizes.filters,)).ctypes.data,
+            channel_block=sizes.channel_block,
+            out_block=sizes.out_block,
+            panels=0 if sizes.blocked else self.memory.floats((sizes.filters,)).ctypes.data,
             panels_point=sizes.panels_point,
             out_channels=s.channels,
             out_rows=s.height,
@@ -202,40 +205,47 @@ class Layer:
             products=sizes.products,
             products_point=sizes.products_point,
             edge=sizes.edge,
+            own_panels=sizes.own_panels,
             floor=-np.inf,
         )
         return Forward(record, sizes, buffer, buffer, np.zeros(0, np.uint8))
 
-    def sums_record(self, forward: "Forward", gradient: int, image: int, line: int, parts: int) -> "Sums":
-        """Return the record of the gradient by filter, with output gradients at address `gradient`."""
-        s, sizes = self.shape, FilterSumsSizes(forward.sizes)
-        partials = self.memory.floats((parts, 9 * s.channels * s.out_channels + s.out_channels))
+    def sums_record(self, forward: "Forward", backward: BackwardSizes, parts: int) -> "Sums":
+        """Return the record of the gradient by filter: `parts` partial sums, or one gradient by blocks of channels."""
+        s, sizes = self.shape, backward.by_filter
+        size = 9 * s.channels * s.out_channels
+        target = self.memory.floats((1, size) if sizes.blocked else (parts, size + s.out_channels))
         record = self.memory.record(
             FILTER_SUMS,
             layer=forward.record.ctypes.data,
-            gradient=gradient,
-            gradient_image=image,
-            gradient_row=line,
+            gradient_image=backward.image,
+            gradient_row=backward.row,
             block=sizes.block,
-            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
-            scratch_worker=sizes.scratch,
+            channel_block=sizes.channel_block,
+            out_block=sizes.out_block,
             inputs_row=sizes.inputs_row,
             inputs_point=sizes.inputs_point,
             gradients=sizes.gradients,
             gradients_row=sizes.gradients_row,
             gradients_point=sizes.gradients_point,
+            scratch=self.memory.floats((WORKERS * sizes.scratch,)).ctypes.data,
+            scratch_worker=sizes.scratch,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
             edge=sizes.edge,
-            partials=partials.ctypes.data,
-            part_size=partials.shape[1],
+            target=target.ctypes.data,
+            part_size=0 if sizes.blocked else target.shape[1],
         )
-        return Sums(record, partials)
+        bias = self.memory.floats((parts, s.out_channels)) if sizes.blocked else target[:, size:]
+        return Sums(record, target[:, :size], bias)
 
     def backward_record(
         self, forward: "Forward", gradient: Floats, sums: "Sums", by_input: "Forward | None", sizes: BackwardSizes
     ) -> npt.NDArray[np.void]:
-        """Return the record of the backward pass from `gradient`, that of the layer's output, pooled where it pools."""
+        """Return the record of the backward pass from `gradient`, that of the layer's output, pooled where it pools.
+
+        Tasks over channels are told where the output gradients are.
+        """
         given = forward.record[0]
         names = ("batch", "out_channels", "out_rows", "out_columns", "output", "output_image", "output_row",
                  "pool_rows", "pool_columns", "pooled_rows", "pooled_columns", "choice", "rectified")  # fmt: skip
@@ -245,26 +255,34 @@ class Layer:
             output_gradient=gradient.ctypes.data,
             gradient_row=sizes.row,
         )
+        shape = (self.shape.held, sizes.image) if sizes.sums_blocked else (WORKERS, sizes.scratch)
+        held = self.memory.floats(shape, 0)
+        sums.record["gradient"] = held.ctypes.data + 4 * sizes.inside
+        if by_input and sizes.layer.blocked:
+            by_input.record["input"] = held.ctypes.data + 4 * sizes.window
         return self.memory.record(
             BACKWARD,
             convolution=convolution.ctypes.data,
-            by_input=by_input.record.ctypes.data if by_input else 0,
+            by_input=by_input.record.ctypes.data if by_input and not sizes.layer.blocked else 0,
             by_filter=sums.record.ctypes.data,
             group=sizes.group,
-            scratch=self.memory.floats((WORKERS, sizes.scratch), 0).ctypes.data,
-            scratch_worker=sizes.scratch,
-            scratch_image=sizes.image,
+            held=held.ctypes.data,
+            held_worker=0 if sizes.sums_blocked else sizes.scratch,
+            held_image=sizes.image,
             inside=sizes.inside,
             window=sizes.window,
+            bias_sums=sums.bias.ctypes.data,
+            bias_sums_step=sums.bias.strides[0] // 4,
         )
 
 
 @dataclass(frozen=True)
 class Sums:
-    """The record of a gradient by filter, and its partial sums: filters, then bias."""
+    """The record of a gradient by filter, and the partial sums: filters' (one, where they are complete) and bias's."""
 
     record: npt.NDArray[np.void]
-    partials: Floats
+    filters: Floats
+    bias: Floats
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,15 @@ def test_variants_try_each_candidate_wherever_it_fits() -> None:
     assert variants["4 parts"].tuning == Tuning(choices=(Choice(FIRST.shape, "direct", 4),))
 
 
+def test_variants_divide_winograds_tasks_in_each_way() -> None:
+    network = Network((12, 12, 3), [Conv2D(64, 3), Conv2D(70, 3), Flatten(), Dense(7)])
+    _, choice = (d.choice for d in lower(network, training=True).decisions)
+    assert choice.algorithm == "winograd 4"
+    variants = {v.candidate: v for v in _variants(lower(network, training=True).decisions, BATCH, 1)}
+    for over in ("images", "channels by filter", "channels"):
+        assert variants[f"tasks over {over}"].tuning == Tuning(choices=(replace(choice, over=over),))  # type: ignore[arg-type]
+
+
 def test_the_best_candidate_of_each_shape_is_chosen() -> None:
     variants = _variants(lower(NETWORK, training=True).decisions, BATCH, 1)
     trials = [
