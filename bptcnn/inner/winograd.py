@@ -65,16 +65,16 @@ class WinogradConvolution(Convolution):
     def reserve(self, plan: Plan) -> None:
         """Reserve transformed filters, choices, scratch and partial sums."""
         arena, sizes = plan.arena, self._sizes
-        arena.reserve((self.name, "forward panels"), sizes.filters)
+        arena.reserve((self.name, "forward panels"), sizes.filters, needed=plan.needed_forward(self.name))
         plan.want_scratch(sizes.scratch)
         if not plan.training:
             return
         if self.pool:
-            arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
+            self._reserve_choice(plan)
         backward, summed = self._backward_sizes, FilterSumsSizes(sizes)
         by_input = backward.by_input
         if plan.wants_gradient(self.inputs[0]):
-            arena.reserve((self.name, "backward panels"), by_input.filters)
+            arena.reserve((self.name, "backward panels"), by_input.filters, needed=plan.needed_backward(self.name))
         plan.want_scratch(by_input.scratch + summed.scratch)
         arena.reserve((self.name, "gradient scratch"), plan.workers * backward.scratch)
         self.sums.reserve(plan)
