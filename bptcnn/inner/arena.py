@@ -1,4 +1,7 @@
-"""One arena per subnetwork: named buffers, collected first, then held in one zeroed allocation."""
+"""One arena per subnetwork: named buffers, collected first, then held in one zeroed allocation.
+
+Buffers that are needed for a part of a step only may lie over one another: those whose turns do not meet.
+"""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
@@ -18,7 +21,7 @@ FLOAT = 4  # bytes
 class Span:
     """Bytes [begin, end) of a buffer: what a task reads or writes; or only stripe `stripe` of `stripes` in them.
 
-    Different stripes of as many interleave in whatever way and do not collide.
+    Different stripes of as many interleave in whatever way and do not collide, if they are of what has one `name`.
     """
 
     buffer: Hashable
@@ -26,6 +29,7 @@ class Span:
     end: int
     stripe: int = 0
     stripes: int = 1
+    name: Hashable = None
 
     def striped(self, stripe: int, stripes: int) -> "Span":
         """Return one stripe of this span."""
@@ -33,12 +37,13 @@ class Span:
 
     def meets(self, other: "Span") -> bool:
         """Tell whether two spans have bytes in common."""
-        apart = self.stripes == other.stripes and self.stripe != other.stripe
+        apart = self.stripes == other.stripes and self.stripe != other.stripe and self.name == other.name
         return self.buffer == other.buffer and self.begin < other.end and other.begin < self.end and not apart
 
     def covers(self, other: "Span") -> bool:
         """Tell whether all bytes of `other` are in this span."""
-        within = self.stripes == 1 or (self.stripe, self.stripes) == (other.stripe, other.stripes)
+        stripe, its = ((span.name, span.stripe, span.stripes) for span in (self, other))
+        within = self.stripes == 1 or stripe == its
         return self.buffer == other.buffer and self.begin <= other.begin and other.end <= self.end and within
 
 
@@ -49,21 +54,57 @@ class _Buffer:
     stride: int
 
 
+@dataclass(frozen=True)
+class Turns:
+    """From the first to the last turn at which a buffer is needed; turns are counted through the step."""
+
+    first: int
+    last: int
+
+    def meets(self, other: "Turns") -> bool:
+        """Tell whether both are needed at some turn."""
+        return self.first <= other.last and other.first <= self.last
+
+
+_OVERLAID: Hashable = "overlaid"  # what spans of buffers that lie over one another have as their buffer
+
+
 class Arena:
     """Offsets, sizes and strides are in bytes. Two names may share a buffer (`share`)."""
 
     def __init__(self) -> None:
         self.size = 0
+        self._needed: dict[Hashable, Turns] = {}
         self._buffers: dict[Hashable, _Buffer] = {}
         self._owner: dict[Hashable, Hashable] = {}
         self._memory: npt.NDArray[np.uint8] | None = None
         self._base = 0
 
-    def reserve(self, name: Hashable, count: int, stride: int = FLOAT) -> None:
-        """Reserve `count` elements, images or parts of `stride` bytes, with slack behind for whole-vector loads."""
+    def reserve(self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None) -> None:
+        """Reserve `count` elements, images or parts of `stride` bytes, with slack behind for whole-vector loads.
+
+        What is in a buffer lasts for the turns at which it is `needed`, None: for good. See `overlay`.
+        """
         self._buffers[name] = _Buffer(self.size, count * stride, stride)
         self._owner[name] = name
-        self.size += -(-(count * stride + SLACK) // _ALIGNMENT) * _ALIGNMENT
+        if needed is None:
+            self.size += _room(count * stride)
+        else:
+            self._needed[name] = needed
+
+    def overlay(self) -> None:
+        """Place the buffers that are needed for some turns: the largest first, each as low as its turns let it."""
+        base, placed = self.size, list[tuple[int, int, Turns]]()
+        for name in sorted(self._needed, key=lambda name: -self._buffers[name].size):
+            needed, found = self._needed[name], self._buffers[name]
+            room, offset = _room(found.size), base
+            for begin, end, _ in sorted((one for one in placed if one[2].meets(needed)), key=lambda one: one[:2]):
+                if begin - offset >= room:
+                    break
+                offset = max(offset, end)
+            placed.append((offset, offset + room, needed))
+            self._buffers[name] = replace(found, offset=offset)
+            self.size = max(self.size, offset + room)
 
     def share(self, name: Hashable, other: Hashable) -> None:
         """Give the buffer of `other` a further name."""
@@ -83,17 +124,24 @@ class Arena:
 
     def address(self, name: Hashable) -> int:
         """Return the address of a buffer, or 0 where there is none of that name."""
-        found = self._buffers.get(name)
-        return 0 if found is None else self._base + found.offset
+        owner = self._owner.get(name)
+        return 0 if owner is None else self._base + self._buffers[owner].offset
 
     def span(self, name: Hashable, first: int, last: int) -> Span:
         """Return elements, images or parts [first, last) of a buffer."""
-        found = self._buffers[name]
-        return Span(self._owner[name], first * found.stride, last * found.stride)
+        stride = self._buffers[name].stride
+        return self._bytes(name, first * stride, last * stride)
 
     def whole(self, name: Hashable) -> Span:
         """Return all of a buffer."""
-        return Span(self._owner[name], 0, self._buffers[name].size)
+        return self._bytes(name, 0, self._buffers[name].size)
+
+    def _bytes(self, name: Hashable, begin: int, end: int) -> Span:
+        owner = self._owner[name]
+        if owner not in self._needed:
+            return Span(owner, begin, end, name=owner)
+        offset = self._buffers[owner].offset
+        return Span(_OVERLAID, offset + begin, offset + end, name=owner)
 
     def view(self, name: Hashable, count: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
         """View the first `count` elements of a buffer; the view keeps the arena alive."""
@@ -101,3 +149,7 @@ class Arena:
             raise RuntimeError("the arena is not allocated yet")
         start = self.address(name) - self._memory.ctypes.data
         return self._memory[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+
+
+def _room(size: int) -> int:
+    return -(-(size + SLACK) // _ALIGNMENT) * _ALIGNMENT

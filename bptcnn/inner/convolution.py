@@ -92,21 +92,27 @@ class Convolution(Operation):
         arena, wanted = plan.arena, plan.wants_gradient(self.inputs[0])
         _, columns, channels = self.conv_shape
         window = self.kernel[0] * self.kernel[1]
-        arena.reserve((self.name, "forward panels"), window * self.in_shape[2] * COLUMNS * self.forward_panels)
+        size = window * self.in_shape[2] * COLUMNS * self.forward_panels
+        arena.reserve((self.name, "forward panels"), size, needed=plan.needed_forward(self.name))
         if self.pool:
             arena.reserve((self.name, "scratch"), plan.workers * self.pool[0] * columns * channels)
         if not plan.training:
             return
         if self.pool:
-            arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
+            self._reserve_choice(plan)
         if wanted:
             taps = self.kernel[0] if self.folded else window
-            arena.reserve((self.name, "backward panels"), taps * channels * COLUMNS * self.backward_panels)
+            size = taps * channels * COLUMNS * self.backward_panels
+            arena.reserve((self.name, "backward panels"), size, needed=plan.needed_backward(self.name))
         if wanted and self.folded:
             arena.reserve((self.name, "folding"), plan.workers * self._folding_size())
         halo = _gradient_halo(self)
         arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels)
         self.sums.reserve(plan)
+
+    def _reserve_choice(self, plan: Plan) -> None:
+        elements = plan.layout(self.output).elements
+        plan.arena.reserve((self.name, "choice"), plan.batch, elements, plan.needed_between(self.name))
 
     def _folding_size(self) -> int:
         """Elements of a worker's scratch for folding: an image of window rows, and a row of the input."""

@@ -82,7 +82,7 @@ _graph_at = record_at(_GRAPH_RECORD)
 
 @task_kernel
 def end_of_step(operation, first, last, part, worker):
-    """The last task of a graph does nothing."""
+    """Do nothing: a task that joins others, such as the last one of a graph."""
     return 0
 
 

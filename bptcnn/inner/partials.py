@@ -34,7 +34,8 @@ class PartialSums:
 
     def reserve(self, plan: Plan) -> None:
         """Reserve the parts."""
-        plan.arena.reserve((self.name, "partials"), len(self.parts(plan)), FLOAT * self.size)
+        needed = plan.needed_backward(self.name)
+        plan.arena.reserve((self.name, "partials"), len(self.parts(plan)), FLOAT * self.size, needed)
 
     def address(self, plan: Plan) -> int:
         """Return the address of the first part, 0 where there is none."""

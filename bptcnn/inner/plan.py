@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bptcnn.inner.arena import FLOAT, Arena, Span
+from bptcnn.inner.arena import FLOAT, Arena, Span, Turns
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.sharing import GradientSharing
 from bptcnn.inner.step_settings import IMAGES, StepSettings
@@ -40,6 +40,7 @@ class Plan:
             for value, shape in lowered.shapes.items()
         }
         self._sharing = GradientSharing(self.operations)
+        self._index = {op.name: index for index, op in enumerate(self.operations)}
         self.scratch_worker = 0  # elements
         self._reserve(lowered.size)
 
@@ -48,17 +49,37 @@ class Plan:
         for name in vectors:
             self.arena.reserve(name, size)
         for value, layout in self._layouts.items():
-            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image)
+            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, self._value_needed(value))
         if self.training:
             for value, layout in self._layouts.items():
                 if value != 0 and self._sharing.owner(value) == value:
-                    self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements)
+                    needed = self._sharing.needed(value)
+                    self.arena.reserve(("gradient", value), self.batch, FLOAT * layout.elements, needed)
             for value in self._layouts:
                 if value != 0 and self._sharing.owner(value) != value:
                     self.arena.share(("gradient", value), ("gradient", self._sharing.owner(value)))
         for op in self.operations:
             op.reserve(self)
         self.arena.reserve("scratch", self.workers, FLOAT * self.scratch_worker)
+        self.arena.overlay()
+
+    def _value_needed(self, value: int) -> Turns | None:
+        """For good where a halo must keep its fill, and what the caller gives and gets."""
+        lasting = value in (0, self.result) or not self._layouts[value].halo.empty
+        return None if lasting else self._sharing.value_needed(value, self.training)
+
+    def needed_forward(self, name: str) -> Turns:
+        """Return when an operation needs a buffer for its forward tasks, with a turn before for those that fill it."""
+        return Turns(self._index[name] - 1, self._index[name])
+
+    def needed_backward(self, name: str) -> Turns:
+        """Return when an operation needs a buffer for its backward tasks, with a turn more for the last to end."""
+        turn = 2 * len(self.operations) - self._index[name]
+        return Turns(turn, turn + 1)
+
+    def needed_between(self, name: str) -> Turns:
+        """Return when an operation needs what its forward tasks leave to its backward tasks."""
+        return Turns(self._index[name], 2 * len(self.operations) - self._index[name])
 
     def want_scratch(self, elements: int) -> None:
         """Have every worker's scratch hold so many elements: what one task leaves there, the next may overwrite."""

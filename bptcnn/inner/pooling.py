@@ -43,7 +43,8 @@ class Pooling(Operation):
         """Reserve choices, and scratch where it is needed."""
         if not plan.training:
             return
-        plan.arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
+        elements = plan.layout(self.output).elements
+        plan.arena.reserve((self.name, "choice"), plan.batch, elements, plan.needed_between(self.name))
         if self._needs_scratch(plan):
             rows, columns = self._padded
             plan.arena.reserve((self.name, "scratch"), plan.workers * rows * columns * self.in_shape[2])

@@ -7,6 +7,7 @@ both gradients may lie in the same memory: if nothing is written there for one v
 
 from collections.abc import Sequence
 
+from bptcnn.inner.arena import Turns
 from bptcnn.inner.operation import Operation
 
 
@@ -38,6 +39,28 @@ class GradientSharing:
     def in_place(self, op: Operation, position: int) -> bool:
         """Tell whether an input's gradient takes the place of the output's."""
         return self.owner(op.inputs[position]) == self.owner(op.output)
+
+    def needed(self, owner: int) -> Turns:
+        """Return the turns of the step at which the memory of a gradient is needed, for all that lie in it.
+
+        Forward turns are 0, 1, ... in the order of the operations; then comes the loss, then backward.
+        """
+        loss = len(self._operations)
+        values = self._members.get(owner, [owner])
+        firsts = [loss + 1 + self._turn[id(given[0][0])] for v in values if (given := self._contributions.get(v))]
+        result = any(v not in self._contributions for v in values)
+        return Turns(loss if result else min(firsts), max(loss + 1 + self._needed_until(v) for v in values))
+
+    def value_needed(self, value: int, training: bool) -> Turns:
+        """Return the turns at which a value is needed: up to the backward tasks of the operation that makes it.
+
+        Without `training` up to its last reader.
+        """
+        last = len(self._operations) - 1
+        made = last - self._needed_until(value)
+        if training:
+            return Turns(made, 2 * last + 2 - made)
+        return Turns(made, max(last - self._turn[id(op)] for op, _ in self._contributions[value]))
 
     def _share(self, op: Operation) -> None:
         """Let the inputs of `op` have the memory of its output's gradient where that is safe."""

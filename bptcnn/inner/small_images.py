@@ -48,13 +48,14 @@ class SmallImagesConvolution(Convolution):
         """Reserve packed filters, and the output gradient with the rectifier undone."""
         window = self.kernel[0] * self.kernel[1]
         size = window * self.in_shape[2] * COLUMNS * self.forward_panels
-        plan.arena.reserve((self.name, "forward panels"), size)
+        plan.arena.reserve((self.name, "forward panels"), size, needed=plan.needed_forward(self.name))
         if not plan.training:
             return
         if plan.wants_gradient(self.inputs[0]):
             size = window * self.conv_shape[2] * COLUMNS * self.backward_panels
-            plan.arena.reserve((self.name, "backward panels"), size)
-        plan.arena.reserve((self.name, "gradient"), plan.batch, FLOAT * self._gradient_image)
+            plan.arena.reserve((self.name, "backward panels"), size, needed=plan.needed_backward(self.name))
+        needed = plan.needed_backward(self.name)
+        plan.arena.reserve((self.name, "gradient"), plan.batch, FLOAT * self._gradient_image, needed)
 
     def record(self, plan: Plan) -> None:
         """Fill the records."""

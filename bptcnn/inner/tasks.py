@@ -4,12 +4,12 @@ Forward and backward tasks of an operation cover the same ranges of images, so a
 thread that began it, in its cache.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Set
 
 from bptcnn.inner.arena import Span
 from bptcnn.inner.executor import end_of_step
 from bptcnn.inner.graph import GraphBuilder, Task, TaskGraph
+from bptcnn.inner.hazards import Hazards
 from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, RATE, SAMPLES
 from bptcnn.kernels import loading, loss, update
@@ -23,46 +23,13 @@ ImageSpans = Callable[[int, int], Sequence[Span]]
 """What a task over images [first, last) reads or writes."""
 
 
-@dataclass(frozen=True)
-class _Access:
-    span: Span
-    task: int
-    writes: bool
-
-
-class Hazards:
-    """Remembers who reads and writes what, and finds the tasks that a further one must wait for.
-
-    A reader waits for the last writers, a writer for the last writers and everybody who has read since.
-    """
-
-    def __init__(self) -> None:
-        self._accesses: dict[Hashable, list[_Access]] = {}
-
-    def before(self, reads: Iterable[Span], writes: Iterable[Span]) -> set[int]:
-        """Return the tasks that collide with these accesses."""
-        found = {a.task for span in reads for a in self._meeting(span) if a.writes}
-        return found | {a.task for span in writes for a in self._meeting(span)}
-
-    def record(self, task: int, reads: Iterable[Span], writes: Iterable[Span]) -> None:
-        """Remember a task's accesses; those that a write covers are forgotten."""
-        for span in reads:
-            self._accesses.setdefault(span.buffer, []).append(_Access(span, task, False))
-        for span in writes:
-            kept = [a for a in self._accesses.get(span.buffer, ()) if not span.covers(a.span) or a.task == task]
-            self._accesses[span.buffer] = [*kept, _Access(span, task, True)]
-
-    def _meeting(self, span: Span) -> list[_Access]:
-        return [a for a in self._accesses.get(span.buffer, ()) if a.span.meets(span)]
-
-
 class StepBuilder:
     """Builds the task graph of one step: forward, and where the plan is for training, loss, backward and update."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._builder = GraphBuilder()
-        self._hazards = Hazards()
+        self._hazards = Hazards(self._join)
 
     def build(self) -> TaskGraph:
         """Return the graph."""
@@ -90,9 +57,13 @@ class StepBuilder:
     ) -> int:
         """Add a task over `ranged`; `cost` is a first estimate in nanoseconds."""
         task = Task(label, kernel, record, *ranged, part, cost)
-        index = self._builder.add(task, self._hazards.before(reads, writes))
+        before = self._hazards.before(reads, writes)
+        index = self._builder.add(task, before)
         self._hazards.record(index, reads, writes)
         return index
+
+    def _join(self, tasks: Set[int]) -> int:
+        return self._builder.add(Task("join", end_of_step, 0, 0, 0, 0, 0.0), tasks)
 
     def over_images(
         self,

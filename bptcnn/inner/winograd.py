@@ -119,19 +119,19 @@ class WinogradConvolution(Convolution):
         arena, sizes = plan.arena, self._sizes(plan)
         plan.want_scratch(sizes.scratch)
         if not sizes.blocked:
-            arena.reserve((self.name, "forward panels"), sizes.filters)
+            arena.reserve((self.name, "forward panels"), sizes.filters, needed=plan.needed_forward(self.name))
         if not plan.training:
             return
         if self.pool:
-            arena.reserve((self.name, "choice"), plan.batch, plan.layout(self.output).elements)
-        backward = self._backward_sizes(plan)
+            self._reserve_choice(plan)
+        backward, needed = self._backward_sizes(plan), plan.needed_backward(self.name)
         by_input, by_filter = backward.by_input, backward.by_filter
         plan.want_scratch(by_input.scratch + by_filter.scratch)
         if plan.wants_gradient(self.inputs[0]) and not sizes.blocked:
-            arena.reserve((self.name, "backward panels"), by_input.filters)
+            arena.reserve((self.name, "backward panels"), by_input.filters, needed=needed)
         if by_filter.blocked:
             arena.reserve((self.name, "output gradients"), plan.batch, FLOAT * backward.image)
-            arena.reserve((self.name, "partials"), len(plan.ranges), FLOAT * self.conv_shape[2])
+            arena.reserve((self.name, "partials"), len(plan.ranges), FLOAT * self.conv_shape[2], needed)
         else:
             arena.reserve((self.name, "output gradients"), plan.workers * backward.scratch)
             self.sums.reserve(plan)
