@@ -3,18 +3,22 @@
 from dataclasses import replace
 
 from bptcnn.inner.convolution import Convolution
+from bptcnn.inner.gathered import GatheredConvolution, gathers
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
 
 
-def choose(op: Convolution, tuning: Tuning) -> Choice:
-    """Return how to compute a convolution. What the tuning says and the convolution does not allow does not count."""
+def choose(op: Convolution, tuning: Tuning, batch: int) -> Choice:
+    """Return how to compute a convolution of `batch` images, 0 for many.
+
+    What the tuning says and the convolution does not allow does not count.
+    """
     shape = shape_of(op)
     for choice in tuning.choices:
-        if choice.shape == shape and choice.algorithm in algorithms(op):
+        if choice.shape == shape and choice.algorithm in algorithms(op, batch):
             return choice
-    return Choice(shape, rule(op))
+    return Choice(shape, rule(op, batch))
 
 
 def shape_of(op: Convolution) -> str:
@@ -26,18 +30,22 @@ def shape_of(op: Convolution) -> str:
     return f"{kernel} stride {stride} pads {pads}, {sizes[0]} to {sizes[1]}{pooled}"
 
 
-def algorithms(op: Convolution) -> tuple[Algorithm, ...]:
-    """Return the algorithms that can compute a convolution and might pay."""
+def algorithms(op: Convolution, batch: int) -> tuple[Algorithm, ...]:
+    """Return the algorithms that can compute a convolution of `batch` images, 0 for many, and might pay."""
     found: list[Algorithm] = ["direct"]
     if may_tile(op):
         found += ["winograd 2", "winograd 4"]
     if may_cross_images(op.in_shape, op.conv_shape):
         found.append("small images")
+    if gathers(op, batch):
+        found.append("gathered")
     return tuple(found)
 
 
-def rule(op: Convolution) -> Algorithm:
-    """Return the algorithm that mostly pays for such a shape."""
+def rule(op: Convolution, batch: int) -> Algorithm:
+    """Return the algorithm that mostly pays for such a shape and batch."""
+    if gathers(op, batch):
+        return "gathered"
     if crosses_images(op.in_shape, op.conv_shape):
         return "small images"
     return "winograd 4" if tile_for(op) else "direct"
@@ -45,13 +53,15 @@ def rule(op: Convolution) -> Algorithm:
 
 def takes_pooling(algorithm: Algorithm) -> bool:
     """Tell whether pooling may ride in an algorithm's tasks."""
-    return algorithm != "small images"
+    return algorithm not in ("small images", "gathered")
 
 
 def computed(op: Convolution, choice: Choice) -> Convolution:
     """Return a convolution as chosen."""
     op = replace(op, parts=choice.parts)
     match choice.algorithm:
+        case "gathered":
+            return GatheredConvolution(**vars(op))
         case "small images":
             return SmallImagesConvolution(**vars(op))
         case "winograd 2" | "winograd 4":
