@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from bptcnn.inner.convolution import Convolution
+from bptcnn.inner.gathered import GatheredConvolution, gathers
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
@@ -10,18 +11,18 @@ from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
 WINOGRAD: tuple[Algorithm, ...] = ("winograd 2", "winograd 4")
 
 
-def choose(op: Convolution, tuning: Tuning, direct: bool = False) -> Choice:
-    """Return how to compute a convolution; `direct`: not by Winograd's algorithm.
+def choose(op: Convolution, tuning: Tuning, batch: int, direct: bool = False) -> Choice:
+    """Return how to compute a convolution of `batch` images, 0 for many; `direct`: not by Winograd's algorithm.
 
     What the tuning says and the convolution does not allow does not count.
     """
     shape = shape_of(op)
     for choice in tuning.choices:
-        if choice.shape == shape and choice.algorithm in algorithms(op):
+        if choice.shape == shape and choice.algorithm in algorithms(op, batch):
             found = choice
             break
     else:
-        found = Choice(shape, rule(op))
+        found = Choice(shape, rule(op, batch))
     if direct and found.algorithm in WINOGRAD:
         return replace(found, algorithm=_rule_without_winograd(op))
     return found
@@ -36,18 +37,22 @@ def shape_of(op: Convolution) -> str:
     return f"{kernel} stride {stride} pads {pads}, {sizes[0]} to {sizes[1]}{pooled}"
 
 
-def algorithms(op: Convolution) -> tuple[Algorithm, ...]:
-    """Return the algorithms that can compute a convolution and might pay."""
+def algorithms(op: Convolution, batch: int) -> tuple[Algorithm, ...]:
+    """Return the algorithms that can compute a convolution of `batch` images, 0 for many, and might pay."""
     found: list[Algorithm] = ["direct"]
     if may_tile(op):
         found += WINOGRAD
     if may_cross_images(op.in_shape, op.conv_shape):
         found.append("small images")
+    if gathers(op, batch):
+        found.append("gathered")
     return tuple(found)
 
 
-def rule(op: Convolution) -> Algorithm:
-    """Return the algorithm that mostly pays for such a shape."""
+def rule(op: Convolution, batch: int) -> Algorithm:
+    """Return the algorithm that mostly pays for such a shape and batch."""
+    if gathers(op, batch):
+        return "gathered"
     return "winograd 4" if tile_for(op) else _rule_without_winograd(op)
 
 
@@ -57,13 +62,15 @@ def _rule_without_winograd(op: Convolution) -> Algorithm:
 
 def takes_pooling(algorithm: Algorithm) -> bool:
     """Tell whether pooling may ride in an algorithm's tasks."""
-    return algorithm != "small images"
+    return algorithm not in ("small images", "gathered")
 
 
 def computed(op: Convolution, choice: Choice) -> Convolution:
     """Return a convolution as chosen."""
     op = replace(op, parts=choice.parts)
     match choice.algorithm:
+        case "gathered":
+            return GatheredConvolution(**vars(op))
         case "small images":
             return SmallImagesConvolution(**vars(op))
         case "winograd 2" | "winograd 4":

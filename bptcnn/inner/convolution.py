@@ -10,7 +10,8 @@ from bptcnn.inner.partials import PartialSums
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, StepBuilder
 from bptcnn.inner.values import Halo, window_halo
-from bptcnn.kernels import convolution, convolution_gradients
+from bptcnn.kernels import convolution, convolution_gradients, pooled_gradients
+from bptcnn.kernels.convolution import pixels_abreast
 from bptcnn.kernels.convolution_gradients import folds
 from bptcnn.kernels.unit import COLUMNS
 from bptcnn.networks import Parameter
@@ -45,9 +46,29 @@ class Convolution(Operation):
         return folds(self.in_shape[2], self.kernel[1])
 
     @property
+    def follows_choices(self) -> bool:
+        """Whether the gradient by weight goes from choice to choice of the pooling."""
+        if self.pool is None:
+            return False
+        rows, columns, filters = self.conv_shape
+        pooled = self.out_shape[0] * self.out_shape[1]
+        return pooled_gradients.follows_choices(self.kernel[0], self._window_row, filters, rows * columns, pooled)
+
+    @property
+    def abreast(self) -> int:
+        """Output pixels that share a row of the tile in the forward pass."""
+        _, columns, filters = self.conv_shape
+        return pixels_abreast(self.kernel[1], self.in_shape[2], self.stride[1], filters, columns)
+
+    @property
+    def _window_row(self) -> int:
+        """Elements of a row of the filter window."""
+        return self.kernel[1] * self.in_shape[2]
+
+    @property
     def forward_panels(self) -> int:
         """Panels of packed filters for the forward pass."""
-        return -(-self.conv_shape[2] // COLUMNS)
+        return -(-self.abreast * self.conv_shape[2] // COLUMNS)
 
     @property
     def backward_panels(self) -> int:
@@ -92,7 +113,9 @@ class Convolution(Operation):
         arena, wanted = plan.arena, plan.wants_gradient(self.inputs[0])
         _, columns, channels = self.conv_shape
         window = self.kernel[0] * self.kernel[1]
-        size = window * self.in_shape[2] * COLUMNS * self.forward_panels
+        depth = (self.kernel[1] + (self.abreast - 1) * self.stride[1]) * self.in_shape[2]
+        biases = self.abreast > 1
+        size = (self.kernel[0] * depth + biases) * COLUMNS * self.forward_panels
         arena.reserve((self.name, "forward panels"), size, needed=plan.needed_forward(self.name))
         if self.pool:
             arena.reserve((self.name, "scratch"), plan.workers * self.pool[0] * columns * channels)
@@ -106,6 +129,8 @@ class Convolution(Operation):
             arena.reserve((self.name, "backward panels"), size, needed=plan.needed_backward(self.name))
         if wanted and self.folded:
             arena.reserve((self.name, "folding"), plan.workers * self._folding_size())
+        if self.follows_choices:
+            arena.reserve((self.name, "chosen sums"), plan.workers * self._chosen_sums_size())
         halo = _gradient_halo(self)
         arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels)
         self.sums.reserve(plan)
@@ -115,11 +140,23 @@ class Convolution(Operation):
         plan.arena.reserve((self.name, "choice"), plan.batch, elements, plan.needed_between(self.name))
 
     def _folding_size(self) -> int:
-        """Elements of a worker's scratch for folding: an image of window rows, and a row of the input."""
+        """Elements of a worker's scratch for folding: an image of window rows, and one of the input."""
         rows, _, channels = self.in_shape
-        outputs, window = self.conv_shape[1], self.kernel[1] * channels
+        outputs, window = self.conv_shape[1], self._window_row
         reach = max((outputs - 1) * self.stride[1] * channels + window, (self.pads[1][0] + self.in_shape[1]) * channels)
-        return rows * outputs * window + reach
+        return rows * (outputs * window + reach)
+
+    def _chosen_sums_size(self) -> int:
+        """Elements of a worker's sums of chosen gradients: whole cache lines."""
+        size = pooled_gradients.sums_size(self.conv_shape[2], self.kernel[0], self._window_row)
+        return -(-size // 16) * 16
+
+    def _choice_places(self, plan: Plan) -> int:
+        """Return the address of the table of what lies where under a window of the pooling."""
+        assert self.pool is not None
+        row = self.stride[0] * plan.layout(self.inputs[0]).row
+        pixel = self.stride[1] * self.in_shape[2]
+        return plan.table(pooled_gradients.choice_places(self.pool[1], row, pixel, self.pool[0] * self.pool[1]))
 
     def record(self, plan: Plan) -> None:
         """Fill the records of the convolution and of its reduction."""
@@ -131,7 +168,7 @@ class Convolution(Operation):
         """Return what the CONVOLUTION record says."""
         arena, halo = plan.arena, _gradient_halo(self)
         gradient_row = halo.columns * self.conv_shape[2]
-        window_row = np.arange(self.kernel[1] * self.in_shape[2])
+        window_row, follows = np.arange(self._window_row), self.follows_choices
         input_row = plan.layout(self.inputs[0]).row
         return {
             **plan.image_fields(self, (self.pads[0][0], self.pads[1][0])),
@@ -146,6 +183,7 @@ class Convolution(Operation):
             "padding_left": self.pads[1][0],
             "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * input_row + window_row),
             "filters": plan.weights(self.filter),
+            "abreast": self.abreast,
             "forward_panels": arena.address((self.name, "forward panels")),
             "backward_panels": arena.address((self.name, "backward panels")),
             "bias": plan.weights(self.bias),
@@ -168,6 +206,10 @@ class Convolution(Operation):
             "halo_top": halo.top,
             "halo_left": halo.left,
             "gradient_row": gradient_row,
+            "window_line": pooled_gradients.window_line(self._window_row) if follows else 0,
+            "places": self._choice_places(plan) if follows else 0,
+            "chosen_sums": arena.address((self.name, "chosen sums")),
+            "chosen_sums_worker": self._chosen_sums_size() if follows else 0,
             "partials": self.sums.address(plan),
             "part_size": self.sums.size,
             "floor": 0.0 if self.rectified else -np.inf,

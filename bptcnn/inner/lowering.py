@@ -69,17 +69,24 @@ def operations(network: Network) -> tuple[Operation, ...]:
     return lower(network, training=True).operations
 
 
-def lower(network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE) -> Lowered:
-    """Return the operations of `network` with their values; `direct`: no convolution by Winograd's algorithm."""
-    return _Lowering(network, training, direct, tuning).run()
+def lower(
+    network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE, batch: int = 0
+) -> Lowered:
+    """Return the operations of `network` with their values.
+
+    `direct`: no convolution by Winograd's algorithm. `batch`: images of a step, by which algorithms are chosen, 0 for
+    many.
+    """
+    return _Lowering(network, training, direct, tuning, batch).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning) -> None:
+    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning, batch: int) -> None:
         self._network = network
         self._training = training
         self._direct = direct
         self._tuning = tuning
+        self._batch = batch
         self._decisions: list[Decision] = []
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
@@ -178,8 +185,8 @@ class _Lowering:
                 value = follower + 1
                 pooled = replace(op, output=value, pool=pooling.layer.window, out_shape=self._image(value))
                 layers.append(pooling.name)
-        choice = choose(pooled, self._tuning, self._direct)
-        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled)))
+        choice = choose(pooled, self._tuning, self._batch, self._direct)
+        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled, self._batch)))
         if not takes_pooling(choice.algorithm):
             pooled, value = op, index + 1
         self._put(computed(pooled, choice), value)

@@ -55,7 +55,7 @@ class Subnetwork:
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        lowered = lower(network, training, direct, tuning)
+        lowered = lower(network, training, direct, tuning, batch_size)
         self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
@@ -161,4 +161,4 @@ class Subnetwork:
 
 def memory_needed(network: Network, batch_size: int, threads: int) -> int:
     """Return the bytes that a training subnetwork has for itself."""
-    return Plan(lower(network, training=True), batch_size, threads, True, StepSettings.create()).arena.size
+    return Plan(lower(network, training=True, batch=batch_size), batch_size, threads, True, StepSettings.create()).arena.size

@@ -14,6 +14,9 @@ from bptcnn.kernels.pooling import pool_image
 from bptcnn.kernels.tile import tile
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 
+MOST_ABREAST = 8
+ABREAST_GAIN = 0.85  # of the cost: packing zeros costs, too
+
 CONVOLUTION = np.dtype(
     [
         (name, np.int64)
@@ -33,7 +36,8 @@ CONVOLUTION = np.dtype(
             "padding_left",
             "tap_offsets",  # int64 table: the KH * KW * C taps of the filter window in the input buffer
             "filters",  # address in the weight vector, HWIO
-            "forward_panels",  # packed filters: [panel of output channels][KH * KW * C][COLUMNS]
+            "abreast",  # output pixels that share a row of the tile (see `pixels_abreast`)
+            "forward_panels",  # packed filters: [panel of abreast * K columns][KH * depth][COLUMNS]; then their biases
             "backward_panels",  # per phase: [panel of gradient channels][filter row][filter column * K][COLUMNS]
             "bias",  # address, or 0
             "out_channels",
@@ -54,13 +58,17 @@ CONVOLUTION = np.dtype(
             "input_gradient",  # address, layout (images, height, width, channels), or 0 where nobody wants it
             "accumulate",  # 1: add to the input gradient
             "folded",  # 1: the gradient by input is computed by window rows, then folded (see convolution_gradients)
-            "folding",  # its scratch: one image of window rows, then a row of the input; per worker `folding_worker`
+            "folding",  # its scratch: one image of window rows, then one of the input; per worker `folding_worker`
             "folding_worker",
             "gradient_scratch",  # one image of the convolution's output gradient with halo, per worker
             "gradient_scratch_worker",
             "halo_top",
             "halo_left",
             "gradient_row",  # row stride of that image
+            "window_line",  # not 0: the gradient by weight follows the pooling's choices (see pooled_gradients)
+            "places",  # its table of the choices' places
+            "chosen_sums",  # its sums, per worker `chosen_sums_worker`
+            "chosen_sums_worker",
             "partials",  # per part: filter gradient (HWIO), then bias gradient
             "part_size",
         )
@@ -71,46 +79,88 @@ CONVOLUTION = np.dtype(
 convolution_at = record_at(CONVOLUTION)
 
 
+def pixels_abreast(kernel_columns: int, channels: int, stride: int, filters: int, columns: int) -> int:
+    """Return how many neighbouring output pixels should share a row of the tile: more than 1 for few filters.
+
+    Then what the tile computes is a convolution with a wider window and a filter for each pixel and output channel,
+    zero where a pixel's window does not reach; fewer lanes idle. `columns`: output pixels in a row, of which it is a
+    divisor.
+    """
+
+    def cost(abreast: int) -> float:
+        lanes, rows = abreast * filters, columns // abreast
+        depth = (kernel_columns + (abreast - 1) * stride) * channels
+        tiles = -(-rows // ROWS)
+        found = 0
+        for column in range(0, lanes, COLUMNS):
+            vectors = -(-min(COLUMNS, lanes - column) // LANES)
+            found += max(rows * vectors, rows + tiles * vectors)  # multiply-adds or loads
+        return found * depth
+
+    best = min((n for n in range(1, MOST_ABREAST + 1) if columns % n == 0), key=cost)
+    return best if cost(best) < ABREAST_GAIN * cost(1) else 1
+
+
 @njit(inline="always")
 def share(total, parts, index):
     """Start of the index-th of `parts` nearly equal shares of `total`."""
     return total * index // parts
 
 
+@njit(inline="always")
+def panel_depth(o):
+    """Elements of a window row as the forward panels hold it: that of `abreast` neighbouring windows."""
+    return (o.kernel_columns + (o.abreast - 1) * o.stride_columns) * o.channels
+
+
+@njit(inline="always")
+def window_rows_inside(o, y):
+    """The kernel rows that meet the image, not its padding alone, at output row y: first, and one behind the last."""
+    top = y * o.stride_rows - o.padding_top
+    first, end = max(np.int64(0), -top), min(o.kernel_rows, o.height - top)
+    return (first, end) if first < end else (np.int64(0), np.int64(1))  # a tile has at least one
+
+
 @compiled("void(int64, int64, int64, int64, int64, int64, int64)")
 def convolve_rows(operation, image, target, target_row, target_pixel, row, rows):
     """Convolve `rows` output rows from `row` on of one image into `target`, with bias and rectifier."""
     o = convolution_at(operation)
-    depth = o.kernel_columns * o.channels
+    depth = panel_depth(o)
+    columns, groups = o.abreast * o.out_channels, o.out_columns // o.abreast
+    step, group = o.abreast * o.stride_columns * o.channels, o.abreast * target_pixel
     panel_size = o.kernel_rows * depth * COLUMNS
-    tiles = (o.out_columns + ROWS - 1) // ROWS
+    biases = o.bias
+    if o.bias and o.abreast > 1:
+        biases = o.forward_panels + 4 * ((columns + COLUMNS - 1) // COLUMNS) * panel_size
+    tiles = (groups + ROWS - 1) // ROWS
     source = o.input + 4 * image * o.input_image
-    for channel in range(0, o.out_channels, COLUMNS):
-        here = min(COLUMNS, o.out_channels - channel)
+    for channel in range(0, columns, COLUMNS):
+        here = min(COLUMNS, columns - channel)
         vectors = (here + LANES - 1) // LANES
         tail = here - (vectors - 1) * LANES
         panel = o.forward_panels + 4 * (channel // COLUMNS) * panel_size
-        bias = o.bias + 4 * channel if o.bias else 0
+        bias = biases + 4 * channel if o.bias else 0
         for y in range(rows):
-            line = source + 4 * (row + y) * o.stride_rows * o.input_row
+            first, end = window_rows_inside(o, row + y)
+            line = source + 4 * ((row + y) * o.stride_rows + first) * o.input_row
             for t in range(tiles):
-                x = share(o.out_columns, tiles, t)
+                x = share(groups, tiles, t)
                 tile(
-                    share(o.out_columns, tiles, t + 1) - x,
+                    share(groups, tiles, t + 1) - x,
                     vectors,
-                    line + 4 * x * o.stride_columns * o.channels,
-                    o.stride_columns * o.channels,
+                    line + 4 * x * step,
+                    step,
                     1,
                     o.input_row,
-                    panel,
+                    panel + 4 * first * depth * COLUMNS,
                     COLUMNS,
                     depth * COLUMNS,
                     bias,
                     0,
-                    target + 4 * (y * target_row + x * target_pixel + channel),
-                    target_pixel,
+                    target + 4 * (y * target_row + x * group + channel),
+                    group,
                     depth,
-                    o.kernel_rows,
+                    end - first,
                     o.floor,
                     tail,
                 )
@@ -151,10 +201,36 @@ def convolve(operation, first, last, part, worker):
     return 0
 
 
+@compiled("void(int64, int64, int64)")
+def _pack_abreast(operation, first, last):
+    """Pack the panels [first, last) of filters for neighbouring pixels, each at its place in the wider window."""
+    o = convolution_at(operation)
+    depth, line, columns = panel_depth(o), o.kernel_columns * o.channels, o.abreast * o.out_channels
+    panels = (columns + COLUMNS - 1) // COLUMNS
+    filters = floats(o.filters, o.kernel_rows * line * o.out_channels)
+    packed = floats(o.forward_panels, panels * (o.kernel_rows * depth + 1) * COLUMNS)
+    for column in range(first * COLUMNS, last * COLUMNS):
+        pixel, k = column // o.out_channels, column % o.out_channels
+        inside = column < columns
+        if inside and o.bias:
+            packed[panels * o.kernel_rows * depth * COLUMNS + column] = floats(o.bias, o.out_channels)[k]
+        before = pixel * o.stride_columns * o.channels
+        target = column // COLUMNS * o.kernel_rows * depth * COLUMNS + column % COLUMNS
+        for row in range(o.kernel_rows):
+            for e in range(depth):
+                value = np.float32(0)
+                if inside and before <= e < before + line:
+                    value = filters[(row * line + e - before) * o.out_channels + k]
+                packed[target + (row * depth + e) * COLUMNS] = value
+
+
 @task_kernel
 def pack_forward(operation, first, last, part, worker):
     """Pack the filters' panels [first, last) for `convolve`: COLUMNS output channels side by side, zeros behind."""
     o = convolution_at(operation)
+    if o.abreast > 1:
+        _pack_abreast(operation, first, last)
+        return 0
     rows = o.kernel_rows * o.kernel_columns * o.channels
     filters = floats(o.filters, rows * o.out_channels)
     for panel in range(first, last):

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.convolution import convolution_at, share
 from bptcnn.kernels.pointers import floats, words
+from bptcnn.kernels.pooled_gradients import add_chosen, write_chosen
 from bptcnn.kernels.pooling import unpool_image
+from bptcnn.kernels.runs import add_runs
 from bptcnn.kernels.tile import tile, tile_scattered
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS, UNIT
 from bptcnn.kernels.vectors import VectorEmitter, word
@@ -165,7 +168,11 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
         panel = panels + 4 * (channel // COLUMNS) * taps_h * depth * COLUMNS
         for q in range(row_first, row_end):
             h = o.stride_rows * q + phase_row - o.padding_top
-            line = scratch + 4 * (q - taps_h + 1 + o.halo_top) * o.gradient_row
+            first = max(0, taps_h - 1 - q)  # tap i meets output row q - taps_h + 1 + i: those outside are zeros
+            end = min(taps_h, o.out_rows + taps_h - 1 - q)
+            if end <= first:
+                first, end = 0, 1  # a tile has at least one
+            line = scratch + 4 * (q - taps_h + 1 + first + o.halo_top) * o.gradient_row
             for t in range(tiles):
                 p = column_first + share(count, tiles, t)
                 w = stride_columns * p + phase_column - padding_left
@@ -177,7 +184,7 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
                     o.out_channels,
                     1,
                     o.gradient_row,
-                    panel,
+                    panel + 4 * first * depth * COLUMNS,
                     COLUMNS,
                     depth * COLUMNS,
                     pixel if adds else 0,
@@ -185,29 +192,36 @@ def _gradient_by_input_phase(operation, target, scratch, panels, phase_row, phas
                     pixel,
                     stride_columns * channels,
                     depth,
-                    taps_h,
+                    end - first,
                     np.float32(-np.inf),
                     tail,
                 )
 
 
 @intrinsic
-def _add_windows(typing, source, columns, window, step, target):
-    """Add `columns` windows of `window` elements, one behind the other at `source`, to places `step` apart."""
+def _add_windows(typing, source, rows, columns, window, step, target, target_row):
+    """Add windows of `window` elements, (rows, columns) of them at `source`, to places `step` apart in each row.
+
+    Column by column: in a row, what is stored for one window is loaded for the next, too soon to have arrived.
+    """
 
     def generate(context, builder, signature, args):
-        source, columns, window, step, target = args
+        source, rows, columns, window, step, target, target_row = args
         emit = VectorEmitter(builder, UNIT)
+        source_row = builder.mul(columns, window)
 
         def add(index: Any, element: Any, mask: Any) -> None:
-            given = emit.load(emit.pointer(emit.offset(source, builder.add(builder.mul(index, window), element))))
-            place = emit.pointer(emit.offset(target, builder.add(builder.mul(index, step), element)))
-            emit.store_masked(builder.fadd(emit.load(place), given), place, mask)
+            first = emit.offset(source, builder.add(builder.mul(index, window), element))
+            place = emit.offset(target, builder.add(builder.mul(index, step), element))
+            with cgutils.for_range(builder, rows) as row:
+                given = emit.load(emit.pointer(emit.offset(first, builder.mul(row.index, source_row))))
+                pointer = emit.pointer(emit.offset(place, builder.mul(row.index, target_row)))
+                emit.store_masked(builder.fadd(emit.load(pointer), given), pointer, mask)
 
         emit.for_pixels(columns, window, add)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), generate
+    return types.void(*[types.int64] * 7), generate
 
 
 @compiled("void(int64, int64, int64)")
@@ -215,21 +229,17 @@ def _fold(operation, windows, target):
     """Add overlapping window rows (height, out columns, KW * C) at `windows` up to the input gradient at `target`."""
     o = convolution_at(operation)
     window, step = o.kernel_columns * o.channels, o.stride_columns * o.channels
-    size = (o.out_columns - 1) * step + window
-    reach = max(size, (o.padding_left + o.width) * o.channels)
-    row_address = windows + 4 * o.height * o.out_columns * window
-    row = floats(row_address, reach)
-    for h in range(o.height):
-        for i in range(reach):
-            row[i] = np.float32(0)
-        _add_windows(windows + 4 * h * o.out_columns * window, o.out_columns, window, step, row_address)
-        wanted = floats(target + 4 * h * o.width * o.channels, o.width * o.channels)
-        if o.accumulate:
-            for i in range(wanted.size):
-                wanted[i] += row[o.padding_left * o.channels + i]
-        else:
-            for i in range(wanted.size):
-                wanted[i] = row[o.padding_left * o.channels + i]
+    size, line, before = (o.out_columns - 1) * step + window, o.width * o.channels, o.padding_left * o.channels
+    reach = max(size, before + line)
+    whole = reach == line  # a row of the input holds all windows, and nothing else
+    sums = target if whole else windows + 4 * o.height * o.out_columns * window
+    if not (whole and o.accumulate):
+        cleared = floats(sums, o.height * reach)
+        for i in range(cleared.size):
+            cleared[i] = np.float32(0)
+    _add_windows(windows, o.height, o.out_columns, window, step, sums, reach)
+    if not whole:
+        add_runs(sums + 4 * before, reach, target, line, o.height, line, np.float32(1), o.accumulate)
 
 
 @compiled("void(int64, int64, int64, int64)")
@@ -262,17 +272,24 @@ def convolve_backward(operation, first, last, part, worker):
     o = convolution_at(operation)
     last = min(last, words(o.batch, 1)[0])
     partial = o.partials + 4 * part * o.part_size
-    sums = floats(partial, o.part_size)
-    for i in range(o.part_size):
+    chosen_sums = o.chosen_sums + 4 * worker * o.chosen_sums_worker
+    sums = floats(chosen_sums, o.chosen_sums_worker) if o.window_line else floats(partial, o.part_size)
+    for i in range(sums.size):
         sums[i] = np.float32(0)
     bias_gradient = partial + 4 * o.kernel_rows * o.kernel_columns * o.channels * o.out_channels
     scratch = o.gradient_scratch + 4 * worker * o.gradient_scratch_worker
     inside = scratch + 4 * (o.halo_top * o.gradient_row + o.halo_left * o.out_channels)
     for image in range(first, last):
-        expand_gradient(operation, image, inside, bias_gradient)
+        if o.window_line:
+            add_chosen(operation, image, chosen_sums)
+        if o.input_gradient or not o.window_line:
+            expand_gradient(operation, image, inside, 0 if o.window_line else bias_gradient)
         if o.input_gradient:
             gradient_by_input(operation, image, scratch, worker)
-        gradient_by_weight(operation, image, inside, partial)
+        if not o.window_line:
+            gradient_by_weight(operation, image, inside, partial)
+    if o.window_line:
+        write_chosen(operation, chosen_sums, partial)
     return 0
 
 

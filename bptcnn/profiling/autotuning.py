@@ -40,7 +40,7 @@ _BATCHES = 4
 _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
-_ALGORITHMS: tuple[Algorithm, ...] = ("small images", "winograd 4", "winograd 2", "direct")
+_ALGORITHMS: tuple[Algorithm, ...] = ("gathered", "small images", "winograd 4", "winograd 2", "direct")
 _OVER: tuple[TasksOver, ...] = ("channels by filter", "channels", "images")  # of Winograd's tasks
 _STEP = "step"
 
@@ -64,7 +64,7 @@ class _Variant:
 def autotune(network: Network, batch_size: int, threads: int, tell: Tell = lambda _: None) -> TuningRecord:
     """Measure the candidates; `tell` hears how far it is. Raises UserError where memory is too small for two steps."""
     begin = time.monotonic()
-    decisions = lower(network, training=True).decisions
+    decisions = lower(network, training=True, batch=batch_size).decisions
     variants = _variants(decisions, batch_size, threads)
     trials: list[Trial] = []
     with _Comparison(network, batch_size, threads, decisions) as comparison:
@@ -98,7 +98,7 @@ def _variants(decisions: Sequence[Decision], batch_size: int, threads: int) -> l
     most = min(batch_size, _MOST_RANGES * threads)
     others = [ranges for ranges in _RANGES if threads <= ranges <= most and ranges != usual]
     found = [_Variant(f"{ranges} ranges", Tuning(ranges)) for ranges in others]
-    summed = [d.choice for d in rules.values() if d.choice.algorithm != "small images"]
+    summed = [d.choice for d in rules.values() if d.choice.algorithm not in ("small images", "gathered")]
     for parts in _PARTS:
         if summed and parts < usual:
             choices = tuple(replace(choice, parts=parts) for choice in summed)

@@ -29,7 +29,7 @@ def benchmark(
     scaling: options.Scaling = False,
     peer: options.Peer = None,
     peer_python: options.PeerPython = None,
-    compile_: options.Compile = False,
+    compile_: options.Compile = None,
     output: options.Output = None,
 ) -> None:
     """Measure how fast networks train on this machine; best when nothing else runs.
@@ -42,10 +42,11 @@ def benchmark(
     Memory is the most that a process which only trains has resident.
 
     With --peer torch, PyTorch trains the same networks: same layers, paddings and
-    batches, SGD with momentum, all in float32, eagerly in both of its memory
-    formats, of which the faster one counts. The two sides take turns, every
-    measurement in a process of its own. Takes about half a minute a network, with
-    the peer one and a half.
+    batches, SGD with momentum, all in float32, in both of its memory formats,
+    eagerly and compiled (torch.compile). The fastest of the four counts; the time
+    that compiling takes does not. The two sides take turns, every measurement in a
+    process of its own. Takes about half a minute a network, with the peer some
+    minutes.
 
     --simulate replays the scheduler in virtual time. It knows the tasks of the
     step and their order, not what more threads take from each other in memory.
@@ -107,17 +108,18 @@ class _Plan:
     peer: "TorchPeer | None"
 
 
-def _peer(name: str | None, python: str | None, compiled: bool) -> "TorchPeer | None":
+def _peer(name: str | None, python: str | None, compiled: bool | None) -> "TorchPeer | None":
     """Return the peer; raise UserError where the options do not fit together or it is not there."""
     from bptcnn.profiling.benchmarking import TorchPeer
 
     if name is None:
-        if python is not None or compiled:
-            raise UserError(f"{'--compile' if compiled else '--peer-python'} is for a peer: give --peer torch, too")
+        for option, value in (("--peer-python", python), ("--compile", compiled)):
+            if value is not None:
+                raise UserError(f"{option} is for a peer: give --peer torch, too")
         return None
     if name != "torch":
         raise UserError(f"unknown peer {name!r}: give torch")
-    peer = TorchPeer(python or sys.executable, compiled)
+    peer = TorchPeer(python or sys.executable, compiled is not False)
     peer.version()  # before anything is measured
     return peer
 

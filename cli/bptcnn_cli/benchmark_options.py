@@ -68,8 +68,14 @@ PeerPython = Annotated[
     ),
 ]
 Compile = Annotated[
-    bool,
-    typer.Option("--compile", rich_help_panel=_PEER, help="Let the peer try torch.compile, too: takes minutes."),
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        show_default=False,
+        rich_help_panel=_PEER,
+        help="Let the peer train compiled (torch.compile), too, or only eagerly, which is quicker. Default: compiled, "
+        "too.",
+    ),
 ]
 Output = Annotated[
     Path | None,

@@ -44,7 +44,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, dict[str,
         "--output",
         "a.json",
     ]
-    peer = ["--peer", "torch", "--peer-python", "./peer", "--compile"]
+    peer = ["--peer", "torch", "--peer-python", "./peer"]
     ended = bptcnn("benchmark", *arguments, *peer, folder=folder)
     assert (ended.code, ended.err) == (0, "")
     return ended, json.loads((folder / "a.json").read_text())

@@ -88,6 +88,7 @@ def test_train_refuses(folder: Path, arguments: list[str], named: str) -> None:
         ["benchmark", "--peer", "torch", "--peer-python", "missing"],
         ["benchmark", "--peer-python", "missing"],
         ["benchmark", "--compile"],
+        ["benchmark", "--no-compile"],
         ["benchmark", "--output", "missing/a.json"],
         ["benchmark", "--output", "empty folder"],
     ],

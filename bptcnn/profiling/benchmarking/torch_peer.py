@@ -175,11 +175,14 @@ class Steps:
 
         torch.set_num_threads(request["threads"])
         torch.manual_seed(0)
-        self._cross_entropy = torch.nn.functional.cross_entropy
         layout = torch.channels_last if request["channels_last"] else torch.contiguous_format
         network = TorchNetwork(request["network"])
         network.modules.to(memory_format=layout)
-        self._forward = torch.compile(network.forward) if request["compile"] else network.forward
+
+        def loss(images: Any, labels: Any) -> Any:
+            return torch.nn.functional.cross_entropy(network.forward(images), labels)
+
+        self._loss = torch.compile(loss) if request["compile"] else loss
         self._optimizer = torch.optim.SGD(network.modules.parameters(), lr=1e-3, momentum=0.9, foreach=True)
         count, (height, width, channels) = request["batch_size"], request["network"]["input_shape"]
         images = [torch.rand(count, channels, height, width) for _ in range(batches)]
@@ -190,7 +193,7 @@ class Steps:
         """Train one batch: forward, backward and update."""
         batch = turn % len(self._images)
         self._optimizer.zero_grad(set_to_none=True)
-        self._cross_entropy(self._forward(self._images[batch]), self._labels[batch]).backward()
+        self._loss(self._images[batch], self._labels[batch]).backward()
         self._optimizer.step()
 
     def median_seconds(self, seconds: float) -> float:
