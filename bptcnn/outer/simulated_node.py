@@ -1,4 +1,4 @@
-"""A node in virtual time: it trains batches, commits, pauses, dies and returns as told; without a `Learner`, no weights.
+"""A node in virtual time: it trains batches, commits, pauses, dies and returns as told; weights by a `Learner` alone.
 
     stream -> local iteration -> commit (merging)                             a node beside the coordinator
     stream -> local iteration -> under way (it trains on) -> stub -> commit   a node behind a link, `travel` > 0
