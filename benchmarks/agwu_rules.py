@@ -28,6 +28,7 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+from runs import Kept, node_name
 
 from bptcnn.data import Samples, load
 from bptcnn.inner.executor import Executor
@@ -265,21 +266,14 @@ def play(case: Case) -> Outcome:
     return Outcome(team.curve, run.efficiency, run.counters.updates)
 
 
-def play_all(cases: list[Case], processes: int, kept: Path | None) -> dict[Case, Outcome]:
+def play_all(cases: list[Case], processes: int, path: Path | None) -> dict[Case, Outcome]:
     """Play what is not kept yet, and keep it."""
-    done: dict[str, Outcome] = {}
-    if kept and kept.exists():
-        for line in kept.read_text().splitlines():
-            found = json.loads(line)
-            done[found["case"]] = Outcome(**found["outcome"])
-    missing = [case for case in dict.fromkeys(cases) if case.key not in done]
+    kept = Kept(path)
+    missing = [case for case in dict.fromkeys(cases) if case.key not in kept]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         for case, outcome in zip(missing, pool.map(play, missing), strict=True):
-            done[case.key] = outcome
-            if kept:
-                with kept.open("a") as file:
-                    file.write(json.dumps({"case": case.key, "outcome": asdict(outcome)}) + "\n")
-    return {case: done[case.key] for case in cases}
+            kept[case.key] = asdict(outcome)
+    return {case: Outcome(**kept[case.key]) for case in cases}
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -336,10 +330,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for team, rule, count, bound in groups:
         found = [outcomes[Case(rule, team, count, bound, seed, **common)] for seed in seeds]
-        name = str(len(team)) if set(team) == {1.0} else "/".join(f"{speed:g}" for speed in team)
         efficiency = statistics.mean(outcome.efficiency for outcome in found)
         cells = _row(found, singles, sum(team), targets)
-        print(f"| {name} | {rule} | {count} | {'none' if bound is None else bound} | {cells} | {efficiency:.3f} |")
+        how = f"{node_name(team)} | {rule} | {count} | {'none' if bound is None else bound}"
+        print(f"| {how} | {cells} | {efficiency:.3f} |")
 
 
 if __name__ == "__main__":

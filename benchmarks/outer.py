@@ -17,10 +17,8 @@ The bars, by AGWU with IDPA: 0.95 of the speeds alone on 1.0,0.5,0.25,0.25, 0.97
 """
 
 import argparse
-import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import astuple, dataclass
@@ -28,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from runs import node_name, train
 from speeds import Probes, listed, probe_command
 
 import bptcnn as bpt
@@ -41,7 +40,6 @@ _PROBE_SECONDS = 2.0
 _FEWEST_STEPS = 4  # of a probe
 _BATCH = 64
 _TEST_IMAGES = 256
-_RUN_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,6 @@ def write_data(path: Path, images: int) -> None:
         x_test=found.test.images[test],
         y_test=found.test.labels[test],
     )
-
-
-def train(network: str, nodes: tuple[float, ...], way: str, data: Path, epochs: int, options: list[str]) -> Any:
-    """Train in a process of its own; return the summary."""
-    update, partition = way.split("/")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "run"
-        run = [sys.executable, "-m", "bptcnn_cli", "train", str(data), "--network", network, "--threads", "1"]
-        run += ["--nodes", ",".join(map(str, nodes)), "--update", update, "--partition", partition]
-        run += ["--epochs", str(epochs), "--no-measure", "--quiet", "--run-dir", str(folder), *options]
-        subprocess.run(run, check=True, timeout=_RUN_SECONDS, stdout=subprocess.DEVNULL)
-        return json.loads((folder / "summary.json").read_text())
 
 
 def judge(summary: Any, alone: list[float], together: list[float]) -> Found:
@@ -113,9 +99,12 @@ def try_team(
         together, before = probes.together(seconds), probes.alone(seconds)
         data = folder / "data.npz"
         write_data(data, round(sum(before) * told.seconds * _PATIENCE.get(network, 1.0)))
-        print(f"  {network} on {_name(nodes)}: together {listed(together)} images/s", flush=True)
+        run = ["--network", network, "--threads", "1", "--nodes", ",".join(map(str, nodes))]
+        run += ["--epochs", str(told.epochs), "--no-measure"]
+        print(f"  {network} on {node_name(nodes)}: together {listed(together)} images/s", flush=True)
         for way in ways:
-            summary = train(network, nodes, way, data, told.epochs, told.options)
+            update, partition = way.split("/")
+            summary = train(data, *run, "--update", update, "--partition", partition, *told.options)
             after = probes.alone(seconds)
             alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
             results[way] = found = judge(summary, alone, together)
@@ -125,11 +114,6 @@ def try_team(
                 flush=True,
             )
     return results
-
-
-def _name(nodes: tuple[float, ...]) -> str:
-    even = len(set(nodes)) == 1
-    return f"{len(nodes)} x {nodes[0]:g}" if even else "/".join(f"{speed:g}" for speed in nodes)
 
 
 def main() -> None:
@@ -164,8 +148,8 @@ def main() -> None:
         speed, of_alone, of_together, *shares = (
             statistics.median(column) for column in zip(*map(astuple, results), strict=True)
         )
-        print(f"| {network} | {_name(nodes)} | {way} | {speed:,.0f} | {of_alone:.3f} | {of_together:.3f} | ", end="")
-        print(" | ".join(f"{share:.1%}" for share in shares), end=" |\n")
+        cells = [network, node_name(nodes), way, f"{speed:,.0f}", f"{of_alone:.3f}", f"{of_together:.3f}"]
+        print("|", " | ".join([*cells, *(f"{share:.1%}" for share in shares)]), "|")
 
 
 if __name__ == "__main__":
