@@ -11,13 +11,13 @@ summed speeds, alone: the mean of before and after. Medians of the rounds.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "hosts")]
 
 from network import Hosts, HostSpec  # noqa: E402
+from speeds import Probes, listed, probe_command  # noqa: E402
 
 _ALONE_SECONDS = 4.0
 _RUN_SECONDS = 600
-
-
-def measure_speed(network: str, seconds: float, batch_size: int = 64) -> float:
-    """Return the images/s of training steps of one thread in this process, a warm-up left out."""
-    import numpy as np
-
-    import bptcnn as bpt
-    from bptcnn.inner.executor import Executor
-    from bptcnn.inner.subnetwork import Subnetwork
-    from bptcnn.networks import load_network
-
-    samples = bpt.data.load().train
-    subnetwork = Subnetwork(load_network(network, samples.input_shape, 10), batch_size, Executor(1))
-    subnetwork.weights[:] = subnetwork.network.initial_weights(0)
-    order = np.arange(batch_size, dtype=np.int32)
-
-    def steps(duration: float) -> float:
-        begin, count = time.monotonic(), 0
-        while time.monotonic() - begin < duration:
-            subnetwork.step(samples.images, samples.labels, order, 0.01, 0.9, 0.0)
-            count += batch_size
-            order[:] = (order + batch_size) % len(samples)
-        return count / (time.monotonic() - begin)
-
-    steps(0.5)
-    return steps(seconds)
-
-
-def speeds(hosts: Hosts, names: list[str], network: str, together: bool) -> list[float]:
-    """Return every host's speed, one host after the other or all at once."""
-
-    def start(name: str) -> "subprocess.Popen[str]":
-        command = [*hosts.ssh, name, sys.executable, __file__, "--alone", network]
-        return hosts.popen(command, stdout=subprocess.PIPE, text=True)
-
-    def speed(process: "subprocess.Popen[str]") -> float:
-        return float(process.communicate(timeout=120)[0])
-
-    if together:
-        return [speed(process) for process in [start(name) for name in names]]
-    return [speed(start(name)) for name in names]
 
 
 def train(hosts: Hosts, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -107,36 +67,36 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--target", type=float, default=0.90)
-    parser.add_argument("--alone", metavar="NETWORK", help=argparse.SUPPRESS)
     parser.add_argument("options", nargs="*", help="further options of bptcnn train, after --")
     arguments = parser.parse_args()
-    if arguments.alone:
-        print(measure_speed(arguments.alone, _ALONE_SECONDS))
-        return
     specs = place([float(quota) for quota in arguments.quotas.split(",")])
     names = [spec.name for spec in specs]
     slow = f"{arguments.delay:g} ms, {arguments.rate:g} Mbit/s"
     links = {"fast": (0.0, 0.0), slow: (arguments.delay / 1000, arguments.rate)}
     efficiencies: dict[str, list[tuple[float, float]]] = {name: [] for name in links}
-    with tempfile.TemporaryDirectory() as scratch, Hosts(Path(scratch), specs) as hosts:
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        hosts = stack.enter_context(Hosts(Path(scratch), specs))
+        commands = [[*hosts.ssh, name, *probe_command(arguments.network)] for name in names]
+        probes = stack.enter_context(Probes(commands, hosts.popen))
         for number in range(1, arguments.rounds + 1):
-            together = speeds(hosts, names, arguments.network, together=True)
-            print(f"round {number}: together {_listed(together)} images/s", flush=True)
-            before = speeds(hosts, names, arguments.network, together=False)
+            together = probes.together(_ALONE_SECONDS)
+            print(f"round {number}: together {listed(together)} images/s", flush=True)
+            before = probes.alone(_ALONE_SECONDS)
             for link, (delay, rate) in links.items():
                 for name in names:
                     hosts[name].shape(delay_seconds=delay, rate_mbit=rate)
                 found = train(hosts, arguments, Path(scratch) / f"{number}-{len(efficiencies[link])}-{rate:g}")
                 for name in names:
                     hosts[name].shape()
-                after = speeds(hosts, names, arguments.network, together=False)
+                after = probes.alone(_ALONE_SECONDS)
                 alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
                 reached = found["images_per_second"]
                 efficiencies[link].append((reached / sum(alone), reached / sum(together)))
                 shares = ", ".join(f"{node['images'] / found['images_trained']:.1%}" for node in found["nodes"])
                 waiting = ", ".join(f"{node['wait_seconds'] / found['train_seconds']:.1%}" for node in found["nodes"])
                 print(
-                    f"  {link}: {reached:,.0f} images/s, {efficiencies[link][-1][0]:.3f} of {_listed(alone)} alone, "
+                    f"  {link}: {reached:,.0f} images/s, {efficiencies[link][-1][0]:.3f} of {listed(alone)} alone, "
                     f"{efficiencies[link][-1][1]:.3f} of together; test accuracy {found['test_accuracy']:.4f} after "
                     f"{found['epochs']} epochs, {found['train_seconds']:.1f} s; shares {shares}; waiting {waiting}; "
                     f"{found['bytes_per_merge'] / 1e6:.2f} MB a merge, "
@@ -146,10 +106,6 @@ def main() -> None:
     for link, found in efficiencies.items():
         of_alone, of_together = (statistics.median(values) for values in zip(*found, strict=True))
         print(f"{link}: efficiency {of_alone:.3f} of the speeds alone, {of_together:.3f} of those together")
-
-
-def _listed(speeds: list[float]) -> str:
-    return " + ".join(f"{speed:,.0f}" for speed in speeds)
 
 
 if __name__ == "__main__":

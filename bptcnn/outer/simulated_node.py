@@ -1,4 +1,4 @@
-"""A node in virtual time: it trains batches, commits, pauses, dies and returns as told; no weights.
+"""A node in virtual time: it trains batches, commits, pauses, dies and returns as told; weights by a `Learner` alone.
 
     stream -> local iteration -> commit (merging)                             a node beside the coordinator
     stream -> local iteration -> under way (it trains on) -> stub -> commit   a node behind a link, `travel` > 0
@@ -10,11 +10,12 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.outer.agwu import over_stale
 from bptcnn.outer.messages import (
     Failed,
     Message,
@@ -60,6 +61,29 @@ class SimulatedNode:
     deaths: int = 1
 
 
+class Learner(Protocol):
+    """What nodes train in virtual time: weights, a copy for each node, called in the order of events.
+
+    Nodes behind a link, and nodes that are lost, are not played.
+    """
+
+    def refresh(self, node: int) -> None:
+        """A local iteration begins: copy the weight set."""
+        ...
+
+    def step(self, node: int, epoch: int, samples: list[int]) -> None:
+        """Train a batch, given by the samples' indices."""
+        ...
+
+    def submit(self, node: int, time: float) -> tuple[float, int]:
+        """Commit (AGWU: merge) a local iteration at virtual `time`; return its sum of losses and correct samples."""
+        ...
+
+    def merge(self, scales: tuple[tuple[int, float], ...], time: float) -> None:
+        """SGWU: merge what was committed, given (node, scale)."""
+        ...
+
+
 class Clock:
     """Virtual time: what is to happen, in order."""
 
@@ -94,6 +118,8 @@ class World:
     random: np.random.Generator
     report: Callable[["Node", NodeEvent], None]  # to the coordinator, behind what was reported before
     lose: Callable[["Node", str], None]  # the driver will notice that the node is gone
+    staleness: int | None = None
+    learner: Learner | None = None
     ended: int = 0  # epochs
     updates: int = 0
     submissions: int = 0
@@ -238,10 +264,19 @@ class Node:
                 self._world.report(self, Paused(self.node, self._world.clock.now))
             return
         more = bool(self._stream) and (not iteration or self._stream[0][0] == iteration.samples[0][0])
-        if iteration and (not more or iteration.steps >= self._local_steps) and not self._travelling:
+        if iteration and (not more or self._long_enough(iteration)) and not self._travelling:
             self._submit(iteration)
         elif more:
-            self._train(iteration or _Iteration(self._world.updates))
+            self._train(iteration or self._begin())
+
+    def _long_enough(self, iteration: _Iteration) -> bool:
+        stale = over_stale(iteration.base_version, self._world.updates, self._world.staleness)
+        return stale or iteration.steps >= self._local_steps
+
+    def _begin(self) -> _Iteration:
+        if self._world.learner:
+            self._world.learner.refresh(self.node)
+        return _Iteration(self._world.updates)
 
     def _train(self, iteration: _Iteration) -> None:
         epoch = self._stream[0][0]
@@ -250,6 +285,8 @@ class Node:
             batch.append(self._stream.popleft())
         speed = self.told.speed * (self.told.drift if self._world.clock.now >= self.told.drift_at else 1.0)
         seconds = len(batch) / speed
+        if self._world.learner:
+            self._world.learner.step(self.node, epoch, [sample for _, sample in batch])
 
         def trained() -> None:
             if self.dead or self._failed:
@@ -325,7 +362,10 @@ class Node:
         seen = world.seen.setdefault(epoch, np.zeros(world.settings.samples, np.int64))
         for _, sample in iteration.samples:
             seen[sample] += 1
-        correct = int(world.random.integers(0, samples + 1))
+        if world.learner:
+            loss_sum, correct = world.learner.submit(self.node, world.clock.now)
+        else:
+            loss_sum, correct = float(samples), int(world.random.integers(0, samples + 1))
         self.sequence += 1
         self.committed += samples
         self.quality = correct / samples
@@ -341,7 +381,7 @@ class Node:
             samples_committed=self.committed,
             epoch=epoch,
             samples=samples,
-            loss_sum=float(samples),
+            loss_sum=loss_sum,
             correct=correct,
             staleness=world.updates - iteration.base_version,
             compute_seconds=iteration.seconds,

@@ -1,4 +1,6 @@
-"""A run in virtual time: the real coordinator with simulated nodes, deaths and message delays; no weights, no clock.
+"""A run in virtual time: the real coordinator with simulated nodes, deaths and message delays; no clock.
+
+Nodes train nothing, or, given a `Learner`, real weights (benchmarks/agwu_rules.py).
 
     clock: (time, what) -> node trains a batch, commits, merges, reports -> Coordinator.handle -> actions -> clock
 
@@ -35,7 +37,7 @@ from bptcnn.outer.messages import (
 )
 from bptcnn.outer.node_record import NodeStatus
 from bptcnn.outer.settings import RunSettings
-from bptcnn.outer.simulated_node import Clock, Node, SimulatedNode, World
+from bptcnn.outer.simulated_node import Clock, Learner, Node, SimulatedNode, World
 from bptcnn.outer.state import CoordinatorState, Counters
 
 RETRY_SECONDS = 0.05  # a node that is back waits for the merge of its last submission
@@ -45,7 +47,7 @@ RETRY_SECONDS = 0.05  # a node that is back waits for the merge of its last subm
 class Conditions:
     """What surrounds the nodes: seconds of message delay (at most), of a merge, of an evaluation, of noticing a death.
 
-    `least_delay`: seconds of message delay at least.
+    `least_delay`: seconds of message delay at least. `staleness`: nodes more than so many updates behind submit early.
     `stop_at`: when the user stops the run; `target_epoch`: the epoch at whose end the target is reached; `hurdle`: the
     virtual time by which the run must be over.
     """
@@ -55,6 +57,7 @@ class Conditions:
     merge_seconds: float = 0.005
     evaluation_seconds: float = 0.5
     notice_seconds: float = 0.5
+    staleness: int | None = None
     stop_at: float | None = None
     target_epoch: int | None = None
     hurdle: float = 1e6
@@ -88,13 +91,25 @@ class Simulation:
         conditions: Conditions,
         state: CoordinatorState | None = None,
         validate: bool = True,
+        learner: Learner | None = None,
     ) -> None:
+        if learner and any(told.travel or told.fate_at is not None or told.fate_after_commit for told in nodes):
+            raise ValueError("a learner plays neither nodes behind a link nor nodes that are lost")
         self._conditions = conditions
         self._validate = validate
         self._coordinator = Coordinator(settings, state)
         self._random = np.random.default_rng([conditions.seed, 7])
         self._clock = Clock()
-        self._world = World(settings, conditions.merge_seconds, self._clock, self._random, self._report, self._die)
+        self._world = World(
+            settings,
+            conditions.merge_seconds,
+            self._clock,
+            self._random,
+            self._report,
+            self._die,
+            conditions.staleness,
+            learner,
+        )
         self._nodes = [Node(node, told, self._world) for node, told in enumerate(nodes)]
         self._started: float | None = None
         self._evaluating = 0.0
@@ -190,6 +205,8 @@ class Simulation:
         assert abs(sum(scale for _, scale in merge.scales) - 1.0) < 1e-9, "a merge's scales do not sum to 1"
         for node in self._nodes:
             node.staged = False
+        if self._world.learner:
+            self._world.learner.merge(merge.scales, self._clock.now)
         self._world.updates += 1
 
     def _end_epoch(self, end: EpochEnd) -> None:
@@ -199,7 +216,8 @@ class Simulation:
         moving = [node.node for node in self._nodes if not node.still]
         assert not moving, f"epoch {end.epoch} ended while nodes {moving} were moving"
         assert not any(node.staged for node in self._nodes), "an epoch ended with a submission not merged"
-        assert not end.metrics.samples or abs(end.metrics.loss - 1.0) < 1e-9, "the epoch's loss is not the mean"
+        if self._world.learner is None:
+            assert not end.metrics.samples or abs(end.metrics.loss - 1.0) < 1e-9, "the epoch's loss is not the mean"
         world.ended = end.epoch
         self._shares.append(tuple(status.share for status in self._coordinator.statuses()))
         self._states.append(self._coordinator.state())
@@ -258,6 +276,10 @@ def simulate(
     conditions: Conditions | None = None,
     state: CoordinatorState | None = None,
     validate: bool = True,
+    learner: Learner | None = None,
 ) -> SimulatedRun:
-    """Play a whole run in virtual time; nodes[j] plays settings.nodes[j]. Same arguments, same run."""
-    return Simulation(settings, nodes, conditions or Conditions(), state, validate).run()
+    """Play a whole run in virtual time; nodes[j] plays settings.nodes[j]. Same arguments, same run.
+
+    ValueError for a `learner` over nodes that it cannot play.
+    """
+    return Simulation(settings, nodes, conditions or Conditions(), state, validate, learner).run()

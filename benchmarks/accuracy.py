@@ -1,0 +1,176 @@
+"""What training on several nodes costs in accuracy, and how long it takes to an accuracy, beside PyTorch.
+
+    python benchmarks/accuracy.py equal [--nodes "2;4;8"] [--seeds 5] [--epochs 8] [--results FILE.jsonl]
+    python benchmarks/accuracy.py time --peer-python TORCH/bin/python [--threads 2] [--rounds 3]
+    python benchmarks/accuracy.py ddp --peer-python TORCH/bin/python [--nodes 1.0,0.5,0.25,0.25] [--rounds 3]
+
+`equal`: test accuracy after as many epochs on one node and on several, means over seeds (bar: within 0.3 points); only
+accuracy counts, so the machine need not be quiet. `time`: seconds to `--target` on one node, against PyTorch with as
+many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
+for each node, whose CPU a control group limits alike (needs root; bar: 6 times shorter). Both sides in turn, medians of
+the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from runs import Kept, node_name, train
+
+import bptcnn as bpt
+from bptcnn.networks import load_network
+from bptcnn.profiling.benchmarking.flattening import flattened
+from bptcnn.training.settings import parse_nodes
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests" / "hosts"))
+from cpu_groups import CpuGroup
+
+_PEER = Path(__file__).with_name("torch_training.py")
+_MOST_EPOCHS = 20
+
+
+def compare_equal(told: argparse.Namespace) -> None:
+    """Print the accuracies after equal epochs."""
+    kept = Kept(told.results)
+    teams = [(1.0,), *(parse_nodes(spec) for spec in told.nodes.split(";"))]
+    found: dict[tuple[float, ...], list[float]] = {team: [] for team in teams}
+    for seed in range(told.seeds):
+        for team in teams:
+            options = ["--network", told.network, "--threads", "1", "--nodes", ",".join(map(str, team))]
+            options += ["--epochs", str(told.epochs), "--seed", str(seed), "--lr", told.lr, "--no-measure"]
+            options += told.options
+            key = " ".join([told.data, *options])
+            if key not in kept:
+                kept[key] = train(told.data, *options)["test_accuracy"]
+            found[team].append(100.0 * kept[key])
+            print(f"seed {seed}, {node_name(team)}: {found[team][-1]:.2f} %", flush=True)
+    print("\n| nodes | test accuracy, %, mean (range) | against one node | bar 0.3 |\n|---|---|---|---|")
+    alone = statistics.mean(found[teams[0]])
+    for team, values in found.items():
+        mean = statistics.mean(values)
+        row = f"{mean:.2f} ({min(values):.2f} to {max(values):.2f}) | {mean - alone:+.2f}"
+        print(f"| {node_name(team)} | {row} | {'met' if mean >= alone - 0.3 else 'missed'} |")
+
+
+def own_seconds(told: argparse.Namespace, *options: str) -> tuple[float, float, int]:
+    """Return seconds to the target, the accuracy reached, and the epochs, of a run of bptcnn."""
+    run = ["--network", told.network, "--epochs", str(_MOST_EPOCHS), "--lr", told.lr, "--no-measure"]
+    summary = train(told.data, *run, "--target-accuracy", str(told.target), *options, *told.options)
+    return summary["train_seconds"], summary["test_accuracy"], summary["epochs"]
+
+
+def peer_seconds(
+    told: argparse.Namespace, threads: int, quotas: tuple[float, ...], scratch: Path
+) -> tuple[float, float, int]:
+    """The same of PyTorch: one rank for each of `quotas`, limited to so many cores, or one without a limit."""
+    dataset = bpt.data.load(told.data)
+    data = scratch / "data.npz"
+    if not data.exists():
+        train_part, test = dataset.train, dataset.test
+        np.savez(data, x_train=train_part.images, y_train=train_part.labels, x_test=test.images, y_test=test.labels)
+    request = {
+        "network": flattened(load_network(told.network, dataset.train.input_shape, dataset.classes)),
+        "data": str(data),
+        "threads": threads,
+        "batch_size": told.peer_batch,
+        "lr": told.peer_lr,
+        "momentum": 0.9,
+        "epochs": _MOST_EPOCHS,
+        "target": told.target,
+        "seed": 0,
+        "ranks": len(quotas) or 1,
+        "port": _free_port(),
+    }
+    groups = [CpuGroup(f"bptcnn-peer-{os.getpid()}-{rank}") for rank in range(len(quotas))]
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        for group, quota in zip(groups, quotas, strict=True):
+            group.create(quota)
+        command = [told.peer_python, str(_PEER)]
+        for rank in range(len(quotas) or 1):
+            joined = groups[rank].joined(command) if groups else command
+            process = subprocess.Popen(joined, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            processes.append(process)
+            assert process.stdin is not None
+            process.stdin.write(json.dumps({**request, "rank": rank}))
+            process.stdin.close()
+        assert processes[0].stdout is not None
+        epochs: list[dict[str, Any]] = []
+        for line in processes[0].stdout:
+            epochs.append(json.loads(line))
+            print(f"  PyTorch: {epochs[-1]}", flush=True)
+        if max(abs(process.wait()) for process in processes):
+            raise SystemExit("PyTorch failed")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        for group in groups:
+            group.remove()
+    return epochs[-1]["seconds"], epochs[-1]["accuracy"], len(epochs)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def compare_times(told: argparse.Namespace, nodes: tuple[float, ...], bar: float) -> None:
+    """Print both sides' times; `nodes` empty: one node, and one process, of `--threads`."""
+    threads = 1 if nodes else told.threads
+    own_options = ["--nodes", ",".join(map(str, nodes)) if nodes else "1", "--threads", str(threads)]
+    own, peer = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(1, told.rounds + 1):
+            for name, times, found in (
+                ("bptcnn", own, own_seconds(told, *own_options)),
+                ("PyTorch", peer, peer_seconds(told, threads, nodes, Path(scratch))),
+            ):
+                seconds, accuracy, epochs = found
+                times.append(seconds)
+                print(f"round {number}: {name} {seconds:.1f} s, {accuracy:.4f} after {epochs} epochs", flush=True)
+    ours, theirs = statistics.median(own), statistics.median(peer)
+    verdict = "met" if theirs >= bar * ours else "missed"
+    print(f"to {told.target:.0%}: bptcnn {ours:.1f} s, PyTorch {theirs:.1f} s: {theirs / ours:.2f} times", end=" ")
+    print(f"(bar {bar:g}: {verdict})")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["equal", "time", "ddp"])
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--network", default="cnn2")
+    parser.add_argument("--nodes", help="as of `train --nodes`; of `equal`, with ; between")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--lr", default="0.05")
+    parser.add_argument("--target", type=float, default=0.91)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--peer-batch", type=int, default=64, help="of each rank")
+    parser.add_argument("--peer-lr", type=float, default=0.05)
+    parser.add_argument("--results", type=Path)
+    parser.add_argument("options", nargs="*", help="further options of bptcnn train, after --")
+    told = parser.parse_args()
+    if told.what == "equal":
+        told.nodes = told.nodes or "2;4;8"
+        compare_equal(told)
+    elif told.what == "time":
+        compare_times(told, (), 3.0)
+    else:
+        compare_times(told, parse_nodes(told.nodes or "1.0,0.5,0.25,0.25"), 6.0)
+
+
+if __name__ == "__main__":
+    main()

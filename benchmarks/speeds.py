@@ -1,0 +1,118 @@
+"""How fast nodes train without a run: each alone, or all at once as independent processes, which is the ceiling.
+
+    python benchmarks/speeds.py NETWORK [--speed 0.5] [--cores 0,1] [--threads 1]
+
+is one such process, a probe: it says `ready`, and then for each line of seconds on standard input trains for so long,
+as a node of that speed on those cores would, and says its images/s. Between measurements it is idle.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+ENOUGH_STEPS = 1_000_000  # a measurement ends by its seconds
+
+
+class Probes:
+    """Probes, one for each node, to be closed."""
+
+    def __init__(self, commands: Sequence[list[str]], start: Callable[..., "subprocess.Popen[str]"]) -> None:
+        """Start each command by `start`, which takes what Popen takes, and wait until all are ready."""
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._processes = [start(command, **pipes) for command in commands]
+        for process in self._processes:
+            if self._hear(process) != "ready":
+                raise RuntimeError(f"a probe does not start: {process.args!r}")
+
+    @staticmethod
+    def _hear(process: "subprocess.Popen[str]") -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    @staticmethod
+    def _ask(process: "subprocess.Popen[str]", seconds: float) -> None:
+        assert process.stdin is not None
+        process.stdin.write(f"{seconds}\n")
+        process.stdin.flush()
+
+    def alone(self, seconds: float) -> list[float]:
+        """Return the images/s of each, one after the other."""
+        speeds = []
+        for process in self._processes:
+            self._ask(process, seconds)
+            speeds.append(float(self._hear(process)))
+        return speeds
+
+    def together(self, seconds: float) -> list[float]:
+        """Return the images/s of each while all train."""
+        for process in self._processes:
+            self._ask(process, seconds)
+        return [float(self._hear(process)) for process in self._processes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes:
+            process.communicate()
+
+
+def probe_command(network: str, speed: float = 1.0, cores: Sequence[int] = (), threads: int = 1) -> list[str]:
+    """Return the command of a probe."""
+    command = [sys.executable, __file__, network, "--speed", str(speed), "--threads", str(threads)]
+    return [*command, "--cores", ",".join(map(str, cores))] if cores else command
+
+
+def listed(speeds: Sequence[float]) -> str:
+    """Return speeds as text."""
+    return " + ".join(f"{speed:,.0f}" for speed in speeds)
+
+
+def main() -> None:
+    """Be a probe."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network")
+    parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--cores", help="any if not given")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=64)
+    told = parser.parse_args()
+    if told.cores:
+        os.sched_setaffinity(0, {int(core) for core in told.cores.split(",")})
+
+    import bptcnn as bpt
+    from bptcnn.inner.executor import Executor
+    from bptcnn.inner.subnetwork import Subnetwork
+    from bptcnn.networks import load_network
+    from bptcnn.nodes.configuration import AgentConfiguration
+    from bptcnn.nodes.trial import run_trial
+    from bptcnn.outer import Trial
+    from bptcnn.profiling.tunings import tuning_of, tuning_record
+
+    dataset = bpt.data.load()
+    train = dataset.train
+    network = load_network(told.network, train.input_shape, dataset.classes)
+    tuning = tuning_of(tuning_record(network, told.batch_size, told.threads))
+    subnetwork = Subnetwork(network, told.batch_size, Executor(told.threads), tuning=tuning)
+    node = AgentConfiguration(
+        0, "probe", told.speed, told.threads, network, told.batch_size, 0.9, 0.0, "agwu", staleness=None
+    )
+
+    def measure(seconds: float) -> float:
+        tried = run_trial(Trial(seconds, ENOUGH_STEPS), node, subnetwork, train.images, train.labels)
+        return tried.images / tried.seconds
+
+    measure(0.5)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(measure(float(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

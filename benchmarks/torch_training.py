@@ -1,0 +1,98 @@
+"""PyTorch training to an accuracy, alone or by DistributedDataParallel (gloo): the peer of `accuracy.py`.
+
+A script for any Python that has PyTorch. A request comes as JSON on standard input, one for each rank: the network as
+`bptcnn.profiling.benchmarking.flattening` writes it, `data` (an .npz of images uint8 (N, H, W, C) and labels),
+`threads`, `batch_size` (of a rank), `lr`, `momentum`, `epochs`, `target`, `seed`, `rank`, `ranks`, `port`. Rank 0 says
+a line of JSON for each epoch: seconds of training so far, evaluation left out, and test accuracy.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parent.parent / "bptcnn" / "profiling" / "benchmarking"
+sys.path.insert(0, str(FOLDER))
+
+EVALUATION_BATCH = 500
+
+
+def main() -> None:
+    """Train as one rank."""
+    told: dict[str, Any] = json.load(sys.stdin)
+    import torch
+    from torch import distributed, nn
+    from torch_peer import TorchNetwork
+
+    torch.set_num_threads(told["threads"])
+    torch.manual_seed(told["seed"])
+    rank, ranks, batch_size = told["rank"], told["ranks"], told["batch_size"]
+
+    class Module(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            network = TorchNetwork(told["network"])
+            self._layers, self.modules_ = network.forward, network.modules
+
+        def forward(self, x: Any) -> Any:
+            return self._layers(x)
+
+    def tensors(part: str) -> tuple[Any, Any]:
+        images = data[f"x_{part}"].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        return torch.from_numpy(images), torch.from_numpy(data[f"y_{part}"].astype(np.int64))
+
+    with np.load(told["data"]) as data:
+        (x, y), (x_test, y_test) = tensors("train"), tensors("test")
+    alone = Module().to(memory_format=torch.channels_last)
+    model: Any = alone
+    if ranks > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(told["port"]))
+        distributed.init_process_group("gloo", rank=rank, world_size=ranks)
+        model = nn.parallel.DistributedDataParallel(alone)
+    optimizer = torch.optim.SGD(alone.parameters(), lr=told["lr"], momentum=told["momentum"], foreach=True)
+
+    def barrier() -> None:
+        if ranks > 1:
+            distributed.barrier()
+
+    def accuracy() -> float:
+        with torch.no_grad():
+            parts = range(0, len(x_test), EVALUATION_BATCH)
+            right = sum(
+                int((alone(x_test[i : i + EVALUATION_BATCH]).argmax(1) == y_test[i : i + EVALUATION_BATCH]).sum())
+                for i in parts
+            )
+        return right / len(x_test)
+
+    seconds = 0.0
+    share = len(x) // (ranks * batch_size) * batch_size  # of each rank: whole batches
+    for epoch in range(told["epochs"]):
+        barrier()
+        began = time.perf_counter()
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 * told["seed"] + epoch))
+        own = order[rank * share : (rank + 1) * share]
+        for first in range(0, share, batch_size):
+            chosen = own[first : first + batch_size]
+            optimizer.zero_grad(set_to_none=True)
+            logits = model(x[chosen].contiguous(memory_format=torch.channels_last))
+            nn.functional.cross_entropy(logits, y[chosen]).backward()
+            optimizer.step()
+        barrier()
+        seconds += time.perf_counter() - began
+        reached = torch.tensor(accuracy() if rank == 0 else 0.0)
+        if rank == 0:
+            print(json.dumps({"seconds": seconds, "accuracy": float(reached)}), flush=True)
+        if ranks > 1:
+            distributed.broadcast(reached, 0)
+        if float(reached) >= told["target"]:
+            break
+    if ranks > 1:
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
