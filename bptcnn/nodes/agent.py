@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from bptcnn.errors import UserError
-from bptcnn.nodes.node import Diverged
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.sockets import remove_names
 from bptcnn.outer import Failed, Heartbeat, Ready
 

@@ -14,6 +14,7 @@ from bptcnn.outer import (
     Pause,
     Paused,
     Ready,
+    Refused,
     Release,
     Resume,
     Stop,
@@ -24,7 +25,7 @@ from bptcnn.outer import (
 
 _MESSAGES: tuple[type, ...] = (Work, Pause, Resume, Release, Trial, Stop)
 # Submitted is made where the submission is committed
-_EVENTS: tuple[type, ...] = (Ready, Tried, Heartbeat, Paused, Failed)
+_EVENTS: tuple[type, ...] = (Ready, Tried, Refused, Heartbeat, Paused, Failed)
 _LONGEST_TEXT = 10_000  # characters; what is longer is cut before it is sent
 _LARGEST_INT, _LARGEST_FLOAT = 2**62, 1e300  # sums of such numbers are still numbers
 

@@ -13,12 +13,10 @@ import numpy.typing as npt
 
 from bptcnn.kernels import rounding
 from bptcnn.memory import WeightBuffer
-from bptcnn.nodes.node import Diverged
+from bptcnn.nodes.divergence import require_finite
 from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
-
-_FAR_BELOW = 2.0**118  # a squared norm whose sum in float32 cannot overflow, however it is rounded
 
 
 @dataclass
@@ -62,19 +60,6 @@ class Receipt:
         )
 
 
-def require_finite(progress: FloatArray, largest: float = math.inf) -> None:
-    """Raise Diverged where what a node has learned is beyond numbers, or its norm is.
-
-    `largest`: an upper bound of the magnitudes. Where it is small enough, `progress` need not be looked at.
-    """
-    if largest * largest * progress.size < _FAR_BELOW:
-        return
-    with np.errstate(over="ignore", invalid="ignore"):
-        size = np.dot(progress, progress)
-    if not np.isfinite(size):
-        raise Diverged("the weights are no longer finite: training diverged, try a smaller learning rate")
-
-
 class Exchange(Protocol):
     """A node's way to the global weight set; weight vectors are float32 (parameters,)."""
 
@@ -97,7 +82,17 @@ class Exchange(Protocol):
         ...
 
     def submit(self, weights: FloatArray, iteration: Iteration) -> Receipt | None:
-        """Hand over what `weights` have learned since they were brought up to date; None: it is reported elsewhere."""
+        """Hand over what `weights` have learned since they were brought up to date; None: it is reported elsewhere.
+
+        Raises Diverged where that is not finite: then nothing has happened.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Drop what was learned since the last submission: the next `begin` brings the global weight set as it is.
+
+        Nothing may travel: see `ready`.
+        """
         ...
 
 
@@ -183,3 +178,6 @@ class SharedExchange:
         """Stage the difference to the copy and commit it."""
         largest = rounding.subtract(weights, self._base, self._committer.delta)
         return self._committer.commit(self._version, iteration.samples, iteration.correct, largest)
+
+    def forget(self) -> None:
+        """`begin` copies the weight set each time."""

@@ -5,18 +5,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bptcnn.inner.subnetwork import ImageArray, IndexArray, Subnetwork
 from bptcnn.nodes.configuration import AgentConfiguration
+from bptcnn.nodes.divergence import Diverged, LossBound
 from bptcnn.nodes.exchange import Exchange, Iteration
-from bptcnn.nodes.node import Diverged
 from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
 from bptcnn.nodes.trial import run_trial
-from bptcnn.outer import Message, NodeEvent, Pause, Paused, Release, Resume, Stop, Trial, Work, over_stale
+from bptcnn.outer import Message, NodeEvent, Pause, Paused, Refused, Release, Resume, Stop, Trial, Work, over_stale
+
+MOST_REFUSALS = 3  # in a row: what diverges again from good weights and without momentum will go on to
 
 
 class Loop:
@@ -46,6 +49,9 @@ class Loop:
             configuration.speed * configuration.threads, time.monotonic, time.process_time, self._rest
         )
         self._work: deque[Work] = deque()
+        self._taken: list[Work] = []  # off its head, in the local iteration that is under way
+        self._bound = LossBound(subnetwork.network.classes)
+        self._refusals = 0  # in a row
         self._local_steps = 1
         self._pausing = self._waiting_for_release = self._stopping = False
         self._began = False
@@ -55,7 +61,7 @@ class Loop:
         self.samples_trained = 0
 
     def run(self) -> None:
-        """Work until the coordinator says Stop. Raises Diverged where the loss is no number."""
+        """Work until the coordinator says Stop. Raises Diverged where nothing can be learned any more."""
         while not self._stopping:
             self._take_messages()
             if self._stopping:
@@ -65,7 +71,7 @@ class Loop:
             elif self._waiting_for_release or not self._work:
                 self._wait()
             else:
-                self._iterate()
+                self._try_to_iterate()
 
     # ---- messages ----------------------------------------------------------------------------------------------------
 
@@ -119,17 +125,48 @@ class Loop:
         room = self._configuration.batch_size
         while room and self._work and self._work[0].epoch == epoch:
             head = self._work.popleft()
-            parts.append(head.indices[:room])
             if len(head.indices) > room:
-                self._work.appendleft(Work(epoch, head.indices[room:], head.learning_rate, head.local_steps))
-            room -= len(parts[-1])
+                self._work.appendleft(replace(head, indices=head.indices[room:]))
+                head = replace(head, indices=head.indices[:room])
+            self._taken.append(head)
+            parts.append(head.indices)
+            room -= len(head.indices)
         return np.ascontiguousarray(np.concatenate(parts)) if parts else None
 
-    def _iterate(self) -> None:
-        """One local iteration: bring the weights up to date, train, submit. It grows while the last one travels."""
+    def _try_to_iterate(self) -> None:
+        """One local iteration. What diverges in it is refused: it ends as if it had not begun."""
+        iteration = Iteration(self._work[0].epoch)
+        self._taken.clear()
+        try:
+            self._iterate(iteration)
+        except Diverged as reason:
+            self._refuse(iteration, reason)
+
+    def _refuse(self, iteration: Iteration, reason: Diverged) -> None:
+        """Have the iteration's samples trained anew, from the global weights and without momentum."""
+        self._refusals += 1
+        self._report(Refused(self._configuration.node, time.monotonic(), iteration.samples, str(reason)))
+        print(f"a submission of {iteration.samples} images is refused: {reason}", flush=True)
+        self.samples_trained -= iteration.samples
+        if self._refusals == MOST_REFUSALS:
+            again = f"{reason}, {MOST_REFUSALS} times in a row"
+            raise Diverged(f"{again}: training diverged, try a smaller learning rate")
+        self._work.extendleft(reversed(self._taken))
+        while self._exchange.overlapped and not self._stopping:
+            self._exchange.settle(self._subnetwork.weights)
+            if self._exchange.ready():
+                break
+            if self._pausing:
+                self._pause()
+            else:
+                self._wait()
+        self._exchange.forget()
+        self._subnetwork.velocity[:] = 0.0
+
+    def _iterate(self, iteration: Iteration) -> None:
+        """Bring the weights up to date, train, submit. It grows while the last submission travels."""
         head = self._work[0]
         weights = self._subnetwork.weights
-        iteration = Iteration(head.epoch)
         with self._communicating(iteration):
             self._exchange.begin(weights)
         steps = 0
@@ -159,6 +196,7 @@ class Loop:
         receipt = self._exchange.submit(weights, iteration)
         self._throttle.pay()
         seconds = time.monotonic() - begin
+        self._refusals = 0
         self._waiting_for_release = self._configuration.update == "sgwu"
         if receipt is None:
             self._unreported_seconds = seconds
@@ -185,8 +223,6 @@ class Loop:
         )
         self._throttle.pay()
         seconds = time.monotonic() - begin
-        if not np.isfinite(result.loss):
-            raise Diverged(f"the loss became {result.loss}: training diverged, try a smaller learning rate")
         iteration.samples += result.images
         iteration.loss_sum += result.loss * result.images
         iteration.correct += result.correct
@@ -196,3 +232,5 @@ class Loop:
             iteration.timed_seconds += seconds
         self._steps += 1
         self.samples_trained += result.images
+        self._bound.require_usual(result.loss, result.images)
+        self._bound.require_usual(iteration.loss_sum / iteration.samples, iteration.samples)

@@ -13,10 +13,6 @@ class NodeGone(Exception):
         self.may_return = may_return
 
 
-class Diverged(ArithmeticError):
-    """Loss or weights are no longer numbers."""
-
-
 class Node(Protocol):
     """A running agent."""
 

@@ -33,12 +33,13 @@ from bptcnn.nodes.bootstrap import Bootstrap, encode_bootstrap
 from bptcnn.nodes.codec import decode_event, encode_message
 from bptcnn.nodes.configuration import HostConfiguration
 from bptcnn.nodes.control import ControlServer
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Committer
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
 from bptcnn.nodes.hosts import Host
-from bptcnn.nodes.node import Diverged, NodeGone
-from bptcnn.nodes.servant import Refused, Servant
+from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.servant import Impossible, Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
 from bptcnn.nodes.ssh import explain, ssh_command
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
@@ -251,7 +252,7 @@ class RemoteNode:
                 self._servant.serve(channel)
         except Shut:
             return
-        except (Refused, Diverged, ValueError) as error:
+        except (Impossible, Diverged, ValueError) as error:
             self._tell(Failed(self._node, time.monotonic(), str(error)))
             return
         except (OSError, EOFError, FrameError) as error:

@@ -25,7 +25,7 @@ from bptcnn.outer import Submitted, Update, Work
 _CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
 
 
-class Refused(Exception):
+class Impossible(Exception):
     """What the node sent cannot be: it is out."""
 
 
@@ -48,11 +48,11 @@ class Shipments:
         self._runs.append((work.epoch, len(work.indices)))
 
     def take(self, epoch: int, samples: int) -> None:
-        """They come back trained; raise Refused unless they are the next ones and of one epoch."""
+        """They come back trained; raise Impossible unless they are the next ones and of one epoch."""
         left = samples
         while left > 0:
             if not self._runs or self._runs[0][0] != epoch:
-                raise Refused(f"it submitted {samples} samples of epoch {epoch} that it was not sent")
+                raise Impossible(f"it submitted {samples} samples of epoch {epoch} that it was not sent")
             sent = self._runs.popleft()[1]
             if sent > left:
                 self._runs.appendleft((epoch, sent - left))
@@ -108,16 +108,16 @@ class Servant:
         try:
             submission = checked(_Submission, frame.meta)
         except ValueError as error:
-            raise Refused(f"it sent no submission: {error}") from None
+            raise Impossible(f"it sent no submission: {error}") from None
         if not 0 <= submission.correct <= submission.samples or not submission.samples:
-            raise Refused(f"it submitted {submission.correct} right of {submission.samples} samples")
+            raise Impossible(f"it submitted {submission.correct} right of {submission.samples} samples")
         if submission.timed_samples > submission.samples:
-            raise Refused(f"it timed {submission.timed_samples} of {submission.samples} samples")
+            raise Impossible(f"it timed {submission.timed_samples} of {submission.samples} samples")
         if submission.version > self._version:
-            raise Refused(f"it trained from version {submission.version}, which it was not sent")
+            raise Impossible(f"it trained from version {submission.version}, which it was not sent")
         with self.gate.passing():
             if self._committer.pending():
-                raise Refused("it submitted again before its round was merged")
+                raise Impossible("it submitted again before its round was merged")
             self.shipments.take(submission.epoch, submission.samples)
             largest = decode(self._wire, frame.payload, self._committer.delta)
             receipt = self._committer.commit(submission.version, submission.samples, submission.correct, largest)

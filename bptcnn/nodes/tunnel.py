@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from bptcnn.kernels import rounding
+from bptcnn.nodes.divergence import require_finite
 from bptcnn.nodes.encoding import ErrorFeedback, decode, decode_onto
-from bptcnn.nodes.exchange import FloatArray, Iteration, require_finite
+from bptcnn.nodes.exchange import FloatArray, Iteration
 from bptcnn.nodes.frames import Channel, Frame, FrameError, Kind
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Update
@@ -68,6 +69,7 @@ class TunnelExchange:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
         self._version = 0
+        self._forgotten = False
         self._transfer_seconds = 0.0  # not reported yet
         self.updates = 0  # of the global weight set, as last heard
         self._courier = threading.Thread(target=self._carry, daemon=True, name="courier")
@@ -75,9 +77,10 @@ class TunnelExchange:
         self._load()
 
     def begin(self, weights: FloatArray) -> None:
-        """Under SGWU fetch the merged weights; else go on from what has arrived."""
-        if self._update == "sgwu":
+        """Under SGWU, or after `forget`, fetch the global weight set; else go on from what has arrived."""
+        if self._forgotten or self._update == "sgwu":
             self._load()
+            self._forgotten = False
         self.settle(weights)
         if not self._landings:
             weights[:] = self._held
@@ -111,6 +114,10 @@ class TunnelExchange:
         meta = {**asdict(iteration), "version": self._version, "transfer_seconds": self._transfer_seconds}
         self._transfer_seconds = 0.0
         self._jobs.put(_Job(Kind.SUBMIT, meta, payload, time.monotonic()))
+
+    def forget(self) -> None:
+        """What has arrived may be as old as the last submission: have the weight set fetched."""
+        self._forgotten = True
 
     def close(self) -> None:
         """End the courier; the channel is the owner's."""

@@ -39,6 +39,7 @@ from bptcnn.outer.messages import (
     Pause,
     Paused,
     Ready,
+    Refused,
     Release,
     Resume,
     Send,
@@ -201,6 +202,10 @@ class Coordinator:
                 record.add_trial(event)
             case Submitted():
                 self._on_submitted(record, event)
+            case Refused():
+                self._ledger.redo(record.node, event.samples)
+                record.refuse(self._ledger.committed(record.node))
+                record.moved = event.time
             case Paused():
                 record.add_wait(event.wait_seconds)
                 if self._phase is Phase.PAUSING:

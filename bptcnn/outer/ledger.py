@@ -175,6 +175,10 @@ class Ledger:
                 committed.append((segment.epoch, done.size))
         return committed
 
+    def redo(self, node: int, samples: int) -> None:
+        """Count samples of the node's stream as trained in vain; they stay where they are."""
+        self.images_redone += min(samples, self.outstanding(node))
+
     # ---- nodes that die, samples that move ---------------------------------------------------------------------------
 
     def lose(self, node: int, samples_committed: int, samples_trained: int) -> list[tuple[int, int]]:
@@ -183,7 +187,7 @@ class Ledger:
         What it had trained beyond that is done again, once: `images_redone`. Returns as `commit` does.
         """
         committed = self.commit(node, samples_committed)
-        self.images_redone += min(max(0, samples_trained - samples_committed), self.outstanding(node))
+        self.redo(node, max(0, samples_trained - samples_committed))
         self._sent[node] = self._committed[node]
         for segment in reversed(self._streams[node]):
             queues = self._books[segment.epoch].queues

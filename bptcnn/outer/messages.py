@@ -123,6 +123,19 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A local iteration of `samples` diverged: nothing of it counts, the node trains them anew from good weights.
+
+    Their order does not change: they are still the next that the node trains.
+    """
+
+    node: int
+    time: float
+    samples: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Paused:
     """The node commits nothing until Resume, and everything it committed is merged and reported.
 
@@ -152,7 +165,7 @@ class Failed:
     reason: str
 
 
-NodeEvent = Ready | Tried | Submitted | Paused | Heartbeat | Failed
+NodeEvent = Ready | Tried | Submitted | Refused | Paused | Heartbeat | Failed
 
 
 # ---- driver -> coordinator -------------------------------------------------------------------------------------------

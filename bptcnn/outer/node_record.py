@@ -16,12 +16,14 @@ WINDOW_BATCHES = 64  # speed is that of about this many last batches, so that dr
 class NodeTotals:
     """What a node has done in the whole run, earlier parts of a resumed one included.
 
+    refused: local iterations that diverged and were not submitted.
     live_seconds: while the run trained and the node was there; of these, paused_seconds stood still at epochs' ends
     until all others did too. recording_seconds: it was there while checkpoints were written and accuracy was taken.
     """
 
     images: int = 0
     submissions: int = 0
+    refused: int = 0
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0
     communication_seconds: float = 0.0
@@ -172,6 +174,11 @@ class NodeRecord:
         self.staleness = event.staleness
         self.samples_trained = max(self.samples_trained, event.samples_committed)
         self.speedometer.add(event.timed_samples, event.timed_seconds)
+
+    def refuse(self, samples_committed: int) -> None:
+        """Count a refused submission: what was trained beyond its commits is trained anew."""
+        self.totals = replace(self.totals, refused=self.totals.refused + 1)
+        self.samples_trained = samples_committed
 
     def add_trial(self, event: Tried) -> None:
         """Note the speed that it has alone."""

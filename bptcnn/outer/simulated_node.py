@@ -23,6 +23,7 @@ from bptcnn.outer.messages import (
     Pause,
     Paused,
     Ready,
+    Refused,
     Release,
     Resume,
     Stop,
@@ -32,6 +33,8 @@ from bptcnn.outer.messages import (
     Work,
 )
 from bptcnn.outer.settings import RunSettings
+
+MOST_REFUSALS = 3
 
 Fate = Literal["dies", "hangs", "fails"]
 
@@ -44,7 +47,8 @@ class SimulatedNode:
     `fate_after_commit` = n, right after its n-th commit, before anybody is told. `late`: seconds until it is ready.
     `travel`: seconds that a submission is under way while the node trains on, at most one; 0 without a link.
     `return_after`: seconds after its loss is noticed until it stands ready again, `abandon_after`: until it is given
-    up, if it is still away (None: never). Its first `deaths` lives end by its fate; each counts seconds and commits
+    up, if it is still away (None: never). `diverges`: the chance that a local iteration is refused and trained anew;
+    after MOST_REFUSALS in a row it fails. Its first `deaths` lives end by its fate; each counts seconds and commits
     from its own start.
     """
 
@@ -58,6 +62,7 @@ class SimulatedNode:
     travel: float = 0.0
     return_after: float | None = None
     abandon_after: float | None = None
+    diverges: float = 0.0
     deaths: int = 1
 
 
@@ -166,7 +171,7 @@ class Node:
         self._held: _Iteration | None = None  # arrived while the stub holds back
         self._local_steps = 1
         self._busy = self._pausing = self._waits = self._warm = self._failed = False
-        self._commits = 0
+        self._commits = self._refusals = 0
         if self.life < self.told.deaths and self.told.fate_at is not None:
             self.later(self.told.fate_at, self._meet_fate)
 
@@ -265,7 +270,11 @@ class Node:
             return
         more = bool(self._stream) and (not iteration or self._stream[0][0] == iteration.samples[0][0])
         if iteration and (not more or self._long_enough(iteration)) and not self._travelling:
-            self._submit(iteration)
+            if self.told.diverges and self._world.random.random() < self.told.diverges:
+                self._refuse(iteration)
+            else:
+                self._refusals = 0
+                self._submit(iteration)
         elif more:
             self._train(iteration or self._begin())
 
@@ -305,6 +314,19 @@ class Node:
 
         self._busy = True
         self.later(seconds, trained)
+
+    def _refuse(self, iteration: _Iteration) -> None:
+        """What was trained goes back to the head of the stream."""
+        self._refusals += 1
+        self._iteration = None
+        self._stream.extendleft(reversed(iteration.samples))
+        self.trained -= len(iteration.samples)
+        now = self._world.clock.now
+        self._world.report(self, Refused(self.node, now, len(iteration.samples), "the loss became nan"))
+        if self._refusals == MOST_REFUSALS:
+            self._world.report(self, Failed(self.node, now, "training diverged"))
+            self._failed = True  # it waits for its end
+        self._proceed()
 
     # ---- submissions -------------------------------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ class Breakdown:
     compute: in training steps, `slowdown` of it because steps were slower than alone (None where that is not known).
     waiting: for samples, or under SGWU for the others. merging: copying and merging weights in shared memory.
     communication: training stood still for a network. imbalance: standing still at epochs' ends until all did.
-    evaluation: checkpoints and accuracy, which count as no training time. other: the rest, with what nodes that were
-    lost had not reported.
+    evaluation: checkpoints and accuracy, which count as no training time. other: the rest, with what lost nodes had
+    not reported and what was refused.
     """
 
     total: float

@@ -36,6 +36,7 @@ from bptcnn.outer import (
     NodeReturned,
     Phase,
     Ready,
+    Refused,
     RunSettings,
     Send,
     Tick,
@@ -191,6 +192,9 @@ class Driver:
                         self._trained[index] = trained
                     case Failed():
                         self._failed.add(index)
+                    case Refused(reason=reason):
+                        self._trained.pop(index, None)
+                        self._observer.submission_refused(self._nodes[index].name, reason)
                     case Ready():
                         self._ready.add(index)
                         self._write_nodes()  # a remote agent's process id is known by now

@@ -50,6 +50,9 @@ class Observer:
     def warning(self, message: str) -> None:
         """Something that the user should know of, though the run goes on: a host that is left out."""
 
+    def submission_refused(self, name: str, reason: str) -> None:
+        """What a node learned diverged: none of it counts, the node trains the same images again."""
+
     def node_lost(self, name: str, reason: str) -> None:
         """A node is gone; the others train its samples."""
 

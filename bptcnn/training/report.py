@@ -27,7 +27,7 @@ def write_report(path: Path, summary: Summary, rows: Sequence[EpochRow]) -> None
         ("Best epoch", "none" if summary.best_epoch is None else f"{summary.best_epoch} (by the {summary.chosen_by})"),
         ("Training time", f"{summary.train_seconds:.1f} s, set-up {summary.setup_seconds:.1f} s"),
         ("Speed", f"{summary.images_per_second:,.0f} images/s"),
-        ("Images trained", f"{summary.images_trained:,}, redone after losses: {summary.images_redone:,}"),
+        ("Images trained", f"{summary.images_trained:,}, trained again: {summary.images_redone:,}"),
         ("Updates", f"{summary.updates:,} by {summary.update}, data divided by {summary.partition}"),
         ("Network", f"{summary.network}, {summary.parameters:,} parameters"),
     ]
@@ -76,11 +76,12 @@ def _nodes(summary: Summary) -> str:
             f"{node.compute_seconds:.1f}",
             f"{node.wait_seconds:.1f}",
             f"{node.communication_seconds:.1f}",
+            node.refused or "",
             node.lost or "",
         )
         for node in summary.nodes
     ]
-    head = ["Node", "Speed", "Images", "Share", "Compute s", "Wait s", "Communication s", "Lost"]
+    head = ["Node", "Speed", "Images", "Share", "Compute s", "Wait s", "Communication s", "Refused", "Lost"]
     return _table(head, cells)
 
 

@@ -180,6 +180,7 @@ def _node_summary(
         speed=speed,
         alone_images_per_second=alone,
         images=totals.images,
+        refused=totals.refused,
         compute_seconds=totals.compute_seconds,
         wait_seconds=totals.wait_seconds,
         communication_seconds=totals.communication_seconds,

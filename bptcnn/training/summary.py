@@ -21,6 +21,7 @@ class NodeSummary:
     speed: float | None
     alone_images_per_second: float | None
     images: int
+    refused: int  # submissions that diverged, and whose images were trained again
     compute_seconds: float
     wait_seconds: float
     communication_seconds: float

@@ -65,6 +65,11 @@ class LiveDisplay(Display):
         """Print it."""
         self._console.print(Text.assemble(("Note", "yellow"), f": {message}"))
 
+    def submission_refused(self, name: str, reason: str) -> None:
+        """Print whose and why."""
+        line = Text.assemble((f"Refused a submission of {name}", "yellow"), f": {reason}; its images are trained again")
+        self._console.print(line)
+
     def node_lost(self, name: str, reason: str) -> None:
         """Print who is gone."""
         line = Text.assemble((f"Lost {name}", "red"), f": {reason}; the others train its samples")

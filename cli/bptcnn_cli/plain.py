@@ -37,6 +37,10 @@ class PlainDisplay(Display):
         """Print it."""
         self._say(f"note: {message}")
 
+    def submission_refused(self, name: str, reason: str) -> None:
+        """Print whose and why."""
+        self._say(f"refused a submission of {name}: {reason}; its images are trained again")
+
     def node_lost(self, name: str, reason: str) -> None:
         """Print who is gone."""
         self._say(f"lost {name}: {reason}; the others train its samples")

@@ -91,6 +91,10 @@ class Relay(Observer):
         """Hand on."""
         self._calls.put(partial(self._display.warning, message))
 
+    def submission_refused(self, name: str, reason: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.submission_refused, name, reason))
+
     def node_lost(self, name: str, reason: str) -> None:
         """Hand on."""
         self._calls.put(partial(self._display.node_lost, name, reason))

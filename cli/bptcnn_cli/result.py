@@ -10,6 +10,7 @@ from rich.text import Text
 from bptcnn.training.breakdown import Breakdown
 from bptcnn.training.summary import NodeSummary, Summary
 from bptcnn_cli.live import duration
+from bptcnn_cli.plain import counted
 
 if TYPE_CHECKING:
     from bptcnn.training import Result  # loads the kernels
@@ -40,7 +41,10 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     if summary.efficiency is not None:
         facts.add_row("efficiency", f"{summary.efficiency:.1%} of the nodes' summed speeds alone")
     if summary.images_redone:
-        facts.add_row("redone", f"{summary.images_redone:,} images that lost nodes had not submitted")
+        facts.add_row("redone", f"{summary.images_redone:,} images of lost nodes and refused submissions")
+    refused = sum(node.refused for node in summary.nodes)
+    if refused:
+        facts.add_row("refused", f"{counted(refused, 'submission')} that diverged")
     if summary.outcome != "completed":
         facts.add_row(summary.outcome, summary.reason)
     console.print()

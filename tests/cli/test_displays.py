@@ -83,6 +83,7 @@ def feed(display: Display) -> None:
     display.tick()
     display.started(("node0", "node1"), 5000, 4)
     display.progress(snapshot(status("node0"), status("node1")))
+    display.submission_refused("node0", "the loss became nan")
     display.node_lost("node1", "[red]killed[/red]")
     display.epoch_ended(ROW, True)
     display.epoch_ended(ROW, False)
@@ -101,6 +102,7 @@ def test_the_live_display_leaves_lines_only() -> None:
     assert f"{line}  best\n" in text
     assert f"{line}\n" in text
     assert "Lost node1: [red]killed[/red]; the others train its samples" in text
+    assert "Refused a submission of node0: the loss became nan; its images are trained again" in text
 
 
 def test_lines_of_an_epoch_fit_their_heading_in_80_columns() -> None:
@@ -116,6 +118,7 @@ def test_the_plain_display_prints_no_escapes() -> None:
     assert output.getvalue().splitlines() == [
         "starting 2 nodes",
         "training on 2 nodes: 5000 images an epoch, 4 epochs",
+        "refused a submission of node0: the loss became nan; its images are trained again",
         "lost node1: [red]killed[/red]; the others train its samples",
         "epoch 3/4: 12.35 s, train loss 0.5123, train accuracy 0.8123, test accuracy 0.8568, 12346 images/s, "
         "best so far",

@@ -129,6 +129,39 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
         nothing_left(hosts, NAMES)
 
 
+def poisoned(hosts: Hosts, nodes: str, first: int, count: int) -> Path:
+    """Write a hosts file with which nodes diverge: see tests/training/poison/sitecustomize.py."""
+    poison = Path(__file__).parent.parent / "training" / "poison"
+    return hosts.hosts_toml(env={"PYTHONPATH": str(poison), "POISON": f"{nodes} {first} {count}"})
+
+
+@pytest.mark.parametrize("update", ["agwu", pytest.param("sgwu", marks=pytest.mark.slow)])
+def test_what_diverged_on_a_host_is_trained_again(tmp_path: Path, update: str) -> None:
+    """In the middle of a run, with submissions under way: on both hosts, twice in a row."""
+    with Hosts(tmp_path / "net", SPECS, delay_seconds=0.02) as hosts:
+        toml = poisoned(hosts, "0,1", 20, 2)
+        run = Run(hosts, write_data(tmp_path), tmp_path / "run", "--epochs", "3", "--update", update, toml=toml)
+        output = run.ends()
+        assert output.count("refused a submission of h1: the loss became nan") == 2
+        assert output.count("refused a submission of h2: the loss became nan") == 2
+        assert "lost h" not in output
+        assert [node["refused"] for node in run.trained(3)["nodes"]] == [2, 2]
+        assert "is refused" in (run.folder / "logs" / "h1.log").read_text()
+
+
+def test_a_run_whose_hosts_diverge_for_good_ends(tmp_path: Path) -> None:
+    """Hosts that are lost for it are not taken in again."""
+    with Hosts(tmp_path / "net", SPECS) as hosts:
+        toml = poisoned(hosts, "0,1", 20, 10**9)
+        run = Run(hosts, write_data(tmp_path), tmp_path / "run", "--epochs", MANY, toml=toml)
+        output = run.ends(code=2)
+        assert "training failed: every node is lost" in output.splitlines()[-1]
+        assert "the loss became nan, 3 times in a row: training diverged" in output.splitlines()[-1]
+        assert "is back" not in output
+        assert [node["refused"] for node in run.summary()["nodes"]] == [3, 3]
+        nothing_left(hosts, NAMES)
+
+
 def random_faults(hosts: Hosts, run: Run, seed: int, count: int) -> None:
     """Let bad things happen to one host after the other, at random moments."""
     chosen = random.Random(seed)

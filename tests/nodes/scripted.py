@@ -13,9 +13,10 @@ import pytest
 
 from bptcnn.inner.subnetwork import StepResult
 from bptcnn.nodes import loop as loop_module
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Iteration, Receipt
 from bptcnn.nodes.loop import Loop
-from bptcnn.outer import Message, NodeEvent, Paused, Release, Resume, Stop, Submitted, Update, Work
+from bptcnn.outer import Message, NodeEvent, Paused, Refused, Release, Resume, Stop, Submitted, Update, Work
 
 STEP, IDLE, REFRESH, SUBMIT = 1.0, 16.0, 0.25, 0.5  # seconds on the script's clock
 LOSS = 0.5
@@ -46,6 +47,7 @@ class Surroundings:
     trickle: list[tuple[int, Message]] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
     losses: dict[int, float] = field(default_factory=dict)
+    diverging: frozenset[int] = frozenset()  # submissions, from 0 and attempts included, that are not finite
     speed: float = 1.0
     rests: list[float] | None = None  # of a node that uses a CPU all the time; None: it uses no CPU time
     log: list[str] = field(default_factory=list)
@@ -54,10 +56,12 @@ class Surroundings:
     events: list[NodeEvent] = field(default_factory=list)
     now: float = 1000.0
     weights: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(3, np.float32))
+    velocity: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(3, np.float32))
     version: int = 0
+    attempts: int = 0
 
     def __post_init__(self) -> None:
-        self.network = SimpleNamespace(size=3)
+        self.network = SimpleNamespace(size=3, classes=10)
         self._queue: deque[Message] = deque()
         self._committed = self._base_version = self._sequence = 0
         self.loop: Loop | None = None
@@ -97,6 +101,7 @@ class Surroundings:
         self.rates.append(rate)
         self.log.append(f"step {len(order)}")
         self.weights += 1.0
+        self.velocity += 1.0
         self._queue.extend(self.during.get(number, ()))
         while self.trickle and self.trickle[0][0] <= number:
             self._queue.append(self.trickle.pop(0)[1])
@@ -126,11 +131,17 @@ class Surroundings:
     def submit(self, weights: npt.NDArray[np.float32], iteration: Iteration) -> Receipt:
         self.log.append(f"submit {iteration.samples}")
         self.now += SUBMIT
+        self.attempts += 1
+        if self.attempts - 1 in self.diverging:
+            raise Diverged("the weights are no longer finite")
         staleness = self.version - self._base_version
         self._committed += iteration.samples
         self._sequence += 1
         self.version += self.update != "sgwu"
         return Receipt(self._sequence, self._committed, staleness)
+
+    def forget(self) -> None:
+        self.log.append("forget")
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
@@ -163,6 +174,10 @@ class Surroundings:
     @property
     def submissions(self) -> list[Submitted]:
         return [event for event in self.events if isinstance(event, Submitted)]
+
+    @property
+    def refusals(self) -> list[Refused]:
+        return [event for event in self.events if isinstance(event, Refused)]
 
     @property
     def pauses(self) -> int:

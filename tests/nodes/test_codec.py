@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 
 from bptcnn.nodes.codec import checked, decode_event, decode_message, encode_event, encode_message
 from bptcnn.nodes.exchange import Iteration
-from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Release, Resume, Stop, Work
+from bptcnn.outer import (
+    Failed,
+    Heartbeat,
+    Message,
+    NodeEvent,
+    Pause,
+    Paused,
+    Ready,
+    Refused,
+    Release,
+    Resume,
+    Stop,
+    Work,
+)
 
 COUNTS = st.integers(0, 2**62)
 SECONDS = st.floats(0, 1e300)
@@ -21,6 +34,7 @@ EVENTS = st.one_of(
     st.builds(Ready, COUNTS, SECONDS),
     st.builds(Paused, COUNTS, SECONDS),
     st.builds(Heartbeat, COUNTS, SECONDS, COUNTS),
+    st.builds(Refused, COUNTS, SECONDS, COUNTS, PRINTABLE),
     st.builds(Failed, COUNTS, SECONDS, PRINTABLE),
 )
 JSON = st.recursive(
@@ -130,9 +144,9 @@ def test_whatever_comes_is_an_event_or_refused(value: Any) -> None:
         checked(Iteration, value)
 
 
-@given(st.sampled_from(["Ready", "Heartbeat", "Paused", "Failed"]), st.data())
+@given(st.sampled_from(["Ready", "Heartbeat", "Refused", "Paused", "Failed"]), st.data())
 def test_whatever_fields_hold_is_an_event_or_refused(name: str, data: st.DataObject) -> None:
-    known = {"Ready": Ready, "Heartbeat": Heartbeat, "Paused": Paused, "Failed": Failed}[name]
+    known = {"Ready": Ready, "Heartbeat": Heartbeat, "Refused": Refused, "Paused": Paused, "Failed": Failed}[name]
     plain = {field.name: data.draw(JSON) for field in fields(known)}
     try:
         event = decode_event({"type": name, **plain})

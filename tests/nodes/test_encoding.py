@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_wire import outcome
 
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import ErrorFeedback, decode, decode_onto, encode
 from bptcnn.nodes.exchange import require_finite
-from bptcnn.nodes.node import Diverged
 from bptcnn.nodes.wire import Wire, payload_size
 
 Floats = npt.NDArray[np.float32]

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Committer, Exchange, Iteration, SharedExchange
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
-from bptcnn.nodes.node import Diverged
 from bptcnn.nodes.servant import Servant
 from bptcnn.nodes.tunnel import TunnelExchange
 from bptcnn.nodes.wire import Wire
@@ -269,6 +269,27 @@ def test_weights_that_have_diverged_are_not_submitted(bench: Bench, value: float
         bench.submit(0, exchange, trained, 8, 8)
     assert bench.buffer.updates() == 0
     assert np.array_equal(contents(bench), before)
+
+
+@pytest.mark.parametrize("update", ["agwu", "sgwu"])
+def test_what_is_forgotten_is_not_submitted_and_the_newest_weights_come(bench: Bench, update: Update) -> None:
+    first, second = bench.exchange(0, update), bench.exchange(1, update)
+    trained = refreshed(first)
+    report = bench.submit(1, second, refreshed(second) + 1, 8, 4)
+    if update == "sgwu":
+        bench.buffer.merge_for(1, 1.0)
+    trained[:] = np.nan
+    with pytest.raises(Diverged):
+        bench.submit(0, first, trained, 8, 4)
+    assert first.ready()
+    first.forget()
+    first.begin(trained)
+    np.testing.assert_allclose(trained, contents(bench), rtol=bench.tolerance)
+    assert contents(bench).any()
+    assert bench.buffer.submission(0).samples == 0
+    report = bench.submit(0, first, trained + 1, 8, 4)
+    assert (report.sequence, report.samples_committed) == (1, 8)
+    assert report.staleness == 0
 
 
 def test_a_node_takes_its_place_over_from_a_dead_one(bench: Bench) -> None:

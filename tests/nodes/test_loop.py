@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nodes.scripted import IDLE, LOSS, REFRESH, RELEASE, RESUME, STEP, STOP, SUBMIT, OverrunError, Surroundings, work
 
-from bptcnn.nodes.loop import Diverged
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.throttle import CREDIT_SECONDS
-from bptcnn.outer import Message, Pause, Paused, Work
+from bptcnn.outer import Message, Pause, Paused, Update, Work
 
 
 @st.composite
@@ -195,7 +195,7 @@ def test_stop_abandons_the_iteration_that_is_under_way(monkeypatch: pytest.Monke
     assert len(seen.trained()) == 12
 
 
-# ---- staleness, timing, divergence -----------------------------------------------------------------------------------
+# ---- staleness, timing  -----------------------------------------------------------------------------------
 
 
 def test_the_staleness_bound_ends_an_iteration_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,9 +221,84 @@ def test_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert IDLE <= second.wait_seconds <= 2 * IDLE  # for the pause's message and for work, but not in the pause
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
-    seen = Surroundings([[work(1, range(40), 2)], [STOP]], losses={3: loss})
-    with pytest.raises(Diverged, match="smaller learning rate"):
+# ---- divergence ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, 1e5])
+def test_what_diverges_is_trained_anew(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
+    """The second local iteration goes wrong in its second batch."""
+    seen = Surroundings([[work(1, range(16), 2)], [STOP]], losses={3: loss}).run(monkeypatch)
+    assert seen.trained() == [*range(16), *range(8, 16)]
+    assert [s.samples for s in seen.submissions] == [8, 8]
+    assert [s.loss_sum for s in seen.submissions] == [8 * LOSS, 8 * LOSS]
+    assert [(r.samples, f"{loss:.4g}" in r.reason) for r in seen.refusals] == [(8, True)]
+    refused = seen.log.index("Refused")
+    assert seen.log[refused : refused + 4] == ["Refused", "forget", "refresh", "step 4"]
+    assert seen.loop is not None
+    assert seen.loop.samples_trained == 16
+    assert seen.velocity[0] == 2.0, "momentum starts anew"
+    assert seen.weights[0] == 102.0, "from the global weights"
+
+
+def test_weights_that_diverge_in_the_last_batch_are_trained_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(16), 2)], [STOP]], diverging=frozenset({0, 2})).run(monkeypatch)
+    assert seen.trained() == [*range(8), *range(8), *range(8, 16), *range(8, 16)]
+    assert [s.samples_committed for s in seen.submissions] == [8, 16]
+    assert [r.samples for r in seen.refusals] == [8, 8]
+
+
+def test_work_is_kept_in_order_whatever_messages_it_came_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [work(1, range(3), 4), work(1, range(3, 7), 4), work(1, range(7, 20), 4, rate=0.25), work(2, range(8), 4)]
+    seen = Surroundings([list(parts), [STOP]], losses={2: math.nan}).run(monkeypatch)
+    assert seen.trained() == [*range(12), *range(20), *range(8)]
+    assert [(s.epoch, s.samples) for s in seen.submissions] == [(1, 16), (1, 4), (2, 8)]
+    again = Surroundings([list(parts), [STOP]]).run(monkeypatch)
+    assert seen.rates[3:] == again.rates
+    assert [step.tolist() for step in seen.steps[3:]] == [step.tolist() for step in again.steps]
+
+
+@pytest.mark.parametrize("update", ["agwu", "sgwu"])
+def test_a_node_gives_up_what_diverges_again_and_again(monkeypatch: pytest.MonkeyPatch, update: Update) -> None:
+    first: list[Message] = [work(1, range(40), 2)]
+    idle = [first, [RELEASE]] if update == "sgwu" else [first]
+    seen = Surroundings(idle, update=update, losses={2: math.nan, 3: math.nan, 4: math.inf})
+    with pytest.raises(Diverged, match=r"the loss became inf, 3 times in a row: .* smaller learning rate"):
         seen.run(monkeypatch)
     assert [s.samples for s in seen.submissions] == [8], "what diverged must not be submitted"
+    assert len(seen.refusals) == 3
+
+
+def test_a_node_goes_on_if_what_diverged_does_not_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two in a row, one submission, two in a row."""
+    losses = dict.fromkeys((0, 1, 4, 5), math.nan)
+    seen = Surroundings([[work(1, range(16), 2)], [STOP]], losses=losses).run(monkeypatch)
+    assert [s.samples for s in seen.submissions] == [8, 8]
+    assert len(seen.refusals) == 4
+
+
+def test_a_loss_is_measured_by_that_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a network that starts far worse than guessing, and on batches that say enough."""
+    indices = range(8 * 64)
+
+    def refused(start: float, later: float) -> int:
+        losses = {0: start, 1: start, 2: later}
+        seen = Surroundings([[work(1, indices, 1)], [STOP]], batch_size=64, losses=losses).run(monkeypatch)
+        return len(seen.refusals)
+
+    guessing = math.log(10)
+    assert [refused(guessing, loss) for loss in (9 * guessing, 11 * guessing)] == [0, 1]
+    assert [refused(0.01, loss) for loss in (9 * guessing, 11 * guessing)] == [0, 1]
+    assert [refused(100.0, loss) for loss in (900.0, 1100.0)] == [0, 1]
+
+
+def test_one_image_that_costs_a_lot_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Surroundings([[work(1, range(9), 2)], [STOP]], losses={2: 60.0}).run(monkeypatch)
+    assert not seen.refusals
+    assert [s.samples for s in seen.submissions] == [8, 1]
+
+
+def test_a_loss_that_explodes_over_many_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = dict.fromkeys(range(1, 24), 30.0)
+    seen = Surroundings([[work(1, range(96), 24)], [STOP]], losses=losses).run(monkeypatch)
+    assert len(seen.refusals) == 1
+    assert [s.samples for s in seen.submissions] == [96]

@@ -10,7 +10,8 @@ from nodes.agents import CLASSES, agent, kind, ready, submissions, wait_for
 from nodes.loopback import Loopback, loopback
 
 from bptcnn.nodes import NodeGone
-from bptcnn.outer import Failed, Heartbeat, NodeEvent, Pause, Paused, Release, Resume, Stop, Submitted
+from bptcnn.nodes.loop import MOST_REFUSALS
+from bptcnn.outer import Failed, Heartbeat, NodeEvent, Pause, Paused, Refused, Release, Resume, Stop, Submitted, Update
 
 TRANSPORTS = ("local", "ssh")
 
@@ -126,13 +127,24 @@ def test_a_label_that_is_no_class_fails_the_node(tmp_path: Path, address: str | 
         assert bench.buffer.submission(0).samples == 0
 
 
-def test_a_node_that_diverges_says_so(tmp_path: Path, address: str | None) -> None:
-    with agent(tmp_path, address=address) as bench:
+@pytest.mark.parametrize("update", ["agwu", "sgwu"])
+def test_a_node_that_diverges_again_and_again_says_so(tmp_path: Path, address: str | None, update: Update) -> None:
+    with agent(tmp_path, address=address, update=update) as bench:
+        before = np.empty(bench.buffer.layout.parameters, np.float32)
+        bench.buffer.snapshot(before)
         bench.node.send(bench.work(count=6400, rate=1e30))
-        failed, _ = wait_for(bench.node, kind(Failed))
+        failed, events = wait_for(bench.node, kind(Failed))
         assert isinstance(failed, Failed)
         assert "smaller learning rate" in failed.reason
-        assert bench.log.read_text() == "", "no traceback for what the user can mend"
+        refused = [event for event in events if isinstance(event, Refused)]
+        assert [event.reason in failed.reason for event in refused] == [True] * MOST_REFUSALS
+        assert all(event.samples for event in refused)
+        after = np.empty_like(before)
+        bench.buffer.snapshot(after)
+        assert np.array_equal(before, after), "what diverged was merged"
+        log = bench.log.read_text()
+        assert log.count("is refused") == MOST_REFUSALS
+        assert "Traceback" not in log, "no traceback for what the user can mend"
 
 
 def test_what_was_killed_merges_nothing(tmp_path: Path, address: str | None) -> None:

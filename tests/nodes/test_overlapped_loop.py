@@ -1,5 +1,6 @@
 """The node's loop where submissions travel: it trains on meanwhile, and has one under way at a time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -170,6 +171,29 @@ def test_staleness_ends_an_iteration_only_where_nothing_travels(monkeypatch: pyt
     assert seen.sizes()[:2] == [(1, 4), (1, 12)]
 
 
+@pytest.mark.parametrize("arrives", ["while it waits", "in its step", "in a pause"])
+def test_what_diverges_beside_a_submission_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch, arrives: str) -> None:
+    """The submission that travels is good: it counts. What was learned since is trained anew."""
+    idle, during = [[batches(1, 6)], [ARRIVAL], [ARRIVAL], [STOP]], {}
+    if arrives == "in its step":
+        during[3] = [idle.pop(1)[0]]
+    elif arrives == "in a pause":
+        idle[1:2] = [[Pause()], [ARRIVAL], [RESUME]]
+    seen = run(monkeypatch, idle, during=during, losses={3: math.nan})
+    assert seen.trained() == [*range(16), *range(8, 24)]
+    assert sum(size for _, size in seen.sizes()) == 24
+    assert seen.sizes()[0] == (1, 8)
+    refused = seen.log.index("Refused")
+    after = [line for line in seen.log[refused + 1 :] if line not in ("idle", "Paused")]
+    assert after[:4] == ["settle 1", "forget", "begin", "step 4"]
+
+
+def test_stop_ends_the_wait_for_an_answer_before_a_new_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = run(monkeypatch, [[batches(1, 6)], [STOP]], losses={3: math.nan})
+    assert seen.sizes() == [(1, 8)]
+    assert len(seen.steps) == 4
+
+
 def test_under_sgwu_it_waits_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     idle = [[batches(1, 4)], [ARRIVAL], [Release()], [ARRIVAL], [STOP]]
     seen = run(monkeypatch, idle, update="sgwu")
@@ -230,15 +254,20 @@ class Late(Travelling):
     script=scripts(),
     delays=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     pauses=st.frozensets(st.integers(1, 30), max_size=3),
+    diverging=st.frozensets(st.integers(0, 30), max_size=2),
 )
 def test_every_sample_is_submitted_once_whenever_answers_come(
-    script: tuple[list[Work], int], delays: list[int], pauses: frozenset[int]
+    script: tuple[list[Work], int], delays: list[int], pauses: frozenset[int], diverging: frozenset[int]
 ) -> None:
     messages, steps = script
     with pytest.MonkeyPatch.context() as patch:
         seen = Late([[*messages], [STOP]], batch_size=BATCH, delays=delays, pauses_at=pauses)
+        seen.losses = dict.fromkeys(diverging, math.nan)
         seen.run(patch)
-    assert seen.trained() == [int(index) for message in messages for index in message.indices]
+    wanted = [int(index) for message in messages for index in message.indices]
+    assert seen.trained() == wanted or seen.refusals
+    assert list(dict.fromkeys(seen.trained())) == wanted
+    assert len(seen.trained()) == len(wanted) + sum(refusal.samples for refusal in seen.refusals)
     for epoch in {message.epoch for message in messages}:
         sent = [one for one in seen.sent if one.epoch == epoch]
         assert sum(one.samples for one in sent) == sum(len(m.indices) for m in messages if m.epoch == epoch)

@@ -19,19 +19,19 @@ from hypothesis import strategies as st
 
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import decode, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import META_LIMIT, Channel, Frame, FrameError, Kind
 from bptcnn.nodes.gate import Shut
-from bptcnn.nodes.node import Diverged
-from bptcnn.nodes.servant import Refused, Servant, Shipments
+from bptcnn.nodes.servant import Impossible, Servant, Shipments
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Submitted, Update, Work
 
 SIZE = 37
 SECONDS = 30.0
 KEY = bytes(range(32))
-REFUSALS = (Refused, Diverged, ValueError, FrameError)
+REFUSALS = (Impossible, Diverged, ValueError, FrameError)
 SAMPLES = Samples(np.arange(5 * 12, dtype=np.uint8).reshape(5, 2, 2, 3), np.arange(5, dtype=np.int32))
 
 
@@ -142,7 +142,7 @@ def test_samples_come_back_in_the_order_sent(sent: list[tuple[int, int]], data: 
         count = data.draw(st.integers(1, left.count(epoch)))
         shipments.take(epoch, count)
         del left[:count]
-    with pytest.raises(Refused, match="was not sent"):
+    with pytest.raises(Impossible, match="was not sent"):
         shipments.take(1, 1)
 
 
@@ -151,7 +151,7 @@ def test_more_than_was_sent_is_refused(sent: int, more: int) -> None:
     shipments = Shipments()
     shipments.add(work(1, sent))
     shipments.add(work(2, 100))
-    with pytest.raises(Refused, match=f"{sent + more} samples of epoch 1"):
+    with pytest.raises(Impossible, match=f"{sent + more} samples of epoch 1"):
         shipments.take(1, sent + more)
 
 

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import decode, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import Channel, FrameError, Kind
 from bptcnn.nodes.gate import Shut
-from bptcnn.nodes.node import Diverged
 from bptcnn.nodes.servant import Servant
 from bptcnn.nodes.tunnel import TunnelExchange
 from bptcnn.nodes.wire import Wire, payload_size

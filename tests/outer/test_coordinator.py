@@ -19,6 +19,7 @@ from bptcnn.outer.messages import (
     Pause,
     Paused,
     Ready,
+    Refused,
     Release,
     Resume,
     Send,
@@ -187,6 +188,28 @@ def test_a_failed_nodes_samples_move_when_it_is_lost_not_before() -> None:
     assert machine.handle(submitted(0, 1, 10, 1, 10)) == []
     assert machine.handle(lost(0, sequence=1, committed=10)) == []
     assert machine.counters().images_trained == 30
+
+
+def test_a_refused_submission_is_counted_and_its_samples_stay() -> None:
+    machine = coordinator()
+    start(machine)
+    machine.handle(submitted(0, 1, 5, 1, 5))
+    machine.handle(Heartbeat(0, 1.5, 15))
+    assert machine.handle(Refused(0, 2.0, 10, "the loss became nan")) == []
+    machine.validate()
+    assert machine.counters().images_redone == 10
+    assert [status.totals.refused for status in machine.statuses()] == [1, 0]
+    machine.handle(submitted(0, 2, 15, 1, 10))
+    assert machine.counters().images_trained == 15
+    machine.handle(lost(0, sequence=2, committed=15, trained=15))
+    assert machine.counters().images_redone == 10, "what was refused is counted once"
+
+
+def test_a_host_cannot_have_more_redone_than_it_was_sent() -> None:
+    machine = coordinator()
+    start(machine)
+    machine.handle(Refused(0, 2.0, 2**62, "the loss became nan"))
+    assert machine.counters().images_redone <= 40
 
 
 def test_the_loss_of_the_last_node_that_moves_ends_the_epoch() -> None:

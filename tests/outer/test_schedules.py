@@ -35,7 +35,14 @@ def random_node(rng: np.random.Generator, horizon: float, fragile: bool) -> Simu
             node = replace(node, fate="dies", fate_at=0.0, late=1.5)
     return_after = None if rng.random() < 0.4 else float(rng.choice([0.0, 0.3, 4.0, 2 * RETURN_SECONDS]))
     abandon_after = None if rng.random() < 0.7 else float(rng.choice([0.0, 5.0]))
-    return replace(node, return_after=return_after, abandon_after=abandon_after, deaths=int(rng.integers(1, 4)))
+    diverges = float(rng.choice([0.0, 0.0, 0.1, 0.4]))
+    return replace(
+        node,
+        return_after=return_after,
+        abandon_after=abandon_after,
+        diverges=diverges,
+        deaths=int(rng.integers(1, 4)),
+    )
 
 
 def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSettings, SimulatedRun, Conditions]:
@@ -96,7 +103,9 @@ def test_random_schedules_end_and_train_each_sample_once(update: Update, partiti
     runs = [check(seed, update, partition) for seed in range(45)]
     outcomes = {run.outcome for run in runs}
     assert outcomes == {"completed", "failed", "stopped"}, "the schedules do not cover every outcome"
-    assert any(run.outcome == "completed" and run.returns > 1 for run in runs), "no completed run had nodes return"
+    completed = [run for run in runs if run.outcome == "completed"]
+    assert any(run.returns > 1 for run in completed), "no completed run had nodes return"
+    assert any(run.counters.images_redone and any(node.totals.refused for node in run.statuses) for run in completed)
 
 
 @pytest.mark.slow

@@ -1,0 +1,51 @@
+"""Divergence: when what a node has learned is refused, so that it is never merged.
+
+Refused is a loss or a weight that is no number, and a loss that has exploded: above EXPLODED times that of the node's
+first batch or of guessing, whichever is larger, as a mean over a batch or over the local iteration. Of fewer than
+FEWEST images the others count as 0: a single image that a good network gets wrong can cost a lot.
+Imports nothing that compiles.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+EXPLODED = 10.0  # training recovers from less
+FEWEST = 64
+
+_FAR_BELOW = 2.0**118  # a squared norm whose sum in float32 cannot overflow, however it is rounded
+
+
+class Diverged(ArithmeticError):
+    """Loss or weights are no longer numbers, or the loss has exploded."""
+
+
+def require_finite(progress: npt.NDArray[np.float32], largest: float = math.inf) -> None:
+    """Raise Diverged where what a node has learned is beyond numbers, or its norm is.
+
+    `largest`: an upper bound of the magnitudes. Where it is small enough, `progress` need not be looked at.
+    """
+    if largest * largest * progress.size < _FAR_BELOW:
+        return
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = np.dot(progress, progress)
+    if not np.isfinite(size):
+        raise Diverged("the weights are no longer finite")
+
+
+class LossBound:
+    """Judges one node's losses; the first one says what its weights were like before it trained."""
+
+    def __init__(self, classes: int) -> None:
+        self._guessing = math.log(classes)
+        self._usual: float | None = None
+
+    def require_usual(self, loss: float, images: int) -> None:
+        """Raise Diverged for a mean `loss` over so many images that must not count."""
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss became {loss}")
+        if self._usual is None:
+            self._usual = max(self._guessing, loss)
+        if loss * images > EXPLODED * self._usual * max(images, FEWEST):
+            raise Diverged(f"the loss rose to {loss:.4g}, from {self._usual:.4g} or less at the start")
