@@ -161,4 +161,5 @@ class Subnetwork:
 
 def memory_needed(network: Network, batch_size: int, threads: int) -> int:
     """Return the bytes that a training subnetwork has for itself."""
-    return Plan(lower(network, training=True, batch=batch_size), batch_size, threads, True, StepSettings.create()).arena.size
+    lowered = lower(network, training=True, batch=batch_size)
+    return Plan(lowered, batch_size, threads, True, StepSettings.create()).arena.size

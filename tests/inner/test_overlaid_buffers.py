@@ -1,4 +1,4 @@
-"""Buffers that lie over one another in a step: used one after the other, and no task collides with another unordered."""
+"""Buffers that lie over one another in a step: used one after the other, no two tasks at once."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -80,7 +80,10 @@ def check_order(builder: WatchedBuilder) -> None:
     for uses in by_buffer.values():
         names = {name: index for index, name in enumerate({use.span.name for use in uses})}
         task, begin, end, writes, stripe, stripes, name = np.array(
-            [(u.task, u.span.begin, u.span.end, u.writes, u.span.stripe, u.span.stripes, names[u.span.name]) for u in uses]
+            [
+                (u.task, u.span.begin, u.span.end, u.writes, u.span.stripe, u.span.stripes, names[u.span.name])
+                for u in uses
+            ]
         ).T
         for index in range(len(uses)):
             meets = (begin < end[index]) & (begin[index] < end) & ((writes + writes[index]) > 0)
