@@ -4,7 +4,7 @@ It applies the pure functions of `partition` to the ledger with the speeds that 
 """
 
 from collections.abc import Sequence
-from math import isnan
+from math import inf, isnan
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from bptcnn.outer.settings import RunSettings
 
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
 RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
+ENDING_ITERATIONS = 2  # where the run ends, a local iteration takes no more than this part of what is left
 
 
 class Planner:
@@ -27,6 +28,7 @@ class Planner:
         self._rounds = settings.allocation_rounds()
         self._done = 0
         self.now = 0.0  # set by the coordinator from each event
+        self._left = inf  # seconds until the run ends, where that is near enough to plan for
 
     def speeds(self) -> Floats:
         """Images/s of all m nodes, float64 (m,): measured, or by profile scaled to what the others measured.
@@ -46,7 +48,7 @@ class Planner:
         """
         steps = self._settings.local_steps
         if self._settings.update != "sgwu":
-            return steps
+            return self._ending_steps(node) or steps
         nodes = self._heirs()
         weights = self._weights(nodes)
         return max(1, round(steps * len(nodes) * float(weights[nodes.index(node)] / weights.sum())))
@@ -56,7 +58,23 @@ class Planner:
         planned = self.local_steps(node) * self._settings.batch_size
         if self._settings.update == "sgwu":
             return planned
-        return max(planned, self._records[node].usual_samples(), self._under_way(node))
+        usual = 0 if self._ending_steps(node) else self._records[node].usual_samples()
+        return max(planned, usual, self._under_way(node))
+
+    def _ending_steps(self, node: int) -> int:
+        """Batches in a local iteration that the run's end makes shorter, 0 where it does not: then all end together."""
+        seconds = self._settings.batch_size * self._records[node].speedometer.seconds_per_sample()
+        if not seconds * ENDING_ITERATIONS * self._settings.local_steps > self._left:
+            return 0
+        return max(1, int(self._left / (seconds * ENDING_ITERATIONS)))
+
+    def foresee(self, epoch: int, last: bool) -> None:
+        """Note how long the run has still to go, if `epoch` is the `last` one."""
+        self._left = inf
+        if last and not self._ledger.unallocated and self._settings.update != "sgwu":
+            nodes = self._heirs()
+            sent, unsent = self._to_train(epoch, nodes)
+            self._left = float((sent.sum() + unsent.sum()) / max(self._weights(nodes).sum(), 1e-9))
 
     def reserve(self, node: int) -> int:
         """Samples that keep the node busy while it reports and is answered: a local iteration at most."""

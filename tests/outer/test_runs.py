@@ -174,6 +174,15 @@ def test_long_local_iterations_leave_enough_to_move_at_the_end(seed: int) -> Non
     assert simulate(told, nodes, conditions, validate=False).efficiency >= 0.93
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_long_local_iterations_get_shorter_where_the_run_ends(seed: int) -> None:
+    """Else the slowest node would train for a second when the others have nothing left."""
+    speeds = (8000.0, 4000.0, 2000.0, 2000.0)
+    told = settings(speeds, samples=60000, epochs=1, learning_rates=(0.1,), local_steps=32)
+    result = simulate(told, tuple(SimulatedNode(speed) for speed in speeds), Conditions(seed=seed), validate=False)
+    assert result.efficiency >= 0.97
+
+
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("travel", [0.0, 0.2])
 def test_a_node_that_returns_gets_its_share_again(update: Update, travel: float) -> None:
