@@ -69,9 +69,7 @@ def operations(network: Network) -> tuple[Operation, ...]:
     return lower(network, training=True).operations
 
 
-def lower(
-    network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE, batch: int = 0
-) -> Lowered:
+def lower(network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE, batch: int = 0) -> Lowered:
     """Return the operations of `network` with their values.
 
     `direct`: no convolution by Winograd's algorithm. `batch`: images of a step, by which algorithms are chosen, 0 for

@@ -161,4 +161,6 @@ class Subnetwork:
 
 def memory_needed(network: Network, batch_size: int, threads: int) -> int:
     """Return the bytes that a training subnetwork has for itself."""
-    return Plan(lower(network, training=True, batch=batch_size), batch_size, threads, True, StepSettings.create()).arena.size
+    return Plan(
+        lower(network, training=True, batch=batch_size), batch_size, threads, True, StepSettings.create()
+    ).arena.size
