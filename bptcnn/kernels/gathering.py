@@ -1,6 +1,6 @@
 """Gathering the windows of a convolution into a matrix, and scattering its gradient: where output pixels are few.
 
-    input ──gather_windows──> windows (pixels, KH * KW * C) ──a dense layer──> (pixels, K) ──place_outputs──> output
+    input ──gather──> windows (pixels, KH * KW * C) ──a dense layer──> outputs (pixels, K) ──place──> output
 
 With few output pixels in a step filters are large beside images. As the weights of a dense layer (KH * KW * C, K) they
 are read where they lie, once in each pass; packing or transforming them would cost more than it gains.
