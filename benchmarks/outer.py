@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from runs import node_name, train
-from speeds import Probes, listed, probe_command
+from speeds import Probes, busy_cores, listed, probe_command
 
 import bptcnn as bpt
 from bptcnn.profiling import own_cores
@@ -79,7 +79,9 @@ def judge(summary: Any, alone: list[float], together: list[float]) -> Found:
         speed,
         speed / sum(alone),
         speed / sum(together),
-        *(parts[name] / total for name in ("waiting", "merging", "imbalance")),
+        parts["waiting"] / total,
+        parts["merging"] / total,
+        parts["imbalance"] / total,
         (parts["compute"] - unhindered) / total,
         parts["other"] / total,
     )
@@ -132,7 +134,7 @@ def main() -> None:
     found: dict[tuple[str, tuple[float, ...], str], list[Found]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1, told.rounds + 1):
-            print(f"round {number}", flush=True)
+            print(f"round {number}, {busy_cores():.2f} cores busy with other things", flush=True)
             for network in told.networks.split(","):
                 for nodes in teams:
                     # one node has nobody to wait for: all ways are the same
