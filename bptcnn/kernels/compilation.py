@@ -23,7 +23,7 @@ import numba
 import platformdirs
 from numba.core import config, sigutils, types
 
-from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.unit import MATRIX_UNIT, UNIT
 
 F = TypeVar("F", bound=Callable[..., Any])
 _COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")
@@ -39,7 +39,7 @@ def _cache_key() -> str:
         for source in sorted((package / name).glob("*.py")):
             digest.update(source.name.encode() + source.read_bytes())
     versions = (numba.__version__, llvm.llvm_version_info, platform.python_version())
-    digest.update(repr((versions, llvm.get_host_cpu_name(), UNIT, platform.node(), os.fspath(package))).encode())
+    digest.update(repr((versions, llvm.get_host_cpu_name(), UNIT, MATRIX_UNIT, platform.node(), os.fspath(package))).encode())
     return digest.hexdigest()[:20]
 
 
