@@ -19,6 +19,7 @@ from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
 from bptcnn.inner.tuning import BY_RULE, Algorithm, Choice, Tuning
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import (
     Activation,
     Application,
@@ -64,22 +65,32 @@ class Lowered:
         return [(op, position) for op in self.operations for position, v in enumerate(op.inputs) if v == value]
 
 
-def operations(network: Network) -> tuple[Operation, ...]:
+def operations(network: Network, precision: Precision = "float32") -> tuple[Operation, ...]:
     """Return the operations of a training step, in forward order."""
-    return lower(network, training=True).operations
+    return lower(network, training=True, precision=precision).operations
 
 
-def lower(network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE) -> Lowered:
-    """Return the operations of `network` with their values; `direct`: no convolution by Winograd's algorithm."""
-    return _Lowering(network, training, direct, tuning).run()
+def lower(
+    network: Network,
+    training: bool,
+    direct: bool = False,
+    tuning: Tuning = BY_RULE,
+    precision: Precision = "float32",
+) -> Lowered:
+    """Return the operations of `network` with their values.
+
+    `direct`: no convolution by Winograd's algorithm. `precision` "bf16": convolutions may multiply bfloat16 numbers.
+    """
+    return _Lowering(network, training, direct, tuning, precision).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning) -> None:
+    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning, precision: Precision) -> None:
         self._network = network
         self._training = training
         self._direct = direct
         self._tuning = tuning
+        self._precision = precision
         self._decisions: list[Decision] = []
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
@@ -178,10 +189,10 @@ class _Lowering:
                 value = follower + 1
                 pooled = replace(op, output=value, pool=pooling.layer.window, out_shape=self._image(value))
                 layers.append(pooling.name)
-        choice = choose(pooled, self._tuning)
+        choice = choose(pooled, self._tuning, self._precision)
         if self._direct and choice.algorithm.startswith("winograd"):
             choice = replace(choice, algorithm="direct")
-        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled)))
+        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled, self._precision)))
         if not takes_pooling(choice.algorithm):
             pooled, value = op, index + 1
         self._put(computed(pooled, choice), value)

@@ -7,8 +7,9 @@ here.
 from dataclasses import dataclass
 from typing import Literal
 
-Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images"]
-"""Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch."""
+Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images", "bfloat16"]
+"""Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch; `bfloat16`:
+products of bfloat16 blocks, where the precision allows them."""
 
 RANGES = 16
 """Tasks over the images of a batch: enough to balance, long enough to hide scheduling."""

@@ -8,10 +8,15 @@ import ctypes
 import os
 import platform
 from dataclasses import dataclass
+from typing import Literal
 
 import llvmlite.binding as llvm
 
 from bptcnn.errors import UserError
+
+
+Precision = Literal["float32", "bf16"]
+"""Of the products in convolutions; weights and sums are float32 always."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +101,18 @@ def select_matrix_unit(name: str | None) -> str:
 
 
 MATRIX_UNIT = select_matrix_unit(os.environ.get("BPTCNN_MATRIX_UNIT") or None)
+
+
+def lacking(precision: Precision) -> str | None:
+    """Return why this CPU cannot train at a precision, None where it can."""
+    if precision == "float32" or MATRIX_UNIT:
+        return None
+    unit = "" if UNIT.name == available_units()[0] else f" (BPTCNN_VECTOR_UNIT={UNIT.name})"
+    return f"this CPU has no AVX512-BF16 instructions{unit}"
+
+
+def require_precision(precision: Precision) -> None:
+    """Raise UserError where this CPU cannot train at a precision."""
+    why = lacking(precision)
+    if why is not None:
+        raise UserError(f"precision bf16: {why}; use --precision float32")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Update
@@ -20,6 +21,7 @@ class AgentConfiguration:
     threads: int
     network: Network
     batch_size: int
+    precision: Precision
     momentum: float
     weight_decay: float
     update: Update

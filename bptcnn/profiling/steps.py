@@ -11,6 +11,7 @@ from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.inner.tuning import BY_RULE, Tuning
+from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
 
 BATCHES = 16
@@ -50,11 +51,17 @@ class MeasuredSteps:
     """
 
     def __init__(
-        self, network: Network, batch_size: int, threads: int, batches: RandomBatches, tuning: Tuning = BY_RULE
+        self,
+        network: Network,
+        batch_size: int,
+        threads: int,
+        batches: RandomBatches,
+        tuning: Tuning = BY_RULE,
+        precision: Precision = "float32",
     ) -> None:
         self._executor = Executor(threads)
         try:
-            self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning)
+            self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning, precision=precision)
         except BaseException:
             self._executor.close()
             raise

@@ -21,6 +21,7 @@ def benchmark(
     input_shape: options.InputShape = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    precision: options.Precision = "float32",
     rounds: options.Rounds = 5,
     seconds: options.Seconds = 2.0,
     layers: options.Layers = False,
@@ -42,10 +43,10 @@ def benchmark(
     Memory is the most that a process which only trains has resident.
 
     With --peer torch, PyTorch trains the same networks: same layers, paddings and
-    batches, SGD with momentum, all in float32, eagerly in both of its memory
-    formats, of which the faster one counts. The two sides take turns, every
-    measurement in a process of its own. Takes about half a minute a network, with
-    the peer one and a half.
+    batches, SGD with momentum, all in float32 or, with --precision bf16, under
+    autocast, eagerly in both of its memory formats, of which the faster one counts.
+    The two sides take turns, every measurement in a process of its own. Takes about
+    half a minute a network, with the peer one and a half.
 
     --simulate replays the scheduler in virtual time. It knows the tasks of the
     step and their order, not what more threads take from each other in memory.
@@ -66,6 +67,7 @@ def benchmark(
         None if input_shape is None else parse_shape(input_shape),
         batch_size,
         threads,
+        precision,
         rounds,
         seconds,
         simulate,
@@ -99,6 +101,7 @@ class _Plan:
     input_shape: tuple[int, int, int] | None
     batch_size: int | None
     threads: int | None
+    precision: str
     rounds: int
     seconds: float
     simulate: bool
@@ -125,16 +128,19 @@ def _peer(name: str | None, python: str | None, compiled: bool) -> "TorchPeer | 
 def _measure(plan: _Plan) -> "Benchmark":
     from bptcnn.profiling.benchmarking import Plan, default_case, run_benchmark
     from bptcnn.training import prepare_kernels
-    from bptcnn.training.settings import check_whole
+    from bptcnn.kernels.unit import Precision, require_precision
+    from bptcnn.training.settings import check_choice, check_whole
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
 
     for name, value in (("batch_size", plan.batch_size), ("threads", plan.threads)):
         if value is not None:
             check_whole(name, value, 1)
-    cases = [default_case(network, plan.input_shape, plan.batch_size) for network in plan.networks]
+    precision = check_choice("precision", plan.precision, Precision)
+    require_precision(precision)
+    cases = [default_case(network, plan.input_shape, plan.batch_size, precision) for network in plan.networks]
     with Relay(fitting_display(quiet=False)) as relay:
-        prepare_kernels(relay)
+        prepare_kernels(relay, precision)
         from bptcnn.profiling import measure_host
 
         relay.setup("measuring this host")
