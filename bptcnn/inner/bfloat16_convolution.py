@@ -86,11 +86,6 @@ class Bfloat16Convolution(Convolution):
         """Panels of packed filters for the gradient by input."""
         return self._in_blocks
 
-    @property
-    def packing(self) -> tuple[int, int]:
-        """The kernels that pack filters, for forward and backward."""
-        return kernels.pack_forward_panels, kernels.pack_backward_panels
-
     def _slices(self, panels: int) -> int:
         """Into how many tasks panels are divided: those of one stay in the cache."""
         size = self._taps * self._in_blocks * self._out_blocks * BLOCK_BYTES
@@ -119,17 +114,18 @@ class Bfloat16Convolution(Convolution):
         filters = self._taps * self._in_blocks * self._out_blocks
         arena.reserve((self.name, "packed input"), in_rows, in_row)
         arena.reserve((self.name, "forward panels"), filters, BLOCK_BYTES)
-        entries = self._taps
+        entries = self._taps * max(self._in_blocks, self._out_blocks)
         if plan.training:
-            arena.reserve((self.name, "turned input"), in_rows, in_row)
-            arena.reserve((self.name, "gradient columns"), out_rows, out_row)
+            arena.reserve((self.name, "turned input"), in_rows * in_row, 1)
+            arena.reserve((self.name, "gradient columns"), out_rows * out_row, 1)
             arena.reserve((self.name, "ones"), 1, BLOCK_BYTES)
             if wanted:
                 arena.reserve((self.name, "packed gradient"), out_rows, out_row)
                 arena.reserve((self.name, "backward panels"), filters, BLOCK_BYTES)
-            entries = max(entries, -(-out_rows // self._parts(plan).bands) * out_columns)
+            parts = self._parts(plan)
+            entries = max(entries, parts.group * -(-out_rows // parts.bands) * out_columns)
             self._sums(plan).reserve(plan)
-        plan.want_scratch(kernels.SUMS + 4 * entries)
+        plan.want_scratch(kernels.SUMS + 4 * entries)  # an entry is two int64
 
     def record(self, plan: Plan) -> None:
         """Fill the records of the convolution and of its reduction."""
@@ -180,14 +176,22 @@ class Bfloat16Convolution(Convolution):
     def forward(self, step: StepBuilder) -> None:
         """Pack filters and input; then convolve by bands of rows and slices of output channels."""
         plan, (rows, _, _) = step.plan, self.conv_shape
-        self._pack(step, backward=False)
-        self._pack_rows(step, "pack input forward", kernels.pack_input, self.in_shape, self._input(plan), ["packed input"])
+        self._pack_filters(step)
+        packed = (self.name, "packed input")
+        self._pack_rows(
+            step,
+            "pack input forward",
+            kernels.pack_input,
+            self.in_shape,
+            self._input(plan),
+            lambda first, last: [plan.arena.span(packed, first, last)],
+        )
         panels, made = plan.arena.whole((self.name, "forward panels")), plan.values(self.output, 0, plan.batch)
 
         def reads(first: int, last: int) -> list[Span]:
             top, bottom = first * self.stride[0] - self.pads[0][0], (last - 1) * self.stride[0] + self.kernel[0]
             seen = max(0, top), min(self.in_shape[0], bottom - self.pads[0][0])
-            return [panels, plan.arena.span((self.name, "packed input"), *seen)]
+            return [panels, plan.arena.span(packed, *seen)]
 
         slices = self._slices(self._out_blocks)
         self._multiply(step, "forward", kernels.convolve_blocks, rows, slices, reads, made)
@@ -196,12 +200,35 @@ class Bfloat16Convolution(Convolution):
         """Pack the output gradient and the input, turned; then both gradients, the reduction, the update."""
         plan, wanted = step.plan, step.plan.wants_gradient(self.inputs[0])
         given = plan.gradients(self.output, 0, plan.batch), plan.values(self.output, 0, plan.batch)
-        packed = ["gradient columns", "packed gradient"] if wanted else ["gradient columns"]
+        columns, turned = (
+            plan.arena.whole((self.name, "gradient columns")),
+            plan.arena.whole((self.name, "turned input")),
+        )
+
+        def packed(first: int, last: int) -> list[Span]:
+            spans = [columns.striped(first, self.conv_shape[0])]
+            return [*spans, plan.arena.span((self.name, "packed gradient"), first, last)] if wanted else spans
+
         self._pack_rows(step, "pack gradient", kernels.pack_gradient, self.conv_shape, list(given), packed)
         if wanted:
             self._by_input(step)
-        self._pack_rows(step, "turn", kernels.turn_input, self.in_shape, self._input(plan), ["turned input"])
+
+        def rows(first: int, _: int) -> list[Span]:
+            return [turned.striped(first, self.in_shape[0])]
+
+        self._pack_rows(step, "turn", kernels.turn_input, self.in_shape, self._input(plan), rows)
         self._by_filter(step)
+
+    def _pack_filters(self, step: StepBuilder) -> None:
+        """Add the tasks that pack the filters, for forward and by input at once."""
+        plan, rows = step.plan, self._taps * self._in_blocks
+        record, reads = plan.record_address(self.name), [plan.parameter_span("weights", self.filter)]
+        wanted = plan.wants_gradient(self.inputs[0])
+        buffers = ["forward panels", "backward panels"] if wanted else ["forward panels"]
+        for first, last in split(rows, _TASKS):
+            writes = [plan.arena.whole((self.name, buffer)).striped(first, rows) for buffer in buffers]
+            cost = (last - first) * self.filter.size / rows * NS_PER_ELEMENT
+            step.add(f"{self.name} pack forward", kernels.pack_filters, record, (first, last), cost, reads, writes)
 
     def _input(self, plan: Plan) -> list[Span]:
         return [plan.values(self.inputs[0], 0, plan.batch)]
@@ -213,14 +240,14 @@ class Bfloat16Convolution(Convolution):
         kernel: int,
         shape: tuple[int, int, int],
         reads: list[Span],
-        buffers: list[str],
+        writes: Callable[[int, int], list[Span]],
     ) -> None:
-        """Add the tasks that pack images of a shape by rows into buffers."""
+        """Add the tasks that pack images of a shape by rows."""
         plan, (rows, columns, channels) = step.plan, shape
         record, cost = plan.record_address(self.name), plan.batch * columns * channels * NS_PER_ELEMENT
         for first, last in split(rows, _TASKS):
-            writes = [plan.arena.span((self.name, buffer), first, last) for buffer in buffers]
-            step.add(f"{self.name} {what}", kernel, record, (first, last), (last - first) * cost, reads, writes)
+            spans = writes(first, last)
+            step.add(f"{self.name} {what}", kernel, record, (first, last), (last - first) * cost, reads, spans)
 
     def _multiply(
         self,
@@ -238,11 +265,12 @@ class Bfloat16Convolution(Convolution):
         for index in range(tasks):
             band, part = bands[index // slices], index % slices
             cost = self._cost(step.plan) / tasks
-            step.add(f"{self.name} {what}", kernel, record, band, cost, reads(*band), [made.striped(index, tasks)], part)
+            step.add(
+                f"{self.name} {what}", kernel, record, band, cost, reads(*band), [made.striped(index, tasks)], part
+            )
 
     def _by_input(self, step: StepBuilder) -> None:
         plan = step.plan
-        self._pack(step, backward=True)
         panels = plan.arena.whole((self.name, "backward panels"))
 
         def reads(first: int, last: int) -> list[Span]:

@@ -7,8 +7,8 @@ are input channels, and the depth is images, one pixel after the other.
 
     packed input       [pixel][images / 32][channels / 32] blocks of rows: images x channels
     packed gradient    the same of the output gradient
-    turned input       [pixel][channels / 32][images / 32] blocks of rows: channels x images
-    gradient columns   [pixel][out channels / 32][images / 32] blocks of columns: images x out channels
+    turned input       [channels / 32][images / 32][pixel] blocks of rows: channels x images
+    gradient columns   [out channels / 32][images / 32][pixel] blocks of columns: images x out channels
     panels             [columns / 32][tap][depth / 32] blocks of columns: filters, for forward and by input
 
 Images that are not there, and channels behind the last one, are zeros.
@@ -31,7 +31,7 @@ from bptcnn.kernels.bfloat16_blocks import (
 )
 from bptcnn.kernels.compilation import compiled, task_kernel
 from bptcnn.kernels.convolution import share
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import record_at, words
 
 BFLOAT16_CONVOLUTION = np.dtype(
     [
@@ -137,7 +137,7 @@ def turn_input(operation, first, last, part, worker):
                     o.channels - BLOCK * c,
                     0,
                     0,
-                    o.turned_input + BLOCK_BYTES * ((pixel * channel_blocks + c) * o.image_blocks + block),
+                    o.turned_input + BLOCK_BYTES * ((c * o.image_blocks + block) * o.height * o.width + pixel),
                 )
     return 0
 
@@ -156,7 +156,8 @@ def pack_gradient(operation, first, last, part, worker):
                 outputs = made + 4 * (BLOCK * block * o.output_image + BLOCK * c) if o.rectified else 0
                 here = images - BLOCK * block
                 width = channels - BLOCK * c
-                target = o.gradient_columns + BLOCK_BYTES * ((pixel * channel_blocks + c) * o.image_blocks + block)
+                place = (c * o.image_blocks + block) * o.out_rows * o.out_columns + pixel
+                target = o.gradient_columns + BLOCK_BYTES * place
                 pack_columns(rows, 4 * image, here, width, outputs, 4 * o.output_image, target)
                 if o.input_gradient:
                     place = (pixel * o.image_blocks + block) * channel_blocks + c
@@ -166,71 +167,67 @@ def pack_gradient(operation, first, last, part, worker):
 
 
 @task_kernel
-def pack_forward_panels(operation, first, last, part, worker):
-    """Pack the filters of the blocks [first, last) of output channels."""
+def pack_filters(operation, first, last, part, worker):
+    """Pack the filters in the rows [first, last) of blocks, a row for each tap and block of input channels."""
     o = _at(operation)
-    taps, channel_blocks = o.kernel_rows * o.kernel_columns, _blocks(o.channels)
-    target = o.forward_panels + BLOCK_BYTES * first * taps * channel_blocks
-    for panel in range(first, last):
-        for tap in range(taps):
-            for c in range(channel_blocks):
-                source = o.filters + 4 * ((tap * o.channels + BLOCK * c) * o.out_channels + BLOCK * panel)
-                rows, columns = o.channels - BLOCK * c, o.out_channels - BLOCK * panel
-                pack_columns(source, 4 * o.out_channels, rows, columns, 0, 0, target)
-                target += BLOCK_BYTES
-    return 0
-
-
-@task_kernel
-def pack_backward_panels(operation, first, last, part, worker):
-    """Pack the filters of the blocks [first, last) of input channels, transposed, for the gradient by input."""
-    o = _at(operation)
-    taps, out_blocks = o.kernel_rows * o.kernel_columns, _blocks(o.out_channels)
-    target = o.backward_panels + BLOCK_BYTES * first * taps * out_blocks
-    for panel in range(first, last):
-        for tap in range(taps):
-            for k in range(out_blocks):
-                source = o.filters + 4 * ((tap * o.channels + BLOCK * panel) * o.out_channels + BLOCK * k)
-                rows, columns = o.channels - BLOCK * panel, o.out_channels - BLOCK * k
-                pack_transposed_columns(source, 4 * o.out_channels, rows, columns, 0, 0, target)
-                target += BLOCK_BYTES
+    taps, in_blocks, out_blocks = o.kernel_rows * o.kernel_columns, _blocks(o.channels), _blocks(o.out_channels)
+    stride = 4 * o.out_channels
+    for row in range(first, last):
+        tap, c = divmod(row, in_blocks)
+        rows = o.channels - BLOCK * c
+        for k in range(out_blocks):
+            source = o.filters + 4 * ((tap * o.channels + BLOCK * c) * o.out_channels + BLOCK * k)
+            columns = o.out_channels - BLOCK * k
+            target = o.forward_panels + BLOCK_BYTES * (k * taps * in_blocks + row)
+            pack_columns(source, stride, rows, columns, 0, 0, target)
+            if o.backward_panels:
+                target = o.backward_panels + BLOCK_BYTES * ((c * taps + tap) * out_blocks + k)
+                pack_transposed_columns(source, stride, rows, columns, 0, 0, target)
     return 0
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
 
 
+@njit(inline="always")
+def _list_tap(entries, count, place, tap, depth):
+    """List the `depth` blocks of the pixel at `place` with those of a tap's filters; return how many there are now."""
+    for d in range(depth):
+        entries[2 * count] = place + d * BLOCK_BYTES
+        entries[2 * count + 1] = (tap * depth + d) * BLOCK_BYTES
+        count += 1
+    return count
+
+
 @compiled("int64(int64, int64, int64, int64, int64, int64)")
 def _forward_table(operation, table, y, x, depth, pixel_step):
-    """List the taps that output pixel (y, x) meets: their input pixel's and their filter's distance; return how many."""
+    """List the blocks of the input pixels that output pixel (y, x) meets, and of their filters; return how many."""
     o = _at(operation)
     count = 0
-    entries = words(table, 2 * o.kernel_rows * o.kernel_columns)
+    entries = words(table, 2 * o.kernel_rows * o.kernel_columns * depth)
     for tap_y in range(o.kernel_rows):
         row = y * o.stride_rows + tap_y - o.padding_top
         for tap_x in range(o.kernel_columns):
             column = x * o.stride_columns + tap_x - o.padding_left
             if 0 <= row < o.height and 0 <= column < o.width:
-                entries[2 * count] = (row * o.width + column) * pixel_step
-                entries[2 * count + 1] = (tap_y * o.kernel_columns + tap_x) * depth * BLOCK_BYTES
-                count += 1
+                pixel, tap = row * o.width + column, tap_y * o.kernel_columns + tap_x
+                count = _list_tap(entries, count, pixel * pixel_step, tap, depth)
     return count
 
 
 @compiled("int64(int64, int64, int64, int64, int64, int64)")
 def _by_input_table(operation, table, h, w, depth, pixel_step):
-    """List the taps through which input pixel (h, w) meets output pixels; as above."""
+    """List the blocks of the output pixels that input pixel (h, w) meets, and of their filters; return how many."""
     o = _at(operation)
     count = 0
-    entries = words(table, 2 * o.kernel_rows * o.kernel_columns)
+    entries = words(table, 2 * o.kernel_rows * o.kernel_columns * depth)
     for tap_y in range(o.kernel_rows):
         y, rest_y = divmod(h + o.padding_top - tap_y, o.stride_rows)
         for tap_x in range(o.kernel_columns):
             x, rest_x = divmod(w + o.padding_left - tap_x, o.stride_columns)
             if rest_y == 0 and rest_x == 0 and 0 <= y < o.out_rows and 0 <= x < o.out_columns:
-                entries[2 * count] = (y * o.out_columns + x) * pixel_step
-                entries[2 * count + 1] = (tap_y * o.kernel_columns + tap_x) * depth * BLOCK_BYTES
-                count += 1
+                pixel, tap = y * o.out_columns + x, tap_y * o.kernel_columns + tap_x
+                count = _list_tap(entries, count, pixel * pixel_step, tap, depth)
     return count
 
 
@@ -251,7 +248,7 @@ def convolve_blocks(operation, first, last, part, worker):
                 y, x = divmod(pixel, o.out_columns)
                 count = _forward_table(operation, table, y, x, depth, pixel_step)
                 source = o.packed_input + block * depth * BLOCK_BYTES
-                multiply_blocks(table, count, source, o.forward_panels + panel * panel_step, depth, sums)
+                multiply_blocks(table, count, source, o.forward_panels + panel * panel_step, sums)
                 place = BLOCK * block * o.output_image + y * o.output_row + x * o.out_channels + BLOCK * panel
                 store_block(
                     sums,
@@ -283,7 +280,7 @@ def gradient_by_input_blocks(operation, first, last, part, worker):
             for pixel in range(first * o.width, last * o.width):
                 count = _by_input_table(operation, table, pixel // o.width, pixel % o.width, depth, pixel_step)
                 source = o.packed_gradient + block * depth * BLOCK_BYTES
-                multiply_blocks(table, count, source, o.backward_panels + panel * panel_step, depth, sums)
+                multiply_blocks(table, count, source, o.backward_panels + panel * panel_step, sums)
                 store_block(
                     sums,
                     min(BLOCK, images - BLOCK * block),
@@ -298,45 +295,40 @@ def gradient_by_input_blocks(operation, first, last, part, worker):
     return 0
 
 
-@compiled("int64(int64, int64, int64, int64, int64, int64)")
-def _by_filter_table(operation, table, tap_y, tap_x, row_first, row_end):
-    """List the output pixels in rows [row_first, row_end) that a tap meets; return how many."""
+@compiled("int64(int64, int64, int64, int64, int64, int64, int64, int64)")
+def _by_filter_table(operation, table, tap_y, tap_x, row_first, row_end, first_block, last_block):
+    """List the blocks of the pixels that a tap brings together, of some rows and blocks of images; return how many."""
     o = _at(operation)
-    input_step = _blocks(o.channels) * o.image_blocks * BLOCK_BYTES
-    gradient_step = _blocks(o.out_channels) * o.image_blocks * BLOCK_BYTES
-    entries = words(table, 2 * (row_end - row_first) * o.out_columns)
+    pixels, out_pixels = o.height * o.width, o.out_rows * o.out_columns
+    entries = words(table, 2 * (last_block - first_block) * (row_end - row_first) * o.out_columns)
     count = 0
-    for y in range(row_first, row_end):
-        row = y * o.stride_rows + tap_y - o.padding_top
-        for x in range(o.out_columns):
-            column = x * o.stride_columns + tap_x - o.padding_left
-            if 0 <= row < o.height and 0 <= column < o.width:
-                entries[2 * count] = (row * o.width + column) * input_step
-                entries[2 * count + 1] = (y * o.out_columns + x) * gradient_step
-                count += 1
+    for block in range(first_block, last_block):
+        for y in range(row_first, row_end):
+            row = y * o.stride_rows + tap_y - o.padding_top
+            if not 0 <= row < o.height:
+                continue
+            for x in range(o.out_columns):
+                column = x * o.stride_columns + tap_x - o.padding_left
+                if 0 <= column < o.width:
+                    entries[2 * count] = (block * pixels + row * o.width + column) * BLOCK_BYTES
+                    entries[2 * count + 1] = (block * out_pixels + y * o.out_columns + x) * BLOCK_BYTES
+                    count += 1
     return count
 
 
-@compiled("void(int64, int64, int64, int64, int64)")
-def _bias_gradient(operation, table, sums, part, panel):
-    """Write a part's bias gradient, of a block of output channels: the output gradient times ones."""
+@compiled("int64(int64, int64, int64, int64, int64, int64)")
+def _ones_table(operation, table, row_first, row_end, first_block, last_block):
+    """List all output pixels of some rows and blocks of images with the block of ones; return how many."""
     o = _at(operation)
-    first_block = part // o.bands * o.group
-    row_first, row_end = share(o.out_rows, o.bands, part % o.bands), share(o.out_rows, o.bands, part % o.bands + 1)
-    count = (row_end - row_first) * o.out_columns
-    entries = words(table, 2 * count)
-    step = _blocks(o.out_channels) * o.image_blocks * BLOCK_BYTES
-    for pixel in range(count):
-        entries[2 * pixel] = 0
-        entries[2 * pixel + 1] = (row_first * o.out_columns + pixel) * step
-    last_block = min(first_block + o.group, _blocks(words(o.batch, 1)[0]))
-    target = o.partials + 4 * (part * o.part_size + o.part_size - o.out_channels + BLOCK * panel)
-    added = 0
+    out_pixels = o.out_rows * o.out_columns
+    entries = words(table, 2 * (last_block - first_block) * (row_end - row_first) * o.out_columns)
+    count = 0
     for block in range(first_block, last_block):
-        source = o.gradient_columns + (panel * o.image_blocks + block) * BLOCK_BYTES
-        multiply_blocks(table, count, o.ones, source, 1, sums)
-        store_block(sums, 1, o.out_channels - BLOCK * panel, 0, np.float32(-np.inf), target, 0, added)
-        added = 1
+        for pixel in range(row_first * o.out_columns, row_end * o.out_columns):
+            entries[2 * count] = 0
+            entries[2 * count + 1] = (block * out_pixels + pixel) * BLOCK_BYTES
+            count += 1
+    return count
 
 
 @task_kernel
@@ -349,33 +341,27 @@ def gradient_by_filter_blocks(operation, first, last, part, worker):
     sums = o.scratch + 4 * worker * o.scratch_worker
     table = sums + 4 * SUMS
     partial = o.partials + 4 * part * o.part_size
-    first_block = part // o.bands * o.group
-    depth = min(o.group, _blocks(words(o.batch, 1)[0]) - first_block)
-    if depth <= 0:
-        zeros = floats(partial, o.part_size).reshape((o.part_size // o.out_channels, o.out_channels))
-        zeros[:, BLOCK * first : BLOCK * last] = np.float32(0)
-        return 0
-    row_first, row_end = share(o.out_rows, o.bands, part % o.bands), share(o.out_rows, o.bands, part % o.bands + 1)
+    group, band = divmod(part, o.bands)
+    first_block, last_block = group * o.group, min((group + 1) * o.group, _blocks(words(o.batch, 1)[0]))
+    row_first, row_end = share(o.out_rows, o.bands, band), share(o.out_rows, o.bands, band + 1)
+    left_step = o.image_blocks * o.height * o.width * BLOCK_BYTES
+    right_step = o.image_blocks * o.out_rows * o.out_columns * BLOCK_BYTES
+    free, stride = np.float32(-np.inf), 4 * o.out_channels
     configure_tiles()
     for panel in range(first, last):
-        right = o.gradient_columns + (panel * o.image_blocks + first_block) * BLOCK_BYTES
+        right, columns = o.gradient_columns + panel * right_step, o.out_channels - BLOCK * panel
         for c in range(_blocks(o.channels)):
-            left = o.turned_input + (c * o.image_blocks + first_block) * BLOCK_BYTES
+            left, rows = o.turned_input + c * left_step, min(BLOCK, o.channels - BLOCK * c)
             for tap in range(o.kernel_rows * o.kernel_columns):
                 tap_y, tap_x = divmod(tap, o.kernel_columns)
-                count = _by_filter_table(operation, table, tap_y, tap_x, row_first, row_end)
-                multiply_blocks(table, count, left, right, depth, sums)
-                store_block(
-                    sums,
-                    min(BLOCK, o.channels - BLOCK * c),
-                    o.out_channels - BLOCK * panel,
-                    0,
-                    np.float32(-np.inf),
-                    partial + 4 * ((tap * o.channels + BLOCK * c) * o.out_channels + BLOCK * panel),
-                    4 * o.out_channels,
-                    0,
-                )
+                count = _by_filter_table(operation, table, tap_y, tap_x, row_first, row_end, first_block, last_block)
+                multiply_blocks(table, count, left, right, sums)
+                target = partial + 4 * ((tap * o.channels + BLOCK * c) * o.out_channels + BLOCK * panel)
+                store_block(sums, rows, columns, 0, free, target, stride, 0)
         if o.bias:
-            _bias_gradient(operation, table, sums, part, panel)
+            count = _ones_table(operation, table, row_first, row_end, first_block, last_block)
+            multiply_blocks(table, count, o.ones, right, sums)
+            target = partial + 4 * (o.part_size - o.out_channels + BLOCK * panel)
+            store_block(sums, 1, columns, 0, free, target, stride, 0)
     release_tiles()
     return 0

@@ -39,7 +39,9 @@ def _cache_key() -> str:
         for source in sorted((package / name).glob("*.py")):
             digest.update(source.name.encode() + source.read_bytes())
     versions = (numba.__version__, llvm.llvm_version_info, platform.python_version())
-    digest.update(repr((versions, llvm.get_host_cpu_name(), UNIT, MATRIX_UNIT, platform.node(), os.fspath(package))).encode())
+    digest.update(
+        repr((versions, llvm.get_host_cpu_name(), UNIT, MATRIX_UNIT, platform.node(), os.fspath(package))).encode()
+    )
     return digest.hexdigest()[:20]
 
 

@@ -124,7 +124,9 @@ def find_problems(
     """
     found = [*_software(host, facts, here)]
     if precision == "bf16" and facts.lacks_bf16:
-        found.append(Problem(facts.lacks_bf16, "train with --precision float32, or take the host out of the hosts file"))
+        found.append(
+            Problem(facts.lacks_bf16, "train with --precision float32, or take the host out of the hosts file")
+        )
     if not any(problem.hard for problem in found):
         found += [*_resources(host, facts), *_pace(host, facts)]
     return tuple(sorted(found, key=lambda problem: not problem.hard))

@@ -139,7 +139,13 @@ def test_many_parts(executor: Executor, size: int, images: int) -> None:
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     network = Network(
         (9, 9, 16),
-        [Conv2D(32, 3), BatchNorm(activation="relu"), Conv2D(160, 3, strides=2, activation="relu"), Flatten(), Dense(5)],
+        [
+            Conv2D(32, 3),
+            BatchNorm(activation="relu"),
+            Conv2D(160, 3, strides=2, activation="relu"),
+            Flatten(),
+            Dense(5),
+        ],
     )
     random = np.random.default_rng(5)
     samples, labels = random.random((50, 9, 9, 16), np.float32), random.integers(0, 5, 50, np.int32)
