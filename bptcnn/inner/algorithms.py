@@ -6,7 +6,7 @@ from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
-from bptcnn.kernels.unit import Precision
+from bptcnn.precision import Precision
 
 
 def choose(op: Convolution, tuning: Tuning, precision: Precision) -> Choice:

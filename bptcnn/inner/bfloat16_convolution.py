@@ -71,21 +71,6 @@ class Bfloat16Convolution(Convolution):
     def _out_blocks(self) -> int:
         return -(-self.conv_shape[2] // BLOCK)
 
-    @property
-    def folded(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def forward_panels(self) -> int:
-        """Panels of packed filters for the forward pass."""
-        return self._out_blocks
-
-    @property
-    def backward_panels(self) -> int:
-        """Panels of packed filters for the gradient by input."""
-        return self._in_blocks
-
     def _slices(self, panels: int) -> int:
         """Into how many tasks panels are divided: those of one stay in the cache."""
         size = self._taps * self._in_blocks * self._out_blocks * BLOCK_BYTES
@@ -200,10 +185,7 @@ class Bfloat16Convolution(Convolution):
         """Pack the output gradient and the input, turned; then both gradients, the reduction, the update."""
         plan, wanted = step.plan, step.plan.wants_gradient(self.inputs[0])
         given = plan.gradients(self.output, 0, plan.batch), plan.values(self.output, 0, plan.batch)
-        columns, turned = (
-            plan.arena.whole((self.name, "gradient columns")),
-            plan.arena.whole((self.name, "turned input")),
-        )
+        columns, turned = (plan.arena.whole((self.name, what)) for what in ("gradient columns", "turned input"))
 
         def packed(first: int, last: int) -> list[Span]:
             spans = [columns.striped(first, self.conv_shape[0])]

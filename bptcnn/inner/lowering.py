@@ -19,7 +19,6 @@ from bptcnn.inner.normalisation import Normalisation
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.pooling import Pooling
 from bptcnn.inner.tuning import BY_RULE, Algorithm, Choice, Tuning
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import (
     Activation,
     Application,
@@ -38,6 +37,7 @@ from bptcnn.networks import (
     Sum,
 )
 from bptcnn.networks.layers import ActivationName, Shape
+from bptcnn.precision import Precision
 
 
 @dataclass(frozen=True)

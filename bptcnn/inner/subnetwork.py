@@ -15,8 +15,9 @@ from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORD
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
-from bptcnn.kernels.unit import Precision, require_precision
+from bptcnn.kernels.unit import require_precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]

@@ -23,7 +23,8 @@ import numba
 import platformdirs
 from numba.core import config, sigutils, types
 
-from bptcnn.kernels.unit import MATRIX_UNIT, UNIT, Precision
+from bptcnn.kernels.unit import MATRIX_UNIT, UNIT
+from bptcnn.precision import Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
 _COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")

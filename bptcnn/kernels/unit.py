@@ -8,15 +8,11 @@ import ctypes
 import os
 import platform
 from dataclasses import dataclass
-from typing import Literal
 
 import llvmlite.binding as llvm
 
 from bptcnn.errors import UserError
-
-
-Precision = Literal["float32", "bf16"]
-"""Of the products in convolutions; weights and sums are float32 always."""
+from bptcnn.precision import Precision
 
 
 @dataclass(frozen=True)

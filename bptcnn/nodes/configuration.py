@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Update
+from bptcnn.precision import Precision
 
 
 @dataclass(frozen=True)

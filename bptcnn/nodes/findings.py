@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bptcnn.kernels.unit import Precision
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import Problem, by_hand
+from bptcnn.precision import Precision
 from bptcnn.profiling import NodeSpeed
 
 OLDEST_PYTHON = (3, 11)

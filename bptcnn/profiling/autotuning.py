@@ -20,8 +20,9 @@ from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import Decision, lower
 from bptcnn.inner.tuning import BY_RULE, Algorithm, Tuning
-from bptcnn.kernels.unit import UNIT, Precision
+from bptcnn.kernels.unit import UNIT
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.host import cpu_name
 from bptcnn.profiling.records import Trial, TuningRecord
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches

@@ -11,8 +11,8 @@ from bptcnn.inner.lowering import operations
 from bptcnn.inner.operation import Operation
 from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.tuning import BY_RULE, Tuning
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.host import measure_host
 from bptcnn.profiling.records import LayerProfile, NetworkProfile, Profile
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches

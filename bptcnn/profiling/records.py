@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bptcnn.inner.tuning import Tuning
-from bptcnn.kernels.unit import Precision
+from bptcnn.precision import Precision
 
 VERSION = 1
 """Of profile and tuning files: a change that old readers would misread counts it up."""

@@ -11,8 +11,8 @@ from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.inner.tuning import BY_RULE, Tuning
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 BATCHES = 16
 """Different ones in turn: a single batch is learnt by heart, and vanishing gradients become slow denormal numbers."""

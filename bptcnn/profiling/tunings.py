@@ -6,8 +6,9 @@ from pathlib import Path
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.compilation import cache_folder
-from bptcnn.kernels.unit import UNIT, Precision
+from bptcnn.kernels.unit import UNIT
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.autotuning import autotune, network_digest
 from bptcnn.profiling.files import read_tuning, write_tuning
 from bptcnn.profiling.host import cpu_name

@@ -15,8 +15,8 @@ from bptcnn.training.settings import TrainSettings, parse_nodes, read_config, se
 
 if TYPE_CHECKING:
     from bptcnn.data import Dataset
-    from bptcnn.kernels.unit import Precision
     from bptcnn.networks import Network
+    from bptcnn.precision import Precision
     from bptcnn.training.model import Model, load
     from bptcnn.training.run import Result
 

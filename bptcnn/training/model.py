@@ -12,8 +12,8 @@ from bptcnn.data import Dataset, Samples
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
-from bptcnn.kernels.unit import Precision, require_precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling import usable_cores
 from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.training.checkpoint import read_checkpoint
@@ -41,7 +41,6 @@ class Model:
         precision: Precision = "float32",
     ) -> None:
         check_choice("precision", precision, Precision)
-        require_precision(precision)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         if threads is not None:

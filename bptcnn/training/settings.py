@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bptcnn.errors import UserError
-from bptcnn.kernels.unit import Precision
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
+from bptcnn.precision import Precision
 from bptcnn.training.schedules import learning_rates
 
 _MOST_NODES = 256

@@ -126,9 +126,9 @@ def _peer(name: str | None, python: str | None, compiled: bool) -> "TorchPeer | 
 
 
 def _measure(plan: _Plan) -> "Benchmark":
+    from bptcnn.precision import Precision
     from bptcnn.profiling.benchmarking import Plan, default_case, run_benchmark
     from bptcnn.training import prepare_kernels
-    from bptcnn.kernels.unit import Precision, require_precision
     from bptcnn.training.settings import check_choice, check_whole
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
@@ -137,7 +137,6 @@ def _measure(plan: _Plan) -> "Benchmark":
         if value is not None:
             check_whole(name, value, 1)
     precision = check_choice("precision", plan.precision, Precision)
-    require_precision(precision)
     cases = [default_case(network, plan.input_shape, plan.batch_size, precision) for network in plan.networks]
     with Relay(fitting_display(quiet=False)) as relay:
         prepare_kernels(relay, precision)

@@ -21,9 +21,9 @@ class CommandWithDefaults(TyperCommand):
 
 
 def _texts() -> dict[str, str]:
-    from bptcnn.kernels.unit import Precision
     from bptcnn.nodes import Wire
     from bptcnn.outer import Partition, Update
+    from bptcnn.precision import Precision
     from bptcnn.training.settings import TrainSettings
 
     texts = {name: str(value) for name, value in dataclasses.asdict(TrainSettings()).items()}

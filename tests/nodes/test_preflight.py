@@ -408,7 +408,7 @@ def test_a_host_without_the_precision_is_refused_for_it_only(lacks: str | None) 
 
 def test_a_host_tells_whether_it_has_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPTCNN_VECTOR_UNIT", "generic")
-    (report,) = preflight([Host("here", "here", None, local=True)], replace(QUESTION, precision="bf16"), LONG)
+    (report,) = preflight([Host("here", local=True)], replace(QUESTION, precision="bf16"), LONG)
     assert not report.usable
     assert [problem.what for problem in report.problems if problem.hard] == [
         "this CPU has no AVX512-BF16 instructions (BPTCNN_VECTOR_UNIT=generic)"

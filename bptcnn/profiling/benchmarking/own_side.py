@@ -11,8 +11,8 @@ from typing import Any
 
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import Choice, Tuning
-from bptcnn.kernels.unit import Precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.benchmarking.records import SimulatedStep
 from bptcnn.profiling.benchmarking.torch_peer import MEMORY_STEPS, end_with, resident_mb
 from bptcnn.profiling.steps import BATCHES, MeasuredSteps, RandomBatches

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from bptcnn.kernels.unit import Precision
+from bptcnn.precision import Precision
 from bptcnn.profiling.records import Host, LayerProfile
 
 VERSION = 1

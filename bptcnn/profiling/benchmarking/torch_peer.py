@@ -177,7 +177,7 @@ class Steps:
         torch.set_num_threads(request["threads"])
         torch.manual_seed(0)
         lower = request["precision"] == "bf16"
-        self._autocast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=lower)
+        self._autocast: Callable[[], Any] = lambda: torch.autocast("cpu", torch.bfloat16, enabled=lower)
         self._cross_entropy = torch.nn.functional.cross_entropy
         layout = torch.channels_last if request["channels_last"] else torch.contiguous_format
         network = TorchNetwork(request["network"])
