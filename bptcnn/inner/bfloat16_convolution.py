@@ -31,7 +31,7 @@ def suits_bfloat16(in_shape: tuple[int, int, int], out_shape: tuple[int, int, in
 class _CountedSums(PartialSums):
     """Partial sums of parts that are not ranges of images only."""
 
-    count: int
+    count: int = 0
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the numbers of the parts."""
@@ -86,7 +86,8 @@ class Bfloat16Convolution(Convolution):
         return _Parts(group, -(-blocks // group), bands)
 
     def _sums(self, plan: Plan) -> PartialSums:
-        return _CountedSums(self.name, self.filter, self.bias, self.conv_shape[2], self._parts(plan).count)
+        about = self.name, self.filter, self.bias, self.conv_shape[2]
+        return _CountedSums(*about, count=self._parts(plan).count)
 
     # ---- buffers and records -----------------------------------------------------------------------------------------
 

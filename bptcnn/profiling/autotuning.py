@@ -40,7 +40,8 @@ _BATCHES = 4
 _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
-_ALGORITHMS: tuple[Algorithm, ...] = ("small images", "winograd 4", "winograd 2", "direct")  # beside bfloat16, the rule
+# bfloat16 is the rule wherever the precision allows it
+_ALGORITHMS: tuple[Algorithm, ...] = ("small images", "winograd 4", "winograd 2", "direct")
 _STEP = "step"
 
 Tell = Callable[[str], None]
