@@ -7,22 +7,23 @@ from bptcnn.inner.gathered import GatheredConvolution, gathers
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
+from bptcnn.precision import Precision
 
 WINOGRAD: tuple[Algorithm, ...] = ("winograd 2", "winograd 4")
 
 
-def choose(op: Convolution, tuning: Tuning, batch: int, direct: bool = False) -> Choice:
+def choose(op: Convolution, tuning: Tuning, batch: int, precision: Precision, direct: bool = False) -> Choice:
     """Return how to compute a convolution of `batch` images, 0 for many; `direct`: not by Winograd's algorithm.
 
     What the tuning says and the convolution does not allow does not count.
     """
     shape = shape_of(op)
     for choice in tuning.choices:
-        if choice.shape == shape and choice.algorithm in algorithms(op, batch):
+        if choice.shape == shape and choice.algorithm in algorithms(op, batch, precision):
             found = choice
             break
     else:
-        found = Choice(shape, rule(op, batch))
+        found = Choice(shape, rule(op, batch, precision))
     if direct and found.algorithm in WINOGRAD:
         return replace(found, algorithm=_rule_without_winograd(op))
     return found
@@ -37,8 +38,11 @@ def shape_of(op: Convolution) -> str:
     return f"{kernel} stride {stride} pads {pads}, {sizes[0]} to {sizes[1]}{pooled}"
 
 
-def algorithms(op: Convolution, batch: int) -> tuple[Algorithm, ...]:
-    """Return the algorithms that can compute a convolution of `batch` images, 0 for many, and might pay."""
+def algorithms(op: Convolution, batch: int, precision: Precision) -> tuple[Algorithm, ...]:
+    """Return the algorithms that can compute a convolution of `batch` images, 0 for many, and might pay.
+
+    Bfloat16 products are an offer, no duty.
+    """
     found: list[Algorithm] = ["direct"]
     if may_tile(op):
         found += WINOGRAD
@@ -46,13 +50,17 @@ def algorithms(op: Convolution, batch: int) -> tuple[Algorithm, ...]:
         found.append("small images")
     if gathers(op, batch):
         found.append("gathered")
+    if _takes_bfloat16(op, precision):
+        found.append("bfloat16")
     return tuple(found)
 
 
-def rule(op: Convolution, batch: int) -> Algorithm:
+def rule(op: Convolution, batch: int, precision: Precision) -> Algorithm:
     """Return the algorithm that mostly pays for such a shape and batch."""
     if gathers(op, batch):
         return "gathered"
+    if _takes_bfloat16(op, precision):
+        return "bfloat16"
     return "winograd 4" if tile_for(op) else _rule_without_winograd(op)
 
 
@@ -62,7 +70,7 @@ def _rule_without_winograd(op: Convolution) -> Algorithm:
 
 def takes_pooling(algorithm: Algorithm) -> bool:
     """Tell whether pooling may ride in an algorithm's tasks."""
-    return algorithm not in ("small images", "gathered")
+    return algorithm not in ("small images", "gathered", "bfloat16")
 
 
 def computed(op: Convolution, choice: Choice) -> Convolution:
@@ -75,4 +83,16 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
             return SmallImagesConvolution(**vars(op))
         case "winograd 2" | "winograd 4":
             return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]), over=choice.over)
+        case "bfloat16":
+            from bptcnn.inner.bfloat16_convolution import Bfloat16Convolution
+
+            return Bfloat16Convolution(**vars(op))
     return op
+
+
+def _takes_bfloat16(op: Convolution, precision: Precision) -> bool:
+    if precision == "float32":
+        return False
+    from bptcnn.inner.bfloat16_convolution import suits_bfloat16  # compiles what other CPUs lack
+
+    return suits_bfloat16(op.in_shape, op.conv_shape)

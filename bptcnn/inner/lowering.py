@@ -37,6 +37,7 @@ from bptcnn.networks import (
     Sum,
 )
 from bptcnn.networks.layers import ActivationName, Shape
+from bptcnn.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -64,27 +65,37 @@ class Lowered:
         return [(op, position) for op in self.operations for position, v in enumerate(op.inputs) if v == value]
 
 
-def operations(network: Network) -> tuple[Operation, ...]:
+def operations(network: Network, precision: Precision = "float32") -> tuple[Operation, ...]:
     """Return the operations of a training step, in forward order."""
-    return lower(network, training=True).operations
+    return lower(network, training=True, precision=precision).operations
 
 
-def lower(network: Network, training: bool, direct: bool = False, tuning: Tuning = BY_RULE, batch: int = 0) -> Lowered:
+def lower(
+    network: Network,
+    training: bool,
+    direct: bool = False,
+    tuning: Tuning = BY_RULE,
+    batch: int = 0,
+    precision: Precision = "float32",
+) -> Lowered:
     """Return the operations of `network` with their values.
 
     `direct`: no convolution by Winograd's algorithm. `batch`: images of a step, by which algorithms are chosen, 0 for
-    many.
+    many. `precision` "bf16": convolutions may multiply bfloat16 numbers.
     """
-    return _Lowering(network, training, direct, tuning, batch).run()
+    return _Lowering(network, training, direct, tuning, batch, precision).run()
 
 
 class _Lowering:
-    def __init__(self, network: Network, training: bool, direct: bool, tuning: Tuning, batch: int) -> None:
+    def __init__(
+        self, network: Network, training: bool, direct: bool, tuning: Tuning, batch: int, precision: Precision
+    ) -> None:
         self._network = network
         self._training = training
         self._direct = direct
         self._tuning = tuning
         self._batch = batch
+        self._precision = precision
         self._decisions: list[Decision] = []
         self._applications = network.applications
         self._alias: dict[int, int] = {}  # values that lie where another one lies
@@ -183,8 +194,8 @@ class _Lowering:
                 value = follower + 1
                 pooled = replace(op, output=value, pool=pooling.layer.window, out_shape=self._image(value))
                 layers.append(pooling.name)
-        choice = choose(pooled, self._tuning, self._batch, self._direct)
-        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled, self._batch)))
+        choice = choose(pooled, self._tuning, self._batch, self._precision, self._direct)
+        self._decisions.append(Decision(tuple(layers), choice, algorithms(pooled, self._batch, self._precision)))
         if not takes_pooling(choice.algorithm):
             pooled, value = op, index + 1
         self._put(computed(pooled, choice), value)

@@ -9,7 +9,8 @@ from bptcnn.inner.tasks import NS_PER_ELEMENT, SPAN, StepBuilder
 from bptcnn.kernels import update
 from bptcnn.networks import Parameter
 
-_MOST_BYTES = 32 << 20  # of one layer's partial sums
+MOST_BYTES = 32 << 20
+"""Of one layer's partial sums."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PartialSums:
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the image ranges of the parts: fewer than wanted where they would take much memory."""
-        most, wanted = max(1, _MOST_BYTES // (FLOAT * self.size)), self.wanted or len(plan.ranges)
+        most, wanted = max(1, MOST_BYTES // (FLOAT * self.size)), self.wanted or len(plan.ranges)
         return split(plan.batch, min(wanted, most))
 
     def reserve(self, plan: Plan) -> None:

@@ -15,7 +15,9 @@ from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORD
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
+from bptcnn.kernels.unit import require_precision
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 FloatArray = npt.NDArray[np.float32]
 ImageArray = npt.NDArray[np.float32] | npt.NDArray[np.uint8]
@@ -39,7 +41,8 @@ class Subnetwork:
 
     `tuning` says how convolutions are computed: with the same one, results are the same bits on any number of workers.
     Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views. With
-    `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser.
+    `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
+    "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not.
     """
 
     def __init__(
@@ -50,12 +53,14 @@ class Subnetwork:
         training: bool = True,
         direct: bool = False,
         tuning: Tuning = BY_RULE,
+        precision: Precision = "float32",
     ) -> None:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
-        lowered = lower(network, training, direct, tuning, batch_size)
+        require_precision(precision)
+        lowered = lower(network, training, direct, tuning, batch_size, precision)
         self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
@@ -159,7 +164,7 @@ class Subnetwork:
             raise
 
 
-def memory_needed(network: Network, batch_size: int, threads: int) -> int:
+def memory_needed(network: Network, batch_size: int, threads: int, precision: Precision = "float32") -> int:
     """Return the bytes that a training subnetwork has for itself."""
-    lowered = lower(network, training=True, batch=batch_size)
+    lowered = lower(network, training=True, batch=batch_size, precision=precision)
     return Plan(lowered, batch_size, threads, True, StepSettings.create()).arena.size

@@ -23,7 +23,8 @@ import numba
 import platformdirs
 from numba.core import config, sigutils, types
 
-from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.unit import MATRIX_UNIT, UNIT
+from bptcnn.precision import Precision
 
 F = TypeVar("F", bound=Callable[..., Any])
 _COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")
@@ -39,7 +40,9 @@ def _cache_key() -> str:
         for source in sorted((package / name).glob("*.py")):
             digest.update(source.name.encode() + source.read_bytes())
     versions = (numba.__version__, llvm.llvm_version_info, platform.python_version())
-    digest.update(repr((versions, llvm.get_host_cpu_name(), UNIT, platform.node(), os.fspath(package))).encode())
+    digest.update(
+        repr((versions, llvm.get_host_cpu_name(), UNIT, MATRIX_UNIT, platform.node(), os.fspath(package))).encode()
+    )
     return digest.hexdigest()[:20]
 
 
@@ -78,14 +81,14 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def is_warm() -> bool:
-    """Tell whether an earlier process has compiled everything for this version, CPU and vector unit."""
-    return (cache_folder() / "complete").exists()
+def is_warm(precision: Precision = "float32") -> bool:
+    """Tell whether an earlier process has compiled all that a precision needs for this version, CPU and vector unit."""
+    return (cache_folder() / f"complete-{precision}").exists()
 
 
-def mark_warm() -> None:
-    """Record that every kernel is in the cache."""
-    (cache_folder() / "complete").touch()
+def mark_warm(precision: Precision = "float32") -> None:
+    """Record that every kernel that a precision needs is in the cache."""
+    (cache_folder() / f"complete-{precision}").touch()
 
 
 @contextmanager

@@ -76,7 +76,8 @@ class Agent:
         configuration = self._station.configuration
         images, labels = self._station.samples()
         tuning, executor = self._station.tuning(), Executor(configuration.threads)
-        subnetwork = Subnetwork(configuration.network, configuration.batch_size, executor, tuning=tuning)
+        about = configuration.network, configuration.batch_size, executor
+        subnetwork = Subnetwork(*about, tuning=tuning, precision=configuration.precision)
         exchange = self._station.exchange()
         self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report)
         self._station.report(Ready(configuration.node, time.monotonic()))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from bptcnn.networks import Network
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Update
+from bptcnn.precision import Precision
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class AgentConfiguration:
     threads: int
     network: Network
     batch_size: int
+    precision: Precision
     momentum: float
     weight_decay: float
     update: Update

@@ -8,6 +8,7 @@ from typing import Any
 
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import Problem, by_hand
+from bptcnn.precision import Precision
 from bptcnn.profiling import NodeSpeed
 
 OLDEST_PYTHON = (3, 11)
@@ -26,6 +27,7 @@ class Question:
     batch_size: int
     input_shape: tuple[int, ...]
     threads: int | None = None
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class HostFacts:
     hostname: str
     uid: int
     kernels_warm: bool | None
+    lacks_bf16: str | None  # why it cannot train at that precision, "" where it can
     speed: NodeSpeed | None
     troubles: tuple[tuple[str, str], ...]  # what of the package does not work there, and how it fails
     link: Link | None
@@ -96,6 +99,7 @@ def read_facts(told: Mapping[str, Any], python: tuple[int, int, int], link: Link
         hostname=_line(told["hostname"]),
         uid=int(told["uid"]),
         kernels_warm=None if told["warm"] is None else bool(told["warm"]),
+        lacks_bf16=None if told["lacks_bf16"] is None else _line(told["lacks_bf16"]),
         speed=None if speed is None else NodeSpeed(None if speed[0] is None else float(speed[0]), float(speed[1])),
         troubles=tuple((_line(what), _line(how)) for what, how in told["troubles"].items()),
         link=link,
@@ -111,9 +115,18 @@ def _whole(number: Any) -> int | None:
     return None if number is None else int(number)
 
 
-def find_problems(host: Host, facts: HostFacts, here: Mapping[str, str | None]) -> tuple[Problem, ...]:
-    """Return what is wrong with a host that answered, hard problems first; `here`: this machine's package versions."""
+def find_problems(
+    host: Host, facts: HostFacts, here: Mapping[str, str | None], precision: Precision = "float32"
+) -> tuple[Problem, ...]:
+    """Return what is wrong with a host that answered, hard problems first; `here`: this machine's package versions.
+
+    `precision`: at which it is to train.
+    """
     found = [*_software(host, facts, here)]
+    if precision == "bf16" and facts.lacks_bf16:
+        found.append(
+            Problem(facts.lacks_bf16, "train with --precision float32, or take the host out of the hosts file")
+        )
     if not any(problem.hard for problem in found):
         found += [*_resources(host, facts), *_pace(host, facts)]
     return tuple(sorted(found, key=lambda problem: not problem.hard))

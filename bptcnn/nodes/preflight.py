@@ -111,7 +111,7 @@ def _report(
     options: tuple[str, ...] = ()
     try:
         facts = _facts(host, question, deadline, cancel)
-        problems = find_problems(host, facts, here)
+        problems = find_problems(host, facts, here, "float32" if question is None else question.precision)
         if not host.local and not any(problem.hard for problem in problems):
             _forward_a_socket(host, deadline, cancel)
             if facts.aes and probe.has_aes():

@@ -119,12 +119,14 @@ def gather(question: "dict[str, Any] | None") -> "dict[str, Any]":
         "disk": ask("disk", lambda: shutil.disk_usage(_existing(_cache_root())).free, None),
         "cache": _cache_root(),
         "warm": None,
+        "lacks_bf16": None,
         "speed": None,
     }  # type: dict[str, Any]
     if able:
         facts["cores"] = ask("cores", lambda: _of("bptcnn.profiling.cores", "usable_cores")(), facts["cores"])
         facts["memory"] = ask("memory", lambda: _of("bptcnn.available", "available_bytes")(), facts["memory"])
         facts["warm"] = ask("kernels", lambda: _of("bptcnn.kernels.compilation", "is_warm")(), None)
+        facts["lacks_bf16"] = ask("CPU features", lambda: _of("bptcnn.kernels.unit", "lacking")("bf16") or "", None)
         facts["cpu"] = ask("CPU", lambda: _of("bptcnn.profiling.host", "cpu_name")(), facts["cpu"])
         if question is not None:
             asked = question

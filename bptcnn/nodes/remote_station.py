@@ -151,7 +151,8 @@ class RemoteStation:
         wanted = self.configuration
         if not wanted.autotune:
             return BY_RULE
-        return tuning_of(tuning_record(wanted.network, wanted.batch_size, wanted.threads, print))
+        about = wanted.network, wanted.batch_size, wanted.threads, wanted.precision
+        return tuning_of(tuning_record(*about, print))
 
     def finish(self) -> None:
         """Wait until the last report has arrived."""

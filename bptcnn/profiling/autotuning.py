@@ -23,6 +23,7 @@ from bptcnn.inner.lowering import Decision, lower
 from bptcnn.inner.tuning import BY_RULE, Algorithm, TasksOver, Tuning
 from bptcnn.kernels.unit import UNIT
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.host import cpu_name
 from bptcnn.profiling.records import Trial, TuningRecord
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches
@@ -40,6 +41,7 @@ _BATCHES = 4
 _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
+# bfloat16 is the rule wherever the precision allows it
 _ALGORITHMS: tuple[Algorithm, ...] = ("gathered", "small images", "winograd 4", "winograd 2", "direct")
 _OVER: tuple[TasksOver, ...] = ("channels by filter", "channels", "images")  # of Winograd's tasks
 _STEP = "step"
@@ -61,13 +63,19 @@ class _Variant:
         return tuple(choice.shape for choice in self.tuning.choices) or (_STEP,)
 
 
-def autotune(network: Network, batch_size: int, threads: int, tell: Tell = lambda _: None) -> TuningRecord:
+def autotune(
+    network: Network,
+    batch_size: int,
+    threads: int,
+    precision: Precision = "float32",
+    tell: Tell = lambda _: None,
+) -> TuningRecord:
     """Measure the candidates; `tell` hears how far it is. Raises UserError where memory is too small for two steps."""
     begin = time.monotonic()
-    decisions = lower(network, training=True, batch=batch_size).decisions
+    decisions = lower(network, training=True, batch=batch_size, precision=precision).decisions
     variants = _variants(decisions, batch_size, threads)
     trials: list[Trial] = []
-    with _Comparison(network, batch_size, threads, decisions) as comparison:
+    with _Comparison(network, batch_size, threads, precision, decisions) as comparison:
         for number, variant in enumerate(variants):
             if time.monotonic() - begin > _SECONDS:
                 break
@@ -81,7 +89,7 @@ def autotune(network: Network, batch_size: int, threads: int, tell: Tell = lambd
                 tuning = BY_RULE
             trials[-1] = replace(trials[-1], chosen=tuning != BY_RULE)
     seconds = time.monotonic() - begin
-    about = network.name, network_digest(network), batch_size, threads
+    about = network.name, network_digest(network), batch_size, precision, threads
     return TuningRecord(cpu_name(), UNIT.name, VERSION, *about, seconds, tuning, tuple(trials))
 
 
@@ -98,7 +106,8 @@ def _variants(decisions: Sequence[Decision], batch_size: int, threads: int) -> l
     most = min(batch_size, _MOST_RANGES * threads)
     others = [ranges for ranges in _RANGES if threads <= ranges <= most and ranges != usual]
     found = [_Variant(f"{ranges} ranges", Tuning(ranges)) for ranges in others]
-    summed = [d.choice for d in rules.values() if d.choice.algorithm not in ("small images", "gathered")]
+    unsummed = ("small images", "gathered", "bfloat16")
+    summed = [d.choice for d in rules.values() if d.choice.algorithm not in unsummed]
     for parts in _PARTS:
         if summed and parts < usual:
             choices = tuple(replace(choice, parts=parts) for choice in summed)
@@ -134,8 +143,15 @@ def _chosen(variants: Sequence[_Variant], trials: Sequence[Trial]) -> tuple[Tuni
 class _Comparison:
     """A step by the rules, ready to take turns with others; a context manager."""
 
-    def __init__(self, network: Network, batch_size: int, threads: int, decisions: Sequence[Decision]) -> None:
-        self._network, self._batch_size, self._threads = network, batch_size, threads
+    def __init__(
+        self,
+        network: Network,
+        batch_size: int,
+        threads: int,
+        precision: Precision,
+        decisions: Sequence[Decision],
+    ) -> None:
+        self._network, self._batch_size, self._threads, self._precision = network, batch_size, threads, precision
         self._shapes = {layer: decision.choice.shape for decision in decisions for layer in decision.layers}
         self._batches = RandomBatches.draw(network, batch_size, _BATCHES)
         self._rules = self._steps(BY_RULE)
@@ -149,7 +165,8 @@ class _Comparison:
         self._rules.__exit__()
 
     def _steps(self, tuning: Tuning) -> MeasuredSteps:
-        steps = MeasuredSteps(self._network, self._batch_size, self._threads, self._batches, tuning)
+        about = self._network, self._batch_size, self._threads, self._batches
+        steps = MeasuredSteps(*about, tuning, self._precision)
         for turn in range(_WARM_STEPS):
             steps.step(turn)
         return steps

@@ -12,6 +12,7 @@ from bptcnn.inner.operation import Operation
 from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.host import measure_host
 from bptcnn.profiling.records import LayerProfile, NetworkProfile, Profile
 from bptcnn.profiling.steps import MeasuredSteps, RandomBatches
@@ -71,14 +72,21 @@ def profile_network(
 
 
 def measure_network(
-    network: Network, batch_size: int, threads: int, peak: float, seconds: float = 2.0, tuning: Tuning = BY_RULE
+    network: Network,
+    batch_size: int,
+    threads: int,
+    peak: float,
+    seconds: float = 2.0,
+    tuning: Tuning = BY_RULE,
+    precision: Precision = "float32",
 ) -> MeasuredNetwork:
     """Measure as `profile_network` does, and return what each task of a step costs, too."""
-    with MeasuredSteps(network, batch_size, threads, RandomBatches.draw(network, batch_size), tuning) as steps:
+    batches = RandomBatches.draw(network, batch_size)
+    with MeasuredSteps(network, batch_size, threads, batches, tuning, precision) as steps:
         step_seconds, counts = steps.timed(seconds)
         traces = steps.traces(_TRACED_STEPS)
         graph = steps.graph
-    layers, other = _layers(network, batch_size, graph, traces, peak / threads)
+    layers, other = _layers(operations(network, precision), batch_size, graph, traces, peak / threads)
     profile = NetworkProfile(
         name=network.name,
         input_shape=network.input_shape,
@@ -106,14 +114,13 @@ def flops_per_image(network: Network) -> int:
 
 
 def _layers(
-    network: Network, batch: int, graph: TaskGraph, traces: Sequence[Trace], peak: float
+    found: Sequence[Operation], batch: int, graph: TaskGraph, traces: Sequence[Trace], peak: float
 ) -> tuple[tuple[LayerProfile, ...], float]:
-    """Return the layers, and the milliseconds of tasks that belong to none; `peak` is that of one thread.
+    """Return the layers, those of the operations `found`, and the milliseconds of tasks that belong to none.
 
-    A task's label is "<operation> <what>"; what names no "forward" is backward.
+    A task's label is "<operation> <what>"; what names no "forward" is backward. `peak` is that of one thread.
     """
     durations = np.median([trace.ends - trace.starts for trace in traces], axis=0) / 1e6
-    found = operations(network)
     forward = dict.fromkeys((op.name for op in found), 0.0)
     backward = dict(forward)
     other = 0.0

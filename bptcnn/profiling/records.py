@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from bptcnn.inner.tuning import Tuning
+from bptcnn.precision import Precision
 
 VERSION = 1
 """Of profile and tuning files: a change that old readers would misread counts it up."""
@@ -105,6 +106,7 @@ class TuningRecord:
     network: str  # name; what counts is `digest`
     digest: str  # of layers and input shape
     batch_size: int
+    precision: Precision
     threads: int  # that measured
     seconds: float  # that it took
     tuning: Tuning

@@ -12,6 +12,7 @@ from bptcnn.inner.step_counts import StepCounts
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 
 BATCHES = 16
 """Different ones in turn: a single batch is learnt by heart, and vanishing gradients become slow denormal numbers."""
@@ -50,11 +51,17 @@ class MeasuredSteps:
     """
 
     def __init__(
-        self, network: Network, batch_size: int, threads: int, batches: RandomBatches, tuning: Tuning = BY_RULE
+        self,
+        network: Network,
+        batch_size: int,
+        threads: int,
+        batches: RandomBatches,
+        tuning: Tuning = BY_RULE,
+        precision: Precision = "float32",
     ) -> None:
         self._executor = Executor(threads)
         try:
-            self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning)
+            self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning, precision=precision)
         except BaseException:
             self._executor.close()
             raise

@@ -16,6 +16,7 @@ from bptcnn.training.settings import TrainSettings, parse_nodes, read_config, se
 if TYPE_CHECKING:
     from bptcnn.data import Dataset
     from bptcnn.networks import Network
+    from bptcnn.precision import Precision
     from bptcnn.training.model import Model, load
     from bptcnn.training.run import Result
 
@@ -44,16 +45,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def prepare_kernels(observer: Observer) -> None:
-    """Load the compiled kernels; where this version and CPU have none yet, say so and compile them."""
+def prepare_kernels(observer: Observer, precision: "Precision" = "float32") -> None:
+    """Load the compiled kernels; where this version and CPU lack those of a precision, say so and compile them."""
     from bptcnn.kernels.compilation import is_warm, mark_warm
 
-    if is_warm():
+    if is_warm(precision):
         return
     observer.setup("compiling kernels for this CPU (once, about 20 s)")
     import_module("bptcnn.training.run")
     import_module("bptcnn.nodes.agent")
     mark_warm()
+    if precision == "bf16":
+        import_module("bptcnn.inner.bfloat16_convolution")
+        mark_warm("bf16")
 
 
 def train(
@@ -89,7 +93,7 @@ def train(
         base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
     observer = observer or Observer()
     start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
-    prepare_kernels(observer)
+    prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own
     from bptcnn.training.run import train_run
 
     return train_run(network, dataset, base, start, folder, resume, observer, began)

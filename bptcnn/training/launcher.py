@@ -106,6 +106,7 @@ class Launcher:
             threads=member.threads,
             network=self._network,
             batch_size=settings.batch_size,
+            precision=settings.precision,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             update=settings.update,

@@ -76,7 +76,7 @@ def _local_speed(network: Network, settings: TrainSettings, threads: int) -> Nod
 
 def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettings, observer: Observer) -> list[Member]:
     observer.setup(f"looking at {len(hosts)} host{'s' if len(hosts) > 1 else ''}")
-    question = Question(network.name, settings.batch_size, network.input_shape, settings.threads)
+    question = Question(network.name, settings.batch_size, network.input_shape, settings.threads, settings.precision)
     asked = [replace(host, threads=host.threads or settings.threads) for host in hosts]
     reports = preflight(asked, question)
     pickled = needs_same_python(network)

@@ -13,12 +13,13 @@ from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling import usable_cores
 from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.training.checkpoint import read_checkpoint
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.run_folder import RunFolder
-from bptcnn.training.settings import check_whole
+from bptcnn.training.settings import check_choice, check_whole
 
 
 class Model:
@@ -26,7 +27,8 @@ class Model:
 
     `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
     `autotune`: choose the step's algorithms by measuring, 1 to 20 s where this machine has not done so before; a
-    model made without starts at once.
+    model made without starts at once. With `precision` "bf16" training's convolutions multiply bfloat16 numbers, with
+    float32 sums and weights; predictions are float32's. Raises UserError where the CPU lacks that.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class Model:
         threads: int | None = None,
         seed: int = 0,
         autotune: bool = False,
+        precision: Precision = "float32",
     ) -> None:
+        check_choice("precision", precision, Precision)
         check_whole("batch_size", batch_size, 1)
         check_whole("seed", seed, 0)
         if threads is not None:
@@ -44,9 +48,10 @@ class Model:
         self.network = network
         self.batch_size = batch_size
         self._threads = threads or usable_cores()
-        record = tuning_record(network, batch_size, self._threads) if autotune else None
+        record = tuning_record(network, batch_size, self._threads, precision) if autotune else None
         self._executor = Executor(self._threads)
-        self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning_of(record))
+        tuning = tuning_of(record)
+        self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning, precision=precision)
         self._subnetwork.weights[:] = network.initial_weights(seed)
         self._evaluator: Evaluator | None = None
 

@@ -99,7 +99,7 @@ def _tuning(
     local = [member for member in members if member.host is None]
     if not settings.autotune or not local:
         return BY_RULE
-    record = tuning_record(network, settings.batch_size, local[0].threads, observer.setup)
+    record = tuning_record(network, settings.batch_size, local[0].threads, settings.precision, observer.setup)
     if record is not None:
         write_tuning(folder.tuning, record)
     return tuning_of(record)
@@ -121,7 +121,7 @@ def _require_memory(network: Network, train: Samples, settings: TrainSettings, m
     local = [member for member in members if member.host is None]
     need = Layout(network.size, len(members)).size
     for member in local:
-        need += memory_needed(network, settings.batch_size, member.threads)
+        need += memory_needed(network, settings.batch_size, member.threads, settings.precision)
     if local:
         need += train.images.nbytes
     what = f"{len(members)} nodes need {need / 1e6:,.0f} MB here at batch size {settings.batch_size}"

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from bptcnn.errors import UserError
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
+from bptcnn.precision import Precision
 from bptcnn.training.schedules import learning_rates
 
 _MOST_NODES = 256
@@ -35,6 +36,7 @@ class TrainSettings:
     `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
     start without one of them. `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
 
+    `precision`: of the products in convolutions; weights, sums and evaluation are float32.
     `lr` is a number, an expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `staleness`: a
     node more than so many updates behind submits early (None: no bound). `validation`: the share of the training set
     that is held out to choose the best epoch and to stop by; without, the test set serves. `patience`: stop after so
@@ -51,6 +53,7 @@ class TrainSettings:
     partition: Partition = "idpa"
     epochs: int = 8
     batch_size: int = 64
+    precision: Precision = "float32"
     lr: str = "0.05"
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -80,10 +83,10 @@ class TrainSettings:
         object.__setattr__(self, "lr", str(self.lr))
         if self.local_steps is None:
             object.__setattr__(self, "local_steps", _LOCAL_STEPS if self.hosts is None else _HOST_LOCAL_STEPS)
-        for name, kind in (("update", Update), ("partition", Partition), ("wire", Wire)):
-            value, choices = getattr(self, name), get_args(kind)
-            if value not in choices and not (name == "wire" and value is None):
-                raise UserError(f"{name} {value!r} does not exist: choose one of {', '.join(choices)}")
+        kinds = (("update", Update), ("partition", Partition), ("wire", Wire), ("precision", Precision))
+        for name, kind in kinds:
+            if name != "wire" or self.wire is not None:
+                check_choice(name, getattr(self, name), kind)
         for name in ("epochs", "batch_size", "local_steps"):
             check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, 0)
@@ -169,6 +172,14 @@ def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
     if not 1 <= len(speeds) <= _MOST_NODES or not all(0.0 < speed <= 1.0 for speed in speeds):
         raise UserError(f"nodes {','.join(map(str, speeds))!r}: {advice}")
     return speeds
+
+
+def check_choice(name: str, value: Any, kind: Any) -> Any:
+    """Return `value`, one of the strings that the Literal type `kind` names; raise UserError where it is none."""
+    choices = get_args(kind)
+    if value not in choices:
+        raise UserError(f"{name} {value!r} does not exist: choose one of {', '.join(choices)}")
+    return value
 
 
 def check_whole(name: str, value: object, least: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from bptcnn.available import require_available
 from bptcnn.data import Dataset
 from bptcnn.errors import UserError
+from bptcnn.kernels.unit import require_precision
 from bptcnn.networks import Network
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.run_folder import RunFolder
@@ -19,9 +20,12 @@ def starting_point(
 ) -> Checkpoint:
     """Return the weights, and on `resume` the state, to start from: a run's, or new ones by the seed.
 
-    Raises UserError where network and data do not fit, the folder is taken, or there is nothing to start from.
+    Raises UserError where network and data do not fit, this CPU lacks the precision for local nodes, the folder is
+    taken, or there is nothing to start from.
     """
     _check_fit(network, dataset)
+    if settings.nodes:
+        require_precision(settings.precision)
     if resume:
         checkpoint = read_checkpoint(RunFolder.open(run_dir).last)
         if checkpoint.state is None:

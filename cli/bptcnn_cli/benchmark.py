@@ -21,6 +21,7 @@ def benchmark(
     input_shape: options.InputShape = None,
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
+    precision: options.Precision = "float32",
     rounds: options.Rounds = 5,
     seconds: options.Seconds = 2.0,
     layers: options.Layers = False,
@@ -42,11 +43,12 @@ def benchmark(
     Memory is the most that a process which only trains has resident.
 
     With --peer torch, PyTorch trains the same networks: same layers, paddings and
-    batches, SGD with momentum, all in float32, in both of its memory formats,
-    eagerly and compiled (torch.compile). The fastest of the four counts; the time
-    that compiling takes does not. The two sides take turns, every measurement in a
-    process of its own. Takes about half a minute a network, with the peer some
-    minutes.
+    With --peer torch, PyTorch trains the same networks: same layers, paddings and
+    batches, SGD with momentum, all in float32 or, with --precision bf16, under
+    autocast, in both of its memory formats, eagerly and compiled (torch.compile).
+    The fastest of the four counts; the time that compiling takes does not. The two
+    sides take turns, every measurement in a process of its own. Takes about half a
+    minute a network, with the peer some minutes.
 
     --simulate replays the scheduler in virtual time. It knows the tasks of the
     step and their order, not what more threads take from each other in memory.
@@ -67,6 +69,7 @@ def benchmark(
         None if input_shape is None else parse_shape(input_shape),
         batch_size,
         threads,
+        precision,
         rounds,
         seconds,
         simulate,
@@ -100,6 +103,7 @@ class _Plan:
     input_shape: tuple[int, int, int] | None
     batch_size: int | None
     threads: int | None
+    precision: str
     rounds: int
     seconds: float
     simulate: bool
@@ -125,18 +129,20 @@ def _peer(name: str | None, python: str | None, compiled: bool | None) -> "Torch
 
 
 def _measure(plan: _Plan) -> "Benchmark":
+    from bptcnn.precision import Precision
     from bptcnn.profiling.benchmarking import Plan, default_case, run_benchmark
     from bptcnn.training import prepare_kernels
-    from bptcnn.training.settings import check_whole
+    from bptcnn.training.settings import check_choice, check_whole
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
 
     for name, value in (("batch_size", plan.batch_size), ("threads", plan.threads)):
         if value is not None:
             check_whole(name, value, 1)
-    cases = [default_case(network, plan.input_shape, plan.batch_size) for network in plan.networks]
+    precision = check_choice("precision", plan.precision, Precision)
+    cases = [default_case(network, plan.input_shape, plan.batch_size, precision) for network in plan.networks]
     with Relay(fitting_display(quiet=False)) as relay:
-        prepare_kernels(relay)
+        prepare_kernels(relay, precision)
         from bptcnn.profiling import measure_host
 
         relay.setup("measuring this host")

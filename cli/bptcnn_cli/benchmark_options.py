@@ -34,6 +34,13 @@ Threads = Annotated[
     int | None,
     typer.Option(metavar="T", show_default=False, help="Threads of a step. Default: the usable cores."),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="P",
+        help="Of the products in convolutions: float32, or bf16; the peer's steps are then under its autocast.",
+    ),
+]
 Rounds = Annotated[int, typer.Option(metavar="R", min=1, max=1000, help="Rounds, whose median counts.")]
 Seconds = Annotated[float, typer.Option(metavar="S", min=0.01, max=3600, help="Seconds of a round, on each side.")]
 Layers = Annotated[bool, typer.Option("--layers", help="Show what each layer takes and reaches.")]

@@ -19,9 +19,11 @@ def as_json(found: Benchmark) -> str:
 
 def show_benchmark(console: Console, found: Benchmark, layers: bool) -> None:
     """Print all networks, with a table of their layers each where that is asked for."""
-    threads = found.network[0].threads
+    threads, lower = found.network[0].threads, found.network[0].precision != "float32"
+    precision, of = (f", {found.network[0].precision}", " in float32") if lower else ("", "")
     console.print(
-        f"{found.host.cpu}, {counted(threads, 'thread')}, peak {found.host.peak(threads):,.0f} GFLOP/s; "
+        f"{found.host.cpu}, {counted(threads, 'thread')}{precision}, "
+        f"peak {found.host.peak(threads):,.0f} GFLOP/s{of}; "
         f"medians of {counted(found.rounds, 'round')} of {found.seconds:g} s"
     )
     console.print()

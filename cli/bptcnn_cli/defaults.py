@@ -9,7 +9,7 @@ NETWORK = "cnn2"
 
 
 class CommandWithDefaults(TyperCommand):
-    """A command whose options' help may hold `{name}` of a default, or `{updates}`, `{partitions}`, `{wires}`."""
+    """A command whose options' help may hold `{name}` of a default, or `{updates}`, `{partitions}`, `{wires}`, ..."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the help."""
@@ -23,6 +23,7 @@ class CommandWithDefaults(TyperCommand):
 def _texts() -> dict[str, str]:
     from bptcnn.nodes import Wire
     from bptcnn.outer import Partition, Update
+    from bptcnn.precision import Precision
     from bptcnn.training.settings import TrainSettings
 
     texts = {name: str(value) for name, value in dataclasses.asdict(TrainSettings()).items()}
@@ -33,4 +34,5 @@ def _texts() -> dict[str, str]:
         "updates": ", ".join(get_args(Update)),
         "partitions": ", ".join(get_args(Partition)),
         "wires": ", ".join(get_args(Wire)),
+        "precisions": ", ".join(get_args(Precision)),
     }

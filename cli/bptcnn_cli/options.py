@@ -123,6 +123,15 @@ BatchSize = Annotated[
     int | None,
     typer.Option(metavar="B", rich_help_panel=_LEARNING, help="Images of a step. Default: {batch_size}."),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="P",
+        rich_help_panel=_LEARNING,
+        help="Of the products in convolutions: {precisions}. bf16 needs a CPU with AVX512-BF16, and is fastest with "
+        "AMX; weights, sums and evaluation are float32. Default: {precision}.",
+    ),
+]
 Lr = Annotated[
     str | None,
     typer.Option(

@@ -102,7 +102,7 @@ def _measure(
         if threads is not None:
             check_whole("threads", threads, 1)
         count = threads or host.cores
-        record = tuning_record(network, batch_size, count, relay.setup) if autotune else None
+        record = tuning_record(network, batch_size, count, tell=relay.setup) if autotune else None
         tuning = tuning_of(record)
         relay.setup(f"measuring {network.name}")
         found = measure_network(network, batch_size, count, host.peak(count), tuning=tuning)

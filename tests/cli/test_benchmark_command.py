@@ -12,6 +12,8 @@ import psutil
 import pytest
 from programs import COMMAND, TIMEOUT_SECONDS, Ended, bptcnn, environment, refused
 
+from bptcnn.kernels.unit import MATRIX_UNIT
+
 QUICK = ("--rounds", "2", "--seconds", "0.02", "--threads", "1", "--no-autotune")
 
 PEER = f"""#!{sys.executable}
@@ -123,6 +125,25 @@ def test_without_a_peer_and_without_a_file(tmp_path: Path) -> None:
     for absent in ("PyTorch", "simulated", "note", "written"):
         assert absent not in ended.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py"]
+
+
+@pytest.mark.skipif(not MATRIX_UNIT, reason="this CPU multiplies no bfloat16 numbers")
+def test_both_sides_train_at_the_precision(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        'layers = [{layer = "Conv2D", filters = 16, kernel = 3}, {layer = "Conv2D", filters = 16, kernel = 3}, '
+        '{layer = "Flatten"}, {layer = "Dense", units = 4}]'
+    )
+    refusing = f'{PEER.partition("version, memory")[0]}assert request.get("precision", "bf16") == "bf16"\n'
+    (tmp_path / "peer").write_text(refusing + PEER[PEER.index("version, memory") :])
+    (tmp_path / "peer").chmod(0o755)
+    arguments = ("mine.toml", "--precision", "bf16", "--input-shape", "6,6,2", "--batch-size", "4", *QUICK)
+    peer = ("--peer", "torch", "--peer-python", "./peer")
+    ended = bptcnn("benchmark", *arguments, *peer, "--output", "a.json", folder=tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert ", 1 thread, bf16, peak " in ended.out
+    (found,) = json.loads((tmp_path / "a.json").read_text())["network"]
+    assert found["precision"] == "bf16"
+    assert [layer["name"] for layer in found["layer"]] == ["conv1", "conv2", "dense1"]
 
 
 def own(folder: Path) -> Path:

@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
         (["--lr", "step(0.1)"], "every"),
         (["--patience", "0"], "patience"),
         (["--update", "nonsense"], "agwu"),
+        (["--precision", "float16"], "bf16"),
         (["good.npz", "--batch-size", "65536", "--nodes", "250"], "too little memory"),
         (["good.npz", "--epochs", "9" * 20], "epochs"),
     ],
@@ -84,6 +85,7 @@ def test_train_refuses(folder: Path, arguments: list[str], named: str) -> None:
         ["benchmark", "--input-shape", "28x28,1"],
         ["benchmark", "--batch-size", "0"],
         ["benchmark", "--threads", "0"],
+        ["benchmark", "--precision", "float16"],
         ["benchmark", "--peer", "nonsense"],
         ["benchmark", "--peer", "torch", "--peer-python", "missing"],
         ["benchmark", "--peer-python", "missing"],
@@ -96,6 +98,20 @@ def test_train_refuses(folder: Path, arguments: list[str], named: str) -> None:
 )
 def test_the_others_refuse(folder: Path, arguments: list[str]) -> None:
     refused(*arguments, folder=folder)
+
+
+@pytest.mark.parametrize("command", [["train", "good.npz"], ["train", "good.npz", "--config", "a.toml"], ["benchmark"]])
+def test_a_cpu_without_the_precision_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("BPTCNN_VECTOR_UNIT", "generic")
+    (folder / "a.toml").write_text('precision = "bf16"')
+    chosen = [] if "--config" in command else ["--precision", "bf16"]
+    before = sorted(folder.rglob("*"))
+    said = refused(*command, *chosen, folder=folder)
+    assert "this CPU has no AVX512-BF16 instructions (BPTCNN_VECTOR_UNIT=generic)" in said
+    assert "--precision float32" in said
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_a_damaged_run_is_refused(folder: Path, finished: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from programs import bptcnn, refused
 
+from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.training import TrainSettings, default_run_dir
 
 
@@ -49,6 +50,20 @@ def test_without_run_dir_the_run_lies_in_runs(tmp_path: Path, data: Path) -> Non
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.split("-")[-1] == default_run_dir("cnn2").name.split("-")[-1] == "cnn2"
     assert (run / "summary.json").is_file()
+
+
+@pytest.mark.skipif(not MATRIX_UNIT, reason="this CPU multiplies no bfloat16 numbers")
+def test_bfloat16_products_repeat_and_are_not_float32s(tmp_path: Path, data: Path) -> None:
+    weights = []
+    for name, precision in (("a", "bf16"), ("b", "bf16"), ("c", "float32")):
+        arguments = ("--precision", precision, "--epochs", "1", "--nodes", "1", "--no-autotune", "--seed", "3")
+        ended = bptcnn("train", data, *arguments, "--quiet", "--run-dir", name, folder=tmp_path)
+        assert (ended.code, ended.err) == (0, "")
+        assert tomllib.loads((tmp_path / name / "config.toml").read_text())["precision"] == precision
+        weights.append((tmp_path / name / "last.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+    message = refused("train", "--resume", "--run-dir", "a", "--epochs", "2", "--precision", "float32", folder=tmp_path)
+    assert "precision cannot change when a run is resumed" in message
 
 
 def test_a_validation_share_is_named(tmp_path: Path, data: Path) -> None:

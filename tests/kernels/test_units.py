@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from bptcnn.errors import UserError
-from bptcnn.kernels.unit import UNIT, UNITS, available_units, select_unit
+from bptcnn.kernels.unit import (
+    MATRIX_UNIT,
+    UNIT,
+    UNITS,
+    available_matrix_units,
+    available_units,
+    select_matrix_unit,
+    select_unit,
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -16,16 +24,27 @@ CHECKS = (
     "test_tile.py", "test_convolution.py", "test_winograd.py", "test_winograd_gradients.py", "test_pooling.py",
     "test_dense.py", "test_loss.py", "test_update.py", "test_depthwise.py", "test_grouped.py", "test_elementwise.py",
 )  # fmt: skip
+MATRIX_CHECKS = ("test_bfloat16_blocks.py", "test_bfloat16_convolution.py")
 OTHERS = [name for name in available_units() if name != UNIT.name]  # the one in use is what the other tests run on
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_unit_computes_the_same(name: str) -> None:
-    files = [str(HERE / check) for check in CHECKS]
+    check_on("BPTCNN_VECTOR_UNIT", name, CHECKS)
+
+
+@pytest.mark.parametrize("name", [name for name in available_matrix_units() if name != MATRIX_UNIT])
+def test_another_matrix_unit_computes_the_same(name: str) -> None:
+    check_on("BPTCNN_MATRIX_UNIT", name, MATRIX_CHECKS)
+
+
+def check_on(variable: str, name: str, checks: tuple[str, ...]) -> None:
+    """Run tests in a process that the environment gives another unit."""
+    files = [str(HERE / check) for check in checks]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--hypothesis-profile=brief", *files],
         cwd=ROOT,
-        env={**os.environ, "BPTCNN_VECTOR_UNIT": name},
+        env={**os.environ, variable: name},
         capture_output=True,
         text=True,
         timeout=280,
@@ -80,3 +99,15 @@ def test_an_unknown_unit_in_the_environment_is_the_users_error() -> None:
             f"bptcnn.errors.UserError: BPTCNN_VECTOR_UNIT=quantum: this CPU runs {', '.join(available_units())}"
         )
     )
+
+
+def test_matrix_units_need_this_vector_unit_and_are_refused_in_one_line() -> None:
+    names = available_matrix_units()
+    assert UNIT.name == "avx512" or names == []
+    assert select_matrix_unit(None) == (names[0] if names else "")
+    for name in names:
+        assert select_matrix_unit(name) == name
+    with pytest.raises(UserError) as caught:
+        select_matrix_unit("quantum")
+    has = ", ".join(names) or "none"
+    assert str(caught.value) == f"BPTCNN_MATRIX_UNIT=quantum: this CPU, on {UNIT.name}, has {has}"

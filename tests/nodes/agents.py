@@ -88,6 +88,7 @@ def agent(
             threads=1,
             network=network,
             batch_size=batch_size,
+            precision="float32",
             momentum=0.9,
             weight_decay=0.0,
             update=update,

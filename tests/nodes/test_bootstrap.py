@@ -46,6 +46,7 @@ def bootstrap(network: Network) -> Bootstrap:
         threads=0,
         network=network,
         batch_size=8,
+        precision="float32",
         momentum=0.9,
         weight_decay=0.0,
         update="agwu",

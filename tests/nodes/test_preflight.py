@@ -356,6 +356,7 @@ FACTS = HostFacts(
     hostname="a",
     uid=1,
     kernels_warm=True,
+    lacks_bf16="this CPU has no AVX512-BF16 instructions",
     speed=None,
     troubles=(),
     link=Link(0.001, 1e8, 1e8),
@@ -394,3 +395,21 @@ def test_what_the_facts_mean(change: dict[str, object], what: str | None, is_har
     assert found[0].what.startswith(what)
     assert found[0].hard is is_hard
     assert found[0].remedy
+
+
+@pytest.mark.parametrize("lacks", [None, "", "this CPU has no AVX512-BF16 instructions"])
+def test_a_host_without_the_precision_is_refused_for_it_only(lacks: str | None) -> None:
+    facts = replace(FACTS, lacks_bf16=lacks)
+    assert find_problems(Host("a", "a", "/p"), facts, VERSIONS) == ()
+    found = find_problems(Host("a", "a", "/p"), facts, VERSIONS, "bf16")
+    assert [(problem.what, problem.hard) for problem in found] == ([(lacks, True)] if lacks else [])
+    assert all("--precision float32" in problem.remedy for problem in found)
+
+
+def test_a_host_tells_whether_it_has_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPTCNN_VECTOR_UNIT", "generic")
+    (report,) = preflight([Host("here", local=True)], replace(QUESTION, precision="bf16"), LONG)
+    assert not report.usable
+    assert [problem.what for problem in report.problems if problem.hard] == [
+        "this CPU has no AVX512-BF16 instructions (BPTCNN_VECTOR_UNIT=generic)"
+    ]

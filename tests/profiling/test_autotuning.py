@@ -9,6 +9,7 @@ import pytest
 from bptcnn.errors import UserError
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.tuning import BY_RULE, Choice, Tuning
+from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.profiling import Trial, TuningRecord, autotuning, tunings
 from bptcnn.profiling.autotuning import _chosen, _trial, _variants, autotune, network_digest
@@ -28,7 +29,7 @@ def trial(shape: str, candidate: str, ratio: float, chosen: bool = True) -> Tria
 def record(tuning: Tuning = BY_RULE, **changes: object) -> TuningRecord:
     made = TuningRecord(
         autotuning.cpu_name(), autotuning.UNIT.name, autotuning.VERSION, NETWORK.name, network_digest(NETWORK), BATCH,
-        threads=1, seconds=0.5, tuning=tuning, trial=(trial("step", "32 ranges", 0.9),),
+        precision="float32", threads=1, seconds=0.5, tuning=tuning, trial=(trial("step", "32 ranges", 0.9),),
     )  # fmt: skip
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -36,7 +37,7 @@ def record(tuning: Tuning = BY_RULE, **changes: object) -> TuningRecord:
 @pytest.fixture
 def path() -> Iterator[Path]:
     """Where the record of NETWORK lies: nowhere yet, and nowhere afterwards."""
-    found = tuning_path(NETWORK, BATCH)
+    found = tuning_path(NETWORK, BATCH, "float32")
     found.unlink(missing_ok=True)
     yield found
     found.unlink(missing_ok=True)
@@ -102,9 +103,9 @@ def test_a_network_is_tuned_and_what_was_tried_is_told(monkeypatch: pytest.Monke
     monkeypatch.setattr(autotuning, "_LEAST_ROUNDS", 1)
     monkeypatch.setattr(autotuning, "_MOST_ROUNDS", 1)
     said: list[str] = []
-    found = autotune(NETWORK, BATCH, 1, said.append)
+    found = autotune(NETWORK, BATCH, 1, tell=said.append)
     assert said[:6] == [f"tuning tuned: {n} of 6" for n in range(1, 7)]
-    assert fits(found, NETWORK, BATCH)
+    assert fits(found, NETWORK, BATCH, "float32")
     assert (found.network, found.threads) == ("tuned", 1)
     tried = [t.candidate for t in found.trial if t.candidate != "all that was chosen"]
     assert list(dict.fromkeys(tried)) == ["8 ranges", "8 parts", "4 parts", "winograd 4", "winograd 2", "direct"]
@@ -114,6 +115,20 @@ def test_a_network_is_tuned_and_what_was_tried_is_told(monkeypatch: pytest.Monke
         assert {(choice.shape, choice.algorithm), (choice.shape, f"{choice.parts} parts")} & chosen
     if found.tuning == BY_RULE:
         assert ("step", "all that was chosen") not in chosen
+
+
+def test_with_bf16_float32_algorithms_are_the_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not MATRIX_UNIT:
+        pytest.skip("this CPU multiplies no bfloat16 numbers")
+    monkeypatch.setattr(autotuning, "_LEAST_ROUNDS", 1)
+    monkeypatch.setattr(autotuning, "_MOST_ROUNDS", 1)
+    first, second, _ = lower(NETWORK, training=True, precision="bf16").decisions
+    assert (first.choice.algorithm, second.choice.algorithm) == ("direct", "bfloat16")
+    found = autotune(NETWORK, BATCH, 1, "bf16")
+    assert fits(found, NETWORK, BATCH, "bf16")
+    assert not fits(found, NETWORK, BATCH, "float32")
+    tried = {t.candidate for t in found.trial if t.shape == second.choice.shape}
+    assert tried == {"small images", "winograd 4", "winograd 2", "direct"}
 
 
 def test_without_a_choice_there_is_nothing_to_try() -> None:
@@ -126,14 +141,15 @@ def test_a_record_is_measured_once(path: Path, monkeypatch: pytest.MonkeyPatch) 
     tuned = record(Tuning(12, (Choice(FIRST.shape, "direct", 3),)))
     monkeypatch.setattr(tunings, "autotune", lambda *_: tuned)
     said: list[str] = []
-    assert tuning_record(NETWORK, BATCH, 1, said.append) == tuned
+    assert tuning_record(NETWORK, BATCH, 1, tell=said.append) == tuned
     assert read_tuning(path) == tuned
     monkeypatch.setattr(tunings, "autotune", lambda *_: pytest.fail("measured again"))
     renamed = Network(NETWORK.input_shape, LAYERS, "another name")
     for network, threads in ((NETWORK, 1), (NETWORK, 4), (renamed, 1)):
-        assert tuning_record(network, BATCH, threads, said.append) == tuned
+        assert tuning_record(network, BATCH, threads, tell=said.append) == tuned
     assert said == []
-    assert tuning_path(NETWORK, BATCH + 1) != path != tuning_path(Network((9, 8, 3), LAYERS), BATCH)
+    others = [(NETWORK, BATCH + 1, "float32"), (Network((9, 8, 3), LAYERS), BATCH, "float32"), (NETWORK, BATCH, "bf16")]
+    assert path not in [tuning_path(*other) for other in others]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +161,7 @@ def test_a_record_is_measured_once(path: Path, monkeypatch: pytest.MonkeyPatch) 
         b'version = 1\ncpu = "x"',
         "foreign cpu",
         "foreign version",
+        "another precision",
         "an algorithm that is not there",
     ],
     ids=str,
@@ -158,12 +175,14 @@ def test_what_is_damaged_or_foreign_is_measured_again(
         write_tuning(path, record(cpu="another"))
     elif content == "foreign version":
         write_tuning(path, record(bptcnn="0.0.0"))
+    elif content == "another precision":
+        write_tuning(path, record(precision="bf16"))
     else:
         write_tuning(path, record(Tuning(choices=(Choice("a", "direct"),))))
         path.write_text(path.read_text().replace('"direct"', '"magic"'))
     monkeypatch.setattr(tunings, "autotune", lambda *_: record())
     said: list[str] = []
-    assert tuning_record(NETWORK, BATCH, 1, said.append) == record()
+    assert tuning_record(NETWORK, BATCH, 1, tell=said.append) == record()
     (line,) = said
     assert line.startswith("tuning again: ")
     assert str(path) in line
@@ -177,7 +196,7 @@ def test_too_little_memory_means_rules(path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(tunings, "autotune", refuse)
     said: list[str] = []
-    assert tuning_record(NETWORK, BATCH, 1, said.append) is None
+    assert tuning_record(NETWORK, BATCH, 1, tell=said.append) is None
     assert said == ["not tuned: too little memory"]
     assert tuning_of(None) == BY_RULE
     assert not path.exists()

@@ -6,6 +6,7 @@ import pytest
 from bptcnn import networks
 from bptcnn.inner.executor import Trace
 from bptcnn.inner.graph import GraphBuilder, Task
+from bptcnn.inner.lowering import operations
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.profiling import NetworkProfile, profile_host, profile_network
 from bptcnn.profiling.network import _flops, _layers, _overhead, measure_network
@@ -83,7 +84,7 @@ def test_labels_go_to_their_layer_and_direction() -> None:
     starts = np.arange(len(durations), dtype=np.int64)
     noise = [0, 5, -5]  # the median has none
     traces = [Trace(starts, starts + durations + n, np.zeros_like(starts)) for n in noise]
-    layers, other = _layers(SMALL, 8, graph, traces, peak=100.0)
+    layers, other = _layers(operations(SMALL), 8, graph, traces, peak=100.0)
     times = {layer.name: (layer.forward_ms, layer.backward_ms) for layer in layers}
     assert times["conv1"] == (2 + 4, 8 + 16 + 32)
     assert times["dense1"] == (512, 64 + 128 + 256)

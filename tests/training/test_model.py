@@ -15,6 +15,7 @@ from training.runs import data
 import bptcnn as bpt
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
+from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 
 SHAPE, CLASSES = (12, 10, 2), 5
@@ -230,3 +231,26 @@ def test_a_closed_model_leaves_no_threads_and_says_so() -> None:
 def test_a_forgotten_model_leaves_no_threads() -> None:
     """The fixture that every test has checks it."""
     bpt.Model(NETWORK, threads=3).predict(X)
+
+
+def test_bf16_learns_as_float32_does() -> None:
+    if not MATRIX_UNIT:
+        with pytest.raises(UserError, match="AVX512-BF16"):
+            bpt.Model(NETWORK, precision="bf16")
+        pytest.skip("this CPU multiplies no bfloat16 numbers")
+    dataset = bpt.data.load()
+    reached = {}
+    for precision in ("float32", "bf16"):
+        order = np.random.default_rng(0)
+        with bpt.Model(bpt.networks.cnn2(), precision=precision, threads=2) as model:
+            for _ in range(3):
+                for batch in np.array_split(order.permutation(len(dataset.train)), -(-len(dataset.train) // 64)):
+                    model.train_step(dataset.train.images[batch], dataset.train.labels[batch], lr=0.05, momentum=0.9)
+            reached[precision] = model.evaluate(dataset)
+    assert reached["float32"] > 0.8
+    assert abs(reached["bf16"] - reached["float32"]) < 0.02
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UserError, match="choose one of float32, bf16"):
+        bpt.Model(NETWORK, precision="float16")  # type: ignore[arg-type]

@@ -26,7 +26,13 @@ class SideFailed(Exception):
 
 def ask_own_side(case: Case, threads: int, measure: str, **more: Any) -> Answer:
     """Measure our side. Raises UserError for what the user can mend, RuntimeError, with all it said, else."""
-    request = {"measure": measure, "network": case.network.to_dict(), "batch_size": case.batch_size, "threads": threads}
+    request = {
+        "measure": measure,
+        "network": case.network.to_dict(),
+        "batch_size": case.batch_size,
+        "precision": case.precision,
+        "threads": threads,
+    }
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-P", "-m", f"{__package__}.own_side"]  # -P: not what lies in the current folder
     try:
@@ -77,6 +83,7 @@ class TorchPeer:
             "measure": measure,
             "network": flattened(case.network),
             "batch_size": case.batch_size,
+            "precision": case.precision,
             "threads": threads,
             "channels_last": variant.channels_last,
             "compile": variant.compiled,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from bptcnn.precision import Precision
 from bptcnn.profiling.records import Host, LayerProfile
 
 VERSION = 1
@@ -24,7 +25,7 @@ class Side:
     images_per_second: float  # the median of the rounds
     rounds: tuple[float, ...]
     gflops: float  # counted by the direct algorithm, 2 operations per multiply-add, on both sides
-    peak_share: float
+    peak_share: float  # of float32 multiply-adds, whatever the precision
     memory: Memory
 
 
@@ -64,6 +65,7 @@ class NetworkBenchmark:
     classes: int
     parameters: int
     batch_size: int
+    precision: Precision
     threads: int
     gflop_per_image: float
     own: Side

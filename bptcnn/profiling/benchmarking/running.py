@@ -79,6 +79,7 @@ class _Network:
             classes=network.classes,
             parameters=network.size,
             batch_size=self._case.batch_size,
+            precision=self._case.precision,
             threads=self._plan.threads,
             gflop_per_image=flops / 1e9,
             own=own,

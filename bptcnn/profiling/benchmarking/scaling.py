@@ -7,13 +7,20 @@ from statistics import median
 
 from bptcnn.inner.tuning import Tuning
 from bptcnn.networks import Network
+from bptcnn.precision import Precision
 from bptcnn.profiling.benchmarking.records import Scaling
 from bptcnn.profiling.rounds import together
 from bptcnn.profiling.steps import WARM_STEPS, MeasuredSteps, RandomBatches
 
 
 def measure_scaling(
-    network: Network, batch_size: int, threads: int, tuning: Tuning, rounds: int, seconds: float
+    network: Network,
+    batch_size: int,
+    threads: int,
+    tuning: Tuning,
+    precision: Precision,
+    rounds: int,
+    seconds: float,
 ) -> Scaling:
     """Measure in `rounds` rounds, about `seconds` of each kind of step in turn.
 
@@ -23,7 +30,8 @@ def measure_scaling(
     with ExitStack() as stack:
         counts = [*(1 for _ in range(threads)), threads]
         *copies, shared = [
-            stack.enter_context(MeasuredSteps(network, batch_size, count, batches, tuning)) for count in counts
+            stack.enter_context(MeasuredSteps(network, batch_size, count, batches, tuning, precision))
+            for count in counts
         ]
         count = max(1, round(seconds / copies[0].median_seconds(0.0)))
         images = count * batch_size

@@ -2,7 +2,8 @@
 
 A request comes as JSON on standard input, the answer goes as one line of JSON to standard output: what was measured, or
 {"failed": why}. The network is a list of applications, as `flattening` writes it. A step is what users of PyTorch
-write: cross-entropy, backward, SGD with momentum over all tensors at once (foreach), all in float32.
+write: cross-entropy, backward, SGD with momentum over all tensors at once (foreach), in float32 or, for bf16, with
+forward pass and loss under autocast.
 """
 
 import ctypes
@@ -175,6 +176,8 @@ class Steps:
 
         torch.set_num_threads(request["threads"])
         torch.manual_seed(0)
+        lower = request["precision"] == "bf16"
+        self._autocast: Callable[[], Any] = lambda: torch.autocast("cpu", torch.bfloat16, enabled=lower)
         layout = torch.channels_last if request["channels_last"] else torch.contiguous_format
         network = TorchNetwork(request["network"])
         network.modules.to(memory_format=layout)
@@ -193,7 +196,9 @@ class Steps:
         """Train one batch: forward, backward and update."""
         batch = turn % len(self._images)
         self._optimizer.zero_grad(set_to_none=True)
-        self._loss(self._images[batch], self._labels[batch]).backward()
+        with self._autocast():
+            loss = self._loss(self._images[batch], self._labels[batch])
+        loss.backward()
         self._optimizer.step()
 
     def median_seconds(self, seconds: float) -> float:
