@@ -25,6 +25,7 @@ ALGORITHMS = {
     "winograd 2": "WinogradConvolution",
     "winograd 4": "WinogradConvolution",
     "small images": "SmallImagesConvolution",
+    "gathered": "GatheredConvolution",
 }
 
 
@@ -49,9 +50,9 @@ def smooth_networks(draw: st.DrawFn) -> Network:
 
 
 @st.composite
-def tunings(draw: st.DrawFn, network: Network) -> Tuning:
-    """Draw any tuning of a network."""
-    decisions = {d.choice.shape: d for d in lower(network, training=True).decisions}
+def tunings(draw: st.DrawFn, network: Network, batch: int) -> Tuning:
+    """Draw any tuning of a network at a batch size."""
+    decisions = {d.choice.shape: d for d in lower(network, training=True, batch=batch).decisions}
     choices = [
         Choice(shape, draw(st.sampled_from(d.algorithms)), draw(st.integers(0, 9)), draw(st.sampled_from(OVER)))
         for shape, d in decisions.items()
@@ -69,8 +70,8 @@ def kinds(lowered: Lowered) -> dict[str, str]:
 def test_any_tuning_computes_the_step(
     executor: Executor, data: st.DataObject, network: Network, images: int, spare: int, seed: int
 ) -> None:
-    tuning = data.draw(tunings(network))
-    lowered = lower(network, training=True, tuning=tuning)
+    tuning = data.draw(tunings(network, images + spare))
+    lowered = lower(network, training=True, tuning=tuning, batch=images + spare)
     for decision in lowered.decisions:
         assert kinds(lowered)[decision.layers[0]] == ALGORITHMS[decision.choice.algorithm]
     case = Case.draw(network, images, seed)
@@ -100,7 +101,7 @@ def test_pooling_leaves_an_algorithm_that_cannot_take_it_along(executor: Executo
         subnetwork.weights[:] = case.weights
         subnetwork.step(case.samples, case.labels)
         found[algorithm] = subnetwork.gradient.copy()
-    assert set(found) == set(ALGORITHMS)
+    assert set(found) == set(ALGORITHMS) - {"gathered"}  # for fewer images
     for gradient in found.values():  # choices may flip where two numbers nearly tie
         assert np.linalg.norm(gradient - found["direct"]) <= 1e-2 * np.linalg.norm(found["direct"])
 
