@@ -41,6 +41,7 @@ DENSE = np.dtype(
 _at = record_at(DENSE)
 
 DEPTH_BLOCK = 512  # rows of the weights in one pass: 512 x 128 bytes stay in the second-level cache
+GRADIENT_BLOCK = 8192  # elements of the output gradient that stay in the first-level cache beside a tile's inputs
 BLOCK = 4 * ROWS  # rows of the transposed input gradient in one pass: its block stays in the first-level cache
 
 
@@ -123,32 +124,32 @@ def dense_gradient_by_weight(operation, first, last, part, worker):
     o = _at(operation)
     images = words(o.batch, 1)[0]
     count = last - first
-    tiles = (count + ROWS - 1) // ROWS
-    for channel in range(0, o.outputs, COLUMNS):
+    tiles, panels = (count + ROWS - 1) // ROWS, (o.outputs + COLUMNS - 1) // COLUMNS
+    by_rows = images * o.outputs <= GRADIENT_BLOCK
+    for index in range(tiles * panels):
+        t, panel = (index // panels, index % panels) if by_rows else (index % tiles, index // tiles)
+        channel, row = panel * COLUMNS, first + count * t // tiles
         here = min(COLUMNS, o.outputs - channel)
         vectors = (here + LANES - 1) // LANES
-        tail = here - (vectors - 1) * LANES
-        for t in range(tiles):
-            row = first + count * t // tiles
-            tile(
-                count * (t + 1) // tiles - count * t // tiles,
-                vectors,
-                o.input + 4 * row,
-                1,
-                o.input_image,
-                0,
-                o.output_gradient + 4 * channel,
-                o.outputs,
-                0,
-                0,
-                0,
-                o.weight_gradient + 4 * (row * o.outputs + channel),
-                o.outputs,
-                images,
-                1,
-                np.float32(-np.inf),
-                tail,
-            )
+        tile(
+            count * (t + 1) // tiles - count * t // tiles,
+            vectors,
+            o.input + 4 * row,
+            1,
+            o.input_image,
+            0,
+            o.output_gradient + 4 * channel,
+            o.outputs,
+            0,
+            0,
+            0,
+            o.weight_gradient + 4 * (row * o.outputs + channel),
+            o.outputs,
+            images,
+            1,
+            np.float32(-np.inf),
+            here - (vectors - 1) * LANES,
+        )
     return 0
 
 

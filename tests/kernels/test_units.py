@@ -23,6 +23,7 @@ ROOT = HERE.parent.parent
 CHECKS = (
     "test_tile.py", "test_convolution.py", "test_winograd.py", "test_winograd_gradients.py", "test_pooling.py",
     "test_dense.py", "test_loss.py", "test_update.py", "test_depthwise.py", "test_grouped.py", "test_elementwise.py",
+    "test_few_filters.py",
 )  # fmt: skip
 MATRIX_CHECKS = ("test_bfloat16_blocks.py", "test_bfloat16_convolution.py")
 OTHERS = [name for name in available_units() if name != UNIT.name]  # the one in use is what the other tests run on
