@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.gathered import GatheredConvolution, gathers
+from bptcnn.inner.pointwise import PointwiseConvolution, is_pointwise
 from bptcnn.inner.small_images import SmallImagesConvolution, crosses_images, may_cross_images
 from bptcnn.inner.tuning import Algorithm, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution, may_tile, tile_for
@@ -50,6 +51,8 @@ def algorithms(op: Convolution, batch: int, precision: Precision) -> tuple[Algor
         found.append("small images")
     if gathers(op, batch):
         found.append("gathered")
+    if is_pointwise(op):
+        found.append("pointwise")
     if _takes_bfloat16(op, precision):
         found.append("bfloat16")
     return tuple(found)
@@ -65,6 +68,8 @@ def rule(op: Convolution, batch: int, precision: Precision) -> Algorithm:
 
 
 def _rule_without_winograd(op: Convolution) -> Algorithm:
+    if is_pointwise(op):
+        return "pointwise"
     return "small images" if crosses_images(op.in_shape, op.conv_shape) else "direct"
 
 
@@ -81,6 +86,8 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
             return GatheredConvolution(**vars(op))
         case "small images":
             return SmallImagesConvolution(**vars(op))
+        case "pointwise":
+            return PointwiseConvolution(**vars(op))
         case "winograd 2" | "winograd 4":
             return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]), over=choice.over)
         case "bfloat16":

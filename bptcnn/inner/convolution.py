@@ -242,6 +242,7 @@ class Convolution(Operation):
         for part, (first, last) in enumerate(self.sums.parts(plan)):
             reads = [plan.gradients(self.output, first, last), plan.values(source, first, last)]
             reads += [plan.values(self.output, first, last), *self._choices(plan, first, last)]
+            reads += self.read_with_gradient(plan)
             writes = [self.sums.span(plan, part)]
             if wanted:
                 reads.append(plan.arena.whole((self.name, "backward panels")))
@@ -261,6 +262,10 @@ class Convolution(Operation):
         for panel in range(panels):
             writes = [packed.striped(panel, panels)]
             step.add(f"{self.name} pack {what}", kernel, record, (panel, panel + 1), cost, reads, writes)
+
+    def read_with_gradient(self, plan: Plan) -> list[Span]:
+        """Return what the backward tasks read of operations behind, with the output's gradient."""
+        return []
 
     def _choices(self, plan: Plan, first: int, last: int) -> list[Span]:
         return [plan.arena.span((self.name, "choice"), first, last)] if self.pool and plan.training else []

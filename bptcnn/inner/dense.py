@@ -33,6 +33,11 @@ class FullyConnected(Operation):
         """Multiply-adds of one image's forward pass; each gradient takes as many."""
         return self.inner * self.units
 
+    @property
+    def across_images(self) -> bool:
+        """The rows of a tile are images."""
+        return True
+
     def dense(self, position: int) -> bool:
         """An image's inputs lie one behind the other."""
         return True

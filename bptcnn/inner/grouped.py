@@ -63,6 +63,6 @@ class GroupedConvolution(WindowedConvolution):
             )
         super().backward(step)
 
-    def filters_backward(self, plan: Plan) -> list[Span]:
-        """Return where the backward tasks read the filters."""
+    def read_backward(self, plan: Plan) -> list[Span]:
+        """Return what the backward tasks read beside images: the transposed filters."""
         return [plan.arena.whole((self.name, "transposed"))]

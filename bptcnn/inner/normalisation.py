@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from bptcnn.inner.addition import pass_gradient
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.operation import GradientUse, Operation
-from bptcnn.inner.plan import Plan
+from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import RATE
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
 from bptcnn.kernels import normalisation
 from bptcnn.networks import Parameter
+
+_GROUP = 128  # channels whose statistics one task puts together
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,13 @@ class Normalisation(Operation):
 
     @property
     def undoes(self) -> bool:
-        """The sums of the backward pass undo the rectifier."""
-        return self.rectified
+        """The sums of the backward pass undo the rectifier for what is added; else both sweeps do for themselves."""
+        return self.rectified and len(self.inputs) > 1
+
+    @property
+    def leaves_turning(self) -> bool:
+        """Its gradient is a sum of three terms per element."""
+        return True
 
     def dense(self, position: int) -> bool:
         """A vector's elements lie one behind the other."""
@@ -88,28 +95,29 @@ class Normalisation(Operation):
         """Statistics by ranges of images, put together, then applied."""
         plan, record, cost = step.plan, step.plan.record_address(self.name), self._cost(step.plan)
         terms = plan.arena.whole((self.name, "forward terms"))
-        parameters = [plan.parameter_span("weights", p) for p in (self.scale, self.offset)]
-        running = [plan.parameter_span("weights", p) for p in (self.mean, self.log_variance)]
-        everything = (0, self.scale.size)
+        sums = []
         if plan.training:
             taken = self._images(plan.values, 0, plan)
             step.over_images(
                 f"{self.name} forward sums", normalisation.statistics, record, cost, taken, self._sums(plan)
             )
             sums = [plan.arena.whole((self.name, "sums"))]
-            kernel = normalisation.finish_statistics
-            step.add(
-                f"{self.name} forward terms", kernel, record, everything, 1e3, [*sums, *parameters], [terms, *running]
+        kernel = normalisation.finish_statistics if plan.training else normalisation.use_running_statistics
+        groups = split(self.scale.size, -(-self.scale.size // _GROUP))
+        for index, (first, last) in enumerate(groups):
+            parameters, running = (
+                [plan.parameter_span("weights", parameter, first, last) for parameter in pair]
+                for pair in ((self.scale, self.offset), (self.mean, self.log_variance))
             )
-        else:
-            kernel = normalisation.use_running_statistics
-            step.add(f"{self.name} forward terms", kernel, record, everything, 1e3, [*parameters, *running], [terms])
+            own = [terms.striped(index, len(groups))]
+            reads, writes = (parameters, [*own, *running]) if plan.training else ([*parameters, *running], own)
+            step.add(f"{self.name} forward terms", kernel, record, (first, last), 1e3, [*sums, *reads], writes)
 
-        def reads(first: int, last: int) -> list[Span]:
+        def needed(first: int, last: int) -> list[Span]:
             return [terms, *(plan.values(value, first, last) for value in self.inputs)]
 
         made = self._images(plan.values, None, plan)
-        step.over_images(f"{self.name} forward", normalisation.normalise, record, 2 * cost, reads, made)
+        step.over_images(f"{self.name} forward", normalisation.normalise, record, 2 * cost, needed, made)
 
     def backward(self, step: StepBuilder) -> None:
         """Sums by ranges of images, put together, then the gradient by the input."""
@@ -117,11 +125,11 @@ class Normalisation(Operation):
         forward, backward = (plan.arena.whole((self.name, f"{what} terms")) for what in ("forward", "backward"))
 
         def read(first: int, last: int) -> list[Span]:
-            spans = [plan.values(value, first, last) for value in (self.inputs[0], self.output)]
-            return [forward, *spans, *([] if self.rectified else [plan.gradients(self.output, first, last)])]
+            taken = [forward, plan.values(self.inputs[0], first, last)]
+            return [*taken, (plan.values if self.undoes else plan.gradients)(self.output, first, last)]
 
         def summed(first: int, last: int) -> list[Span]:
-            undone = [plan.gradients(self.output, first, last)] if self.rectified else []
+            undone = [plan.gradients(self.output, first, last)] if self.undoes else []
             return [*self._sums(plan)(first, last), *undone]
 
         step.over_images(f"{self.name} backward sums", normalisation.gradient_sums, record, 2 * cost, read, summed)
@@ -141,11 +149,12 @@ class Normalisation(Operation):
             step.update(self.name, parameter)
         if len(self.inputs) > 1:
             pass_gradient(step, self, 1)
-        if not plan.wants_gradient(self.inputs[0]):
+        if not plan.wants_gradient(self.inputs[0]) or plan.turned_by_producer(self):
             return
 
         def needed(first: int, last: int) -> list[Span]:
-            return [backward, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
+            terms = [forward, backward]
+            return [*terms, plan.gradients(self.output, first, last), plan.values(self.inputs[0], first, last)]
 
         wanted = self._images(plan.gradients, 0, plan)
         step.over_images(f"{self.name} backward", normalisation.normalise_backward, record, 2 * cost, needed, wanted)

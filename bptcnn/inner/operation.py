@@ -36,6 +36,21 @@ class Operation(ABC):
         """Multiply-adds of one image's forward pass; each gradient takes as many. 0 where there are hardly any."""
         return 0
 
+    @property
+    def across_images(self) -> bool:
+        """Whether the same place of many images is taken at once."""
+        return False
+
+    @property
+    def turns_on_loading(self) -> bool:
+        """Whether the backward tasks can load, for the output's gradient, that behind a batch normalisation."""
+        return False
+
+    @property
+    def leaves_turning(self) -> bool:
+        """Whether the backward tasks can leave it to such an operation before to turn the gradient of input 0."""
+        return False
+
     def halo(self, position: int) -> Halo:
         """Return what is read around input `position`."""
         return Halo()

@@ -35,8 +35,9 @@ class Plan:
         self.arena = Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
+        skewed = {v for op in self.operations if op.across_images for v in (*op.inputs, op.output)} - {self.result}
         self._layouts = {
-            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value == lowered.result)
+            value: layout_for(shape, [op.halo(p) for op, p in lowered.readers(value)], packed=value not in skewed)
             for value, shape in lowered.shapes.items()
         }
         self._sharing = GradientSharing(self.operations)
@@ -129,6 +130,14 @@ class Plan:
     def in_place(self, op: Operation, position: int) -> bool:
         """Tell whether the gradient of an input takes the place of the output's."""
         return self._sharing.in_place(op, position)
+
+    def turned_by_producer(self, op: Operation) -> bool:
+        """Tell whether the gradient of input 0 is left to whoever made it: see Operation.turns_on_loading."""
+        return self._sharing.turned_by_producer(op)
+
+    def to_turn(self, value: int) -> Operation | None:
+        """Return the operation behind a value whose gradient is left to the one that makes it, if there is one."""
+        return next((op for op in self.operations if op.inputs[0] == value and self.turned_by_producer(op)), None)
 
     # ---- parameters --------------------------------------------------------------------------------------------------
 

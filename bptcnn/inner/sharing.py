@@ -40,6 +40,12 @@ class GradientSharing:
         """Tell whether an input's gradient takes the place of the output's."""
         return self.owner(op.inputs[position]) == self.owner(op.output)
 
+    def turned_by_producer(self, op: Operation) -> bool:
+        """Tell whether whoever made input 0 turns its gradient on loading: then nothing is written for it."""
+        value = op.inputs[0]
+        alone = op.leaves_turning and len(self._contributions.get(value, ())) == 1
+        return alone and self.in_place(op, 0) and self._producer[value].turns_on_loading
+
     def needed(self, owner: int) -> Turns:
         """Return the turns of the step at which the memory of a gradient is needed, for all that lie in it.
 

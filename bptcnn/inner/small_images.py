@@ -35,6 +35,11 @@ class SmallImagesConvolution(Convolution):
         return Halo()
 
     @property
+    def across_images(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def folded(self) -> bool:
         """Never."""
         return False

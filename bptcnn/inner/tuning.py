@@ -7,10 +7,10 @@ here.
 from dataclasses import dataclass
 from typing import Literal
 
-Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images", "gathered", "bfloat16"]
+Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images", "gathered", "pointwise", "bfloat16"]
 """Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch; `gathered`: a
-dense layer over the windows of all output pixels; `bfloat16`: products of bfloat16 blocks, where the precision allows
-them."""
+dense layer over the windows of all output pixels; `pointwise`: 1x1, over the pixels of many images; `bfloat16`:
+products of bfloat16 blocks, where the precision allows them."""
 
 TasksOver = Literal["rule", "images", "channels by filter", "channels"]
 """What tasks of Winograd's algorithm go over: ranges of images; blocks of channels in the gradient by filter, or in all

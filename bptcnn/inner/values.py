@@ -34,7 +34,7 @@ class Layout:
 
     shape: tuple[int, int, int]
     halo: Halo
-    packed: bool = False  # images lie one behind the other
+    packed: bool = False  # images lie one behind the other: only where there is no halo
 
     @property
     def row(self) -> int:
@@ -76,7 +76,7 @@ def as_image(shape: Shape) -> tuple[int, int, int]:
 
 
 def layout_for(shape: Shape, halos: list[Halo], packed: bool) -> Layout:
-    """Return the layout of a value whose readers want `halos`, all of one fill."""
+    """Return the layout of a value whose readers want `halos`, all of one fill; `packed`: if there is no halo."""
     widest = Halo(
         max((halo.top for halo in halos), default=0),
         max((halo.bottom for halo in halos), default=0),
@@ -84,4 +84,4 @@ def layout_for(shape: Shape, halos: list[Halo], packed: bool) -> Layout:
         max((halo.right for halo in halos), default=0),
         next((halo.fill for halo in halos if not halo.empty), 0.0),
     )
-    return Layout(as_image(shape), widest, packed)
+    return Layout(as_image(shape), widest, packed and widest.empty)

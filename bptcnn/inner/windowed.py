@@ -101,7 +101,7 @@ class WindowedConvolution(Operation):
         (source,) = self.inputs
         for part, (first, last) in enumerate(self.sums.parts(plan)):
             reads = [plan.gradients(self.output, first, last), plan.values(source, first, last)]
-            reads += [plan.values(self.output, first, last), *self.filters_backward(plan)]
+            reads += [plan.values(self.output, first, last), *self.read_backward(plan)]
             writes = [self.sums.span(plan, part)]
             if plan.wants_gradient(source):
                 writes.append(plan.gradients(source, first, last))
@@ -109,8 +109,8 @@ class WindowedConvolution(Operation):
             step.add(f"{self.name} backward", self.kernels[1], record, (first, last), cost, reads, writes, part)
         self.sums.reduce(step)
 
-    def filters_backward(self, plan: Plan) -> list[Span]:
-        """Return where the backward tasks read the filters."""
+    def read_backward(self, plan: Plan) -> list[Span]:
+        """Return what the backward tasks read beside images: the filters."""
         return [plan.parameter_span("weights", self.filter)]
 
     def _cost(self) -> float:

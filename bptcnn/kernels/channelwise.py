@@ -47,7 +47,7 @@ _CORRELATED = [
 _WEIGHED = [_Window(3, 3, 1, 1), _Window(3, 3, 1, 2), _Window(3, 3, 2, 1), _Window(3, 3, 2, 2)]
 
 
-class _RowEmitter(VectorEmitter):
+class RowEmitter(VectorEmitter):
     """Emits walks along rows of pixels."""
 
     def along(self, pixels: Any, channels: Any, body: Callable[[Any, int, Any, Any], None]) -> None:
@@ -112,7 +112,7 @@ def _served(window: _Window, count: int) -> list[list[list[tuple[int, int, int, 
     return [[at(row, column) for column in range(width)] for row in range((band - 1) * step + rows)]
 
 
-class _Correlation(_RowEmitter):
+class _Correlation(RowEmitter):
     """Emits `correlate_rows` for one band of rows."""
 
     def __init__(self, builder: Any, arguments: Any) -> None:
@@ -232,7 +232,7 @@ def correlate_rows(
         lines -= band
 
 
-class _Weighing(_RowEmitter):
+class _Weighing(RowEmitter):
     """Emits `weigh_rows` for one band of rows."""
 
     def __init__(self, builder: Any, arguments: Any) -> None:
@@ -330,7 +330,7 @@ def weigh_rows(
 def _emit_rectifying(typing, gradient, output, channels, pixels, target, sums, rectified):
     def generate(context, builder, signature, args):
         gradient, output, channels, pixels, target, sums, rectified = args
-        emit = _RowEmitter(builder, UNIT)
+        emit = RowEmitter(builder, UNIT)
         linear = builder.icmp_signed("==", rectified, word(0))
         decider = builder.select(linear, gradient, output)  # what is not needed is not fetched
         all_lanes = emit.splat(linear)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from bptcnn.kernels.compilation import compiled, task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import floats, prefetch, record_at, words
 from bptcnn.kernels.pooling import pool_image
 from bptcnn.kernels.tile import tile
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
@@ -77,6 +77,7 @@ CONVOLUTION = np.dtype(
     align=True,
 )
 convolution_at = record_at(CONVOLUTION)
+_AHEAD = 24  # rows of a filter from fetching to packing them: they lie too far apart for the CPU to foresee
 
 
 def pixels_abreast(kernel_columns: int, channels: int, stride: int, filters: int, columns: int) -> int:
@@ -238,6 +239,9 @@ def pack_forward(operation, first, last, part, worker):
         packed = floats(o.forward_panels + 4 * panel * rows * COLUMNS, rows * COLUMNS)
         for row in range(rows):
             start = row * o.out_channels + panel * COLUMNS
+            ahead = o.filters + 4 * (start + _AHEAD * o.out_channels)
+            prefetch(ahead)
+            prefetch(ahead + 4 * (COLUMNS - 1))
             for c in range(here):
                 packed[row * COLUMNS + c] = filters[start + c]
             for c in range(here, COLUMNS):

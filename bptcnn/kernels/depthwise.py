@@ -12,8 +12,9 @@ from numba import njit
 
 from bptcnn.kernels.channelwise import BAND, correlate_rows, rectify_row, weigh_rows
 from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.normalisation_gradients import turn_pixels
 from bptcnn.kernels.pointers import record_at, words
-from bptcnn.kernels.runs import clear
+from bptcnn.kernels.runs import add_runs, clear
 
 DEPTHWISE = np.dtype(
     [
@@ -52,6 +53,9 @@ DEPTHWISE = np.dtype(
             "gradient_row",  # row stride of that image
             "partials",  # per part: filter gradient (KH, KW, C), then bias gradient (C)
             "part_size",
+            "forward_terms",  # of the batch normalisation whose gradient is turned on loading (see normalisation)
+            "backward_terms",  # or 0: then the output's gradient is there as it is
+            "rectifies",  # 1: that normalisation's rectifier is to be undone, too
         )
     ]
     + [("floor", np.float32)],  # 0 where rectified, else minus infinity
@@ -185,21 +189,44 @@ def _gradient_of_rows(o, target, scratch, begin, end, phase):
 
 
 @njit(inline="always")
+def _turn_row(o, gradient, output, target, sums):
+    """Copy a row's gradient behind a batch normalisation to `target`, turned to that before; add it to channel sums."""
+    channels = o.channels
+    turn_pixels(
+        gradient,
+        output,
+        channels,
+        target,
+        channels,
+        o.out_columns,
+        channels,
+        o.forward_terms,
+        o.forward_terms + 4 * channels,
+        o.backward_terms,
+        o.backward_terms + 4 * channels,
+        o.backward_terms + 8 * channels,
+        o.rectifies,
+        0,
+    )
+    if o.bias:
+        add_runs(target, channels, sums, 0, o.out_columns, channels, np.float32(1), 1)
+
+
+@njit(inline="always")
 def _gradient_of_band(o, image, scratch, partial, y):
-    """Undo the rectifier in the BAND output rows from y on; add their gradient by filter and bias to `partial`."""
+    """Undo rectifier or normalisation in the BAND output rows from y on; add their filter and bias gradients."""
     channels = o.channels
     lines = min(BAND, o.out_rows - y)
     given = scratch + 4 * y * o.gradient_row
+    sums = partial + 4 * o.kernel_rows * o.kernel_columns * channels
     for line in range(lines):
-        rectify_row(
-            o.output_gradient + 4 * (image * o.out_rows + y + line) * o.out_columns * channels,
-            o.output + 4 * (image * o.output_image + (y + line) * o.output_row),
-            channels,
-            o.out_columns,
-            given + 4 * line * o.gradient_row,
-            partial + 4 * o.kernel_rows * o.kernel_columns * channels,
-            o.rectified,
-        )
+        gradient = o.output_gradient + 4 * (image * o.out_rows + y + line) * o.out_columns * channels
+        output = o.output + 4 * (image * o.output_image + (y + line) * o.output_row)
+        target = given + 4 * line * o.gradient_row
+        if o.backward_terms:
+            _turn_row(o, gradient, output, target, sums)
+        else:
+            rectify_row(gradient, output, channels, o.out_columns, target, sums, o.rectified)
     weigh_rows(
         given,
         o.gradient_row,

@@ -3,8 +3,10 @@
     y = floor(scale * (x - mean) / sqrt(variance + epsilon) + offset + addend)
 
 Forward: `statistics` sums up each range of images, `finish_statistics` puts the sums together in fixed order,
-`normalise` applies them. Backward: `gradient_sums` undoes the rectifier in place and sums up, `finish_gradients` puts
-together, `normalise_backward` gives the gradient by the input. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
+`normalise` applies them. Backward: `gradient_sums` undoes the rectifier and sums up, `finish_gradients` puts together,
+`normalise_backward` gives the gradient by the input. Where something is added the rectifier is undone in place, for
+what is added wants that gradient, too; else both sweeps see from the input what the rectifier let through, so that
+the first one writes nothing and neither reads the output. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
 
 Sums are taken of the distance from the range's first pixel, and put together in float64 (T. F. Chan et al., 1983), so
 that a variance far smaller than the squared mean keeps its digits.
@@ -16,7 +18,9 @@ import numpy as np
 from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.normalisation_gradients import sum_pixels, turn_pixels
 from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.runs import clear
 
 NORMALISATION = np.dtype(
     [
@@ -186,35 +190,33 @@ def normalise(operation, first, last, part, worker):
 
 @task_kernel
 def gradient_sums(operation, first, last, part, worker):
-    """Undo the rectifier in the output gradient of images [first, last); sum it up, and its product with the input."""
+    """Sum up the output gradient of images [first, last), the rectifier undone, and its product with the input."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
     base = o.sums + 4 * part * 3 * channels
-    total, products = floats(base, channels), floats(base + 4 * channels, channels)
-    mean = floats(o.forward_terms + 8 * channels, channels)
-    for c in range(channels):
-        total[c] = products[c] = np.float32(0)
+    clear(base, 2 * channels)
     line = o.columns * channels
     for image in range(first, last):
         for row in range(o.rows):
             gradient = o.output_gradient + 4 * (image * o.rows + row) * line
-            source = o.input + 4 * (image * o.input_image + row * o.input_row)
-            target = o.output + 4 * (image * o.output_image + row * o.output_row)
-            for column in range(o.columns):
-                g = floats(gradient + 4 * column * channels, channels)
-                x = floats(source + 4 * column * channels, channels)
-                if o.rectified:
-                    y = floats(target + 4 * column * channels, channels)
-                    for c in range(channels):
-                        given = g[c] if y[c] > 0 else np.float32(0)
-                        g[c] = given
-                        total[c] += given
-                        products[c] += given * (x[c] - mean[c])
-                else:
-                    for c in range(channels):
-                        total[c] += g[c]
-                        products[c] += g[c] * (x[c] - mean[c])
+            if o.rectified and o.addend:
+                output = floats(o.output + 4 * (image * o.output_image + row * o.output_row), line)
+                given = floats(gradient, line)
+                for i in range(line):
+                    given[i] = given[i] if output[i] > 0 else np.float32(0)
+            sum_pixels(
+                gradient,
+                o.input + 4 * (image * o.input_image + row * o.input_row),
+                channels,
+                o.columns,
+                o.forward_terms,
+                o.forward_terms + 4 * channels,
+                o.forward_terms + 8 * channels,
+                base,
+                base + 4 * channels,
+                o.rectified and not o.addend,
+            )
     return 0
 
 
@@ -250,23 +252,24 @@ def normalise_backward(operation, first, last, part, worker):
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
-    of_gradient = floats(o.backward_terms, channels)
-    of_input = floats(o.backward_terms + 4 * channels, channels)
-    constant = floats(o.backward_terms + 8 * channels, channels)
     line = o.columns * channels
     for image in range(first, last):
         for row in range(o.rows):
-            gradient = o.output_gradient + 4 * (image * o.rows + row) * line
-            target = o.input_gradient + 4 * (image * o.rows + row) * line
-            source = o.input + 4 * (image * o.input_image + row * o.input_row)
-            for column in range(o.columns):
-                g = floats(gradient + 4 * column * channels, channels)
-                d = floats(target + 4 * column * channels, channels)
-                x = floats(source + 4 * column * channels, channels)
-                if o.accumulate:
-                    for c in range(channels):
-                        d[c] += of_gradient[c] * g[c] + of_input[c] * x[c] + constant[c]
-                else:
-                    for c in range(channels):
-                        d[c] = of_gradient[c] * g[c] + of_input[c] * x[c] + constant[c]
+            place = 4 * (image * o.rows + row) * line
+            turn_pixels(
+                o.output_gradient + place,
+                o.input + 4 * (image * o.input_image + row * o.input_row),
+                channels,
+                o.input_gradient + place,
+                channels,
+                o.columns,
+                channels,
+                o.forward_terms,
+                o.forward_terms + 4 * channels,
+                o.backward_terms,
+                o.backward_terms + 4 * channels,
+                o.backward_terms + 8 * channels,
+                o.rectified and not o.addend,
+                o.accumulate,
+            )
     return 0

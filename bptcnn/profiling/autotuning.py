@@ -42,7 +42,7 @@ _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
 # bfloat16 is the rule wherever the precision allows it
-_ALGORITHMS: tuple[Algorithm, ...] = ("gathered", "small images", "winograd 4", "winograd 2", "direct")
+_ALGORITHMS: tuple[Algorithm, ...] = ("gathered", "pointwise", "small images", "winograd 4", "winograd 2", "direct")
 _OVER: tuple[TasksOver, ...] = ("channels by filter", "channels", "images")  # of Winograd's tasks
 _STEP = "step"
 

@@ -9,9 +9,22 @@ from kernels.stepping import SEEDS, Case
 
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.lowering import lower
+from bptcnn.inner.pointwise import PointwiseConvolution
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.inner.winograd import WinogradConvolution
-from bptcnn.networks import ZOO, AveragePool2D, Conv2D, Dense, Flatten, MaxPool2D, Network, Residual
+from bptcnn.kernels.unit import COLUMNS
+from bptcnn.networks import (
+    ZOO,
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Flatten,
+    GlobalAveragePool2D,
+    MaxPool2D,
+    Network,
+    Residual,
+)
 
 TOLERANCE = 1e-3  # of Winograd's arithmetic
 FEW = settings(max_examples=max(5, settings().max_examples // 4))
@@ -105,3 +118,44 @@ def test_any_number_of_threads_gives_the_same_bits(name: str) -> None:
             executor.close()
     assert found[1:] == found[:1] * 2
     assert np.isfinite(np.frombuffer(found[0], np.float32)).all()
+
+
+@st.composite
+def pointwise_networks(draw: st.DrawFn, least: int, most: int, activation: str) -> Network:
+    """Draw networks of 1x1 convolutions of full panels: rectified, added to others' gradients, in front of a halo."""
+    channels = st.integers(1, 3).map(lambda panels: panels * COLUMNS)
+    first, second, third = draw(channels), draw(channels), draw(channels)
+    activations, flags = st.sampled_from([None, activation]), st.booleans()
+    inside = [Conv2D(second, 1, activation=draw(activations), bias=draw(flags)), Conv2D(first, 1, bias=draw(flags))]
+    layers = [
+        Conv2D(first, 1),
+        Residual(inside, activation=draw(activations)),
+        *([BatchNorm(activation=draw(activations))] if draw(flags) else []),
+        Conv2D(third, 1, activation=draw(activations), bias=draw(flags)),
+        *([Conv2D(5, 3, activation=draw(activations))] if draw(flags) else []),
+        GlobalAveragePool2D(),
+        Dense(5),
+    ]
+    return Network((draw(st.integers(least, most)), draw(st.integers(least, most)), 2), layers)
+
+
+def check_pointwise(network: Network, executor: Executor, images: int, batch_size: int, seed: int) -> None:
+    """Compare a step's gradient with the reference."""
+    assert sum(isinstance(op, PointwiseConvolution) for op in lower(network, training=True).operations) == 3
+    case = Case.draw(network, images, seed)
+    assume(case.decides_clearly())
+    result, gradient = case.stepped(executor, batch_size)
+    loss, expected = reference.loss_and_gradient(network, case.weights, case.samples, case.labels)
+    assert abs(result.loss - loss) <= 1e-4 * max(1.0, abs(loss))
+    assert np.linalg.norm(gradient - expected) <= 3e-4 * np.linalg.norm(expected)
+
+
+@given(network=pointwise_networks(1, 6, "relu"), images=st.integers(2, 30), spare=st.integers(0, 9), seed=SEEDS)
+def test_pointwise_by_channels(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
+    check_pointwise(network, executor, images, images + spare, seed)
+
+
+@FEW
+@given(network=pointwise_networks(23, 25, "gelu"), images=st.integers(1, 3), spare=st.integers(0, 2), seed=SEEDS)
+def test_pointwise_by_partial_sums(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
+    check_pointwise(network, executor, images, images + spare, seed)
