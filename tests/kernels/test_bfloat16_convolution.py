@@ -15,8 +15,9 @@ from stepping import SEEDS, Case
 
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
-from bptcnn.inner.lowering import operations
+from bptcnn.inner.lowering import lower, operations
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.tuning import Tuning
 from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.networks import BatchNorm, Conv2D, Dense, Flatten, GlobalAveragePool2D, Network, Residual
 
@@ -75,9 +76,17 @@ def convolve_rounded(layer: Conv2D, x: Array, parameters: list[Array]) -> tuple[
 EXACT = reference._convolve
 
 
+def wherever_it_suits(network: Network) -> Tuning:
+    """Bfloat16 products even for so few pixels that float32 is faster."""
+    decisions = lower(network, training=True, precision="bf16").decisions
+    return Tuning(choices=tuple(d.choice for d in decisions if d.choice.algorithm == "bfloat16"))
+
+
 def stepped(case: Case, executor: Executor, batch_size: int, rounds: bool = True) -> dict[str, float]:
     """Return the relative error of each parameter's gradient, after a step on a whole batch of other images."""
-    subnetwork = Subnetwork(case.network, batch_size, executor, precision="bf16")
+    subnetwork = Subnetwork(
+        case.network, batch_size, executor, tuning=wherever_it_suits(case.network), precision="bf16"
+    )
     subnetwork.weights[:] = case.weights
     others = np.random.default_rng(1).standard_normal((batch_size, *case.network.input_shape), np.float32)
     subnetwork.step(others, np.zeros(batch_size, np.int32))
