@@ -4,8 +4,8 @@
     header    16 words: the layout itself, so that compiled code needs one pointer only
     segments  one word per segment: version << 21 | slot
     control   32 words per writer: sequences, intent, table entries, two submission records
-    staging   per writer a delta: float32 [parameters]
     pool      segments + writers slots: one word per writer (the last sequence merged in), then float32 [16384]
+    staging   per writer a delta: float32 [parameters]; last, so that a writer's needs no memory before it comes
 
 Offsets are in bytes and multiples of 64, those of staging and pool of 4096. A field of the header or of a control
 block is named by its index in words.
@@ -65,7 +65,7 @@ class Layout:
     @property
     def staging(self) -> int:
         """Offset of the first staged delta."""
-        return _up(self.control + 8 * CONTROL_WORDS * self.writers, 4096)
+        return _up(self.pool + self.slot_bytes * self.slots, 4096)
 
     @property
     def staging_bytes(self) -> int:
@@ -75,7 +75,7 @@ class Layout:
     @property
     def pool(self) -> int:
         """Offset of the first slot."""
-        return self.staging + self.staging_bytes * self.writers
+        return _up(self.control + 8 * CONTROL_WORDS * self.writers, 4096)
 
     @property
     def slot_header(self) -> int:
@@ -90,7 +90,11 @@ class Layout:
     @property
     def size(self) -> int:
         """Size of the whole buffer."""
-        return self.pool + self.slot_bytes * self.slots
+        return self.size_with(self.writers)
+
+    def size_with(self, writers: int) -> int:
+        """Size of the part that the first `writers` writers use."""
+        return self.staging + self.staging_bytes * writers
 
     def header(self) -> list[int]:
         """Return the header's words."""

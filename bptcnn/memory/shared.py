@@ -4,7 +4,8 @@ The memory is a memfd: it has no entry in any file system, a child process gets 
 kernel frees it with its last descriptor or mapping. So nothing can be left behind, whatever is killed when.
 
 Guarantees
-- Every page exists when `create` returns, and the size is sealed: no access through a view ends in SIGBUS.
+- Every page exists when `create` returns, those beyond its `backed` when `back` does, and the size is sealed: no access
+  to them ends in SIGBUS.
 - A view keeps the mapping alive, so a view that outlives `close` is still valid memory; the mapping goes with it.
 """
 
@@ -39,23 +40,25 @@ class SharedMemory:
         self._release = weakref.finalize(self, _release, mapping, fd)
 
     @classmethod
-    def create(cls, size: int, name: str) -> Self:
-        """Allocate `size` bytes, all zero; `name` is only what /proc shows.
+    def create(cls, size: int, name: str, backed: int | None = None) -> Self:
+        """Allocate `size` bytes, all zero, or only the first `backed` of them; `name` is only what /proc shows.
 
         Raises UserError if this machine, or this process's cgroup, has less memory than that to give.
         """
         if size < 1:
             raise ValueError(f"shared memory {name!r}: size must be at least 1 byte, got {size}")
-        _require(size, available_bytes(), name)
+        backed = size if backed is None else backed
+        _require(backed, available_bytes(), name)
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.posix_fallocate(fd, 0, size)
+            os.ftruncate(fd, size)
+            os.posix_fallocate(fd, 0, backed)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             return cls(fd, size)
         except OSError as error:
             os.close(fd)
             if error.errno in (errno.ENOMEM, errno.ENOSPC, errno.EFBIG):
-                raise _too_little(size, available_bytes(), name) from None
+                raise _too_little(backed, available_bytes(), name) from None
             raise
         except BaseException:
             os.close(fd)
@@ -73,6 +76,18 @@ class SharedMemory:
             raise ValueError(f"descriptor {fd} holds {actual} bytes, expected {size}")
         os.set_inheritable(fd, False)
         return cls(fd, size)
+
+    def back(self, begin: int, end: int, name: str) -> None:
+        """Allocate what is not allocated yet of bytes `begin` to `end`; UserError if there is too little memory."""
+        if self._mapping is None:
+            raise ValueError("the shared memory is closed")
+        _require(end - begin, available_bytes(), name)
+        try:
+            os.posix_fallocate(self.fd, begin, end - begin)
+        except OSError as error:
+            if error.errno in (errno.ENOMEM, errno.ENOSPC):
+                raise _too_little(end - begin, available_bytes(), name) from None
+            raise
 
     def view(self, dtype: type[Scalar], shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Scalar]:
         """Return a writable array over the memory that starts `offset` bytes in.

@@ -50,7 +50,7 @@ class Table:
 
 
 class WeightBuffer:
-    """A flat float32 weight set in shared memory with a fixed number of writers."""
+    """A flat float32 weight set in shared memory with a fixed number of writers, some of which may come later."""
 
     def __init__(self, memory: SharedMemory, shape: Layout) -> None:
         """Use `create` or `attach`."""
@@ -59,16 +59,20 @@ class WeightBuffer:
         self._words: merging.Words | None = memory.view(np.int64, (memory.size // 8,))
 
     @classmethod
-    def create(cls, parameters: int, writers: int) -> Self:
-        """Allocate a buffer of `parameters` weights, all zero; UserError if memory is too small."""
-        shape = Layout(parameters, writers)
-        buffer = cls(SharedMemory.create(shape.size, "weights"), shape)
+    def create(cls, parameters: int, writers: int, spare: int = 0) -> Self:
+        """Allocate a buffer of `parameters` weights, all zero; UserError if memory is too small.
+
+        Beyond `writers` writers there is place for `spare` ones, whose memory `admit` allocates.
+        """
+        shape = Layout(parameters, writers + spare)
+        buffer = cls(SharedMemory.create(shape.size, "weights", shape.size_with(writers)), shape)
         words = buffer.words
         words[: len(shape.header())] = shape.header()
         words[layout.HEADER_WORDS : layout.HEADER_WORDS + shape.segments] = np.arange(shape.segments)
-        for writer in range(writers):
-            spare = (layout.NO_SEGMENT << layout.SLOT_BITS | (shape.segments + writer)) << layout.SLOT_BITS
-            merging.store(words, writer, layout.INTENT, spare)
+        for writer in range(shape.writers):
+            slot = shape.segments + writer
+            intent = (layout.NO_SEGMENT << layout.SLOT_BITS | slot) << layout.SLOT_BITS
+            merging.store(words, writer, layout.INTENT, intent)
         return buffer
 
     @classmethod
@@ -97,6 +101,11 @@ class WeightBuffer:
         if self._words is None:
             raise ValueError("the weight buffer is closed")
         return self._words
+
+    def admit(self, writer: int) -> None:
+        """Allocate what a spare writer needs before it comes; UserError if memory is too small. Safe to call again."""
+        begin = self.layout.size_with(self._checked(writer))
+        self._memory.back(begin, begin + self.layout.staging_bytes, "a further node's weights")
 
     def writer(self, index: int) -> "Writer":
         """Become writer `index`; a dead writer's index can be taken over after `finish`."""

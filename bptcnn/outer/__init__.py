@@ -5,6 +5,7 @@ Imports numpy, numexpr and bptcnn.errors only. Never knows clocks, sockets, proc
 
 from bptcnn.outer.agwu import gamma, over_stale, submission_scale
 from bptcnn.outer.coordinator import Coordinator, Phase
+from bptcnn.outer.history import Reallocation, Shard
 from bptcnn.outer.ledger import Ledger
 from bptcnn.outer.messages import (
     Action,
@@ -20,6 +21,7 @@ from bptcnn.outer.messages import (
     Message,
     NodeAbandoned,
     NodeEvent,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Pause,
@@ -72,6 +74,7 @@ __all__ = [
     "Message",
     "NodeAbandoned",
     "NodeEvent",
+    "NodeJoined",
     "NodeLost",
     "NodeProfile",
     "NodeReturned",
@@ -83,11 +86,13 @@ __all__ = [
     "Paused",
     "Phase",
     "Ready",
+    "Reallocation",
     "Refused",
     "Release",
     "Resume",
     "RunSettings",
     "Send",
+    "Shard",
     "SimulatedNode",
     "SimulatedRun",
     "Stop",

@@ -11,7 +11,7 @@ Guarantees:
   ends as long as the driver executes actions and ticks;
 - EpochEnd is given once per epoch, with all live nodes paused and everything committed merged;
 - a node is at most one epoch ahead (under SGWU, or alone: none);
-- a run on one node does not depend on time: it repeats bit for bit.
+- a run on one node does not depend on time: it repeats bit for bit, until another one joins.
 """
 
 from enum import Enum
@@ -19,6 +19,7 @@ from enum import Enum
 from bptcnn.outer.barrier import Barrier
 from bptcnn.outer.deadlines import Deadlines
 from bptcnn.outer.hand_out import HandOut
+from bptcnn.outer.history import Cause, Reallocation
 from bptcnn.outer.ledger import UNOWNED, Ledger
 from bptcnn.outer.messages import (
     Action,
@@ -33,6 +34,7 @@ from bptcnn.outer.messages import (
     Message,
     NodeAbandoned,
     NodeEvent,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Outcome,
@@ -123,8 +125,12 @@ class Coordinator:
         )
 
     def statuses(self) -> tuple[NodeStatus, ...]:
-        """A snapshot of every node, in the order of the settings, lost ones included."""
+        """A snapshot of every node, in the order of the settings and of joining, lost ones included."""
         return self._roster.statuses(self._planner.speeds(), self._ledger.shard_sizes())
+
+    def reallocations(self) -> list[Reallocation]:
+        """What became of the shards since this was last asked for, in order."""
+        return self._planner.reallocations()
 
     def departed(self) -> tuple[NodeState, ...]:
         """Nodes that took part before the run was resumed without them: their share of the run's totals."""
@@ -164,6 +170,8 @@ class Coordinator:
             case NodeLost():
                 if not self._records[event.node].lost:
                     self._on_lost(self._records[event.node], event)
+            case NodeJoined():
+                self._on_joined(event)
             case NodeReturned():
                 self._on_returned(self._records[event.node])
             case NodeAbandoned():
@@ -247,7 +255,12 @@ class Coordinator:
         if self._barrier and unreported:
             self._barrier.submit(record.node, event.quality, event.time)
         self._deadlines.lost(event.time)
-        self._planner.divide()
+        self._planner.lost(record)
+
+    def _on_joined(self, event: NodeJoined) -> None:
+        record = self._roster.join(event.node, event.name, event.speed)
+        if record.node == self._ledger.nodes:
+            self._ledger.add_node()
 
     def _on_returned(self, record: NodeRecord) -> None:
         if not record.lost:
@@ -256,11 +269,10 @@ class Coordinator:
             raise ValueError(f"node {record.name} returned before its last submission was merged")
         # while TRAINING it goes on like the others; else it gets their Resume, which it ignores
         resting = self._phase in (Phase.PAUSING, Phase.RECORDING)
+        cause: Cause = "join" if record.joining else "return"
         record.revive(self._now, self._ledger.committed(record.node), resting)
         self._deadlines.returned()
-        self._planner.divide()
-        if self._phase is Phase.TRAINING:
-            self._planner.welcome(self._epoch)
+        self._planner.returned(record, cause, self._epoch if self._phase is Phase.TRAINING else None)
 
     def _on_abandoned(self, record: NodeRecord, event: NodeAbandoned) -> None:
         if not record.lost:
@@ -358,7 +370,7 @@ class Coordinator:
 
     def _may_start_next(self) -> bool:
         """Whether nodes without samples of this epoch may go on to the next one."""
-        asynchronous = self._barrier is None and not self._settings.alone
+        asynchronous = self._barrier is None and not self._roster.alone
         return asynchronous and self._epoch < self._settings.epochs and not self._ledger.unallocated
 
     # ---- nodes -------------------------------------------------------------------------------------------------------

@@ -108,6 +108,16 @@ class Ledger:
 
     # ---- the way of a sample -----------------------------------------------------------------------------------------
 
+    def add_node(self) -> None:
+        """One more node, which owns nothing yet."""
+        self.nodes += 1
+        self._streams.append(deque())
+        self._sent.append(0)
+        self._committed.append(0)
+        self._sizes = None
+        for book in self._books.values():
+            book.queues.append(_NONE)
+
     def open(self, epoch: int, trained: npt.NDArray[np.bool_] | None = None) -> None:
         """Queue every shard for an epoch in its order, without what is `trained` already."""
         if epoch in self._books:

@@ -191,8 +191,23 @@ class NodeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node is to join the run: it counts as lost until NodeReturned says that it is ready, or NodeAbandoned.
+
+    `node` is the next index and `name` a new name, or both are those of a node that is lost for good: it goes on from
+    what it had done. `speed`: by profile, in the unit of the other nodes' (images/s, or anything proportional to it).
+    ValueError for another index, or a name that is taken.
+    """
+
+    node: int
+    time: float
+    name: str
+    speed: float
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReturned:
-    """A new agent of a lost node is ready, has the current weights, no samples, and stands idle.
+    """A new agent of a lost node, or of one that joins, is ready, has the current weights, no samples, stands idle.
 
     Its cumulative counts go on where its NodeLost left them: the next submission has `sequence` + 1, and both
     `samples_committed` and a heartbeat's `samples_trained` start from that `samples_committed`. Nothing that the old
@@ -228,7 +243,7 @@ class Tick:
     time: float
 
 
-Event = NodeEvent | NodeLost | NodeReturned | NodeAbandoned | EpochRecorded | Tick
+Event = NodeEvent | NodeLost | NodeJoined | NodeReturned | NodeAbandoned | EpochRecorded | Tick
 
 
 # ---- coordinator -> driver -------------------------------------------------------------------------------------------

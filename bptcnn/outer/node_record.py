@@ -99,6 +99,7 @@ class NodeRecord:
     condemned: bool = False  # a kill is asked for; its samples stay until it is lost
     lost: bool = False
     away: bool = False  # lost, but it may return
+    joining: bool = False  # not there yet: it is to join the run
     paused: bool = False
     sequence: int = 0
     staleness: int = 0
@@ -124,9 +125,15 @@ class NodeRecord:
         """Whether it is live or may be again."""
         return self.away or not self.lost
 
+    def join(self, speed: float) -> None:
+        """It is to join the run, for the first time or again."""
+        self.lost = self.away = self.joining = True
+        self.profiled_speed = speed
+        self.reason_lost = "it is joining"
+
     def revive(self, now: float, samples_committed: int, paused: bool) -> None:
         """It has returned: a new agent, ready, at whatever speed the host has now, without samples."""
-        self.lost = self.away = self.condemned = self.trying = False
+        self.lost = self.away = self.joining = self.condemned = self.trying = False
         self.spoke = self.ready = True
         self.paused = paused
         self.reason_lost = None

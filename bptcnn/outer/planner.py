@@ -8,6 +8,7 @@ from math import inf, isnan
 
 import numpy as np
 
+from bptcnn.outer.history import Cause, Reallocation, Shard
 from bptcnn.outer.ledger import Ledger
 from bptcnn.outer.node_record import NodeRecord
 from bptcnn.outer.partition import Counts, Floats, allocate, estimate_speeds, next_round, rebalance
@@ -27,6 +28,7 @@ class Planner:
         self._records = records
         self._rounds = settings.allocation_rounds()
         self._done = 0
+        self._history: list[Reallocation] = []
         self.now = 0.0  # set by the coordinator from each event
         self._left = inf  # seconds until the run ends, where that is near enough to plan for
 
@@ -71,7 +73,7 @@ class Planner:
     def foresee(self, epoch: int, last: bool) -> None:
         """Note how long the run has still to go, if `epoch` is the `last` one."""
         self._left = inf
-        if last and not self._ledger.unallocated and self._settings.update != "sgwu":
+        if last and self._ledger.nodes > 1 and not self._ledger.unallocated and self._settings.update != "sgwu":
             nodes = self._heirs()
             sent, unsent = self._to_train(epoch, nodes)
             self._left = float((sent.sum() + unsent.sum()) / max(self._weights(nodes).sum(), 1e-9))
@@ -100,6 +102,7 @@ class Planner:
         )
         self._done += 1
         self._ledger.allocate(self._spread(nodes, increments))
+        self._note("round", int(increments.sum()))
 
     def replenish(self, epoch: int) -> None:
         """Give out one more allocation round if a node runs low: one local iteration left, or half of a short queue.
@@ -115,22 +118,39 @@ class Planner:
                 self.allocate_round()
                 return
 
-    def divide(self) -> None:
-        """Divide the shards of lost nodes over the others by speed, once there are others."""
-        heirs = self._heirs()
+    def lost(self, record: NodeRecord) -> None:
+        """A node was lost: divide its shard over the others by speed, once there are others."""
+        self._note("loss", self._divide(), record.name)
+
+    def returned(self, record: NodeRecord, cause: Cause, epoch: int | None) -> None:
+        """A node has returned or joined: in an `epoch` that is being trained, unsent samples move to it."""
+        moved = self._divide()  # if nobody else was there, all is its own
+        if epoch is not None:
+            moved += self._welcome(epoch)
+        self._note(cause, moved, record.name)
+
+    def reallocations(self) -> list[Reallocation]:
+        """What became of the shards since this was last asked for."""
+        taken, self._history = self._history, []
+        return taken
+
+    def _divide(self) -> int:
+        heirs, moved = self._heirs(), 0
         if heirs:
             sizes = self._ledger.shard_sizes()
             for record in self._records:
                 if record.lost and sizes[record.node]:
                     self._ledger.divide(record.node, heirs, self.speeds()[heirs])
+                    moved += int(sizes[record.node])
+        return moved
 
     def adopt(self) -> None:
         """After a restore, before an epoch is opened: give out what belongs to nobody."""
         nodes = self._heirs()
         held = self._ledger.shard_sizes()[nodes]
-        self._ledger.allocate(
-            self._spread(nodes, allocate(int(held.sum()) + self._ledger.unallocated, self._weights(nodes), held))
-        )
+        increments = allocate(int(held.sum()) + self._ledger.unallocated, self._weights(nodes), held)
+        self._ledger.allocate(self._spread(nodes, increments))
+        self._note("resume", int(increments.sum()))
 
     def balance(self, epoch: int) -> None:
         """At an epoch's start: move the fewest unsent samples that make shards fit speeds, if one is off by much.
@@ -146,7 +166,7 @@ class Planner:
         unsent = np.array([self._ledger.queued(node, epoch) for node in nodes], np.int64)
         targets = rebalance(sizes, sizes - unsent, self._weights(nodes))
         if np.any(np.abs(sizes - targets) > np.maximum(1.0, TOLERANCE * targets)):
-            self._move(epoch, nodes, targets - sizes)
+            self._note("balance", self._move(epoch, nodes, targets - sizes))
 
     def relieve(self, epoch: int) -> None:
         """Where no next epoch can be started: let nodes that run out take unsent samples, so that all end together."""
@@ -159,18 +179,18 @@ class Planner:
             return
         gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
         if np.any(gains[needy] >= self._settings.batch_size):
-            self._move(epoch, nodes, gains)
+            self._note("relief", self._move(epoch, nodes, gains))
 
-    def welcome(self, epoch: int) -> None:
-        """A node has returned: move unsent samples so that all would end together.
+    def _welcome(self, epoch: int) -> int:
+        """A node is there again, or is new: move unsent samples so that all would end together.
 
         While rounds are given out it is an heir of the next one; under the baselines it waits for an epoch's start.
         """
         if self._settings.partition != "idpa" or self._ledger.unallocated:
-            return
+            return 0
         nodes = self._heirs()
         sent, unsent = self._to_train(epoch, nodes)
-        self._move(epoch, nodes, rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent)
+        return self._move(epoch, nodes, rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent)
 
     def _to_train(self, epoch: int, nodes: list[int]) -> tuple[Counts, Counts]:
         """What each node has still to train: what is in its hands, and what is unsent of the epoch, int64 (nodes,)."""
@@ -196,8 +216,13 @@ class Planner:
         spread[nodes] = counts
         return spread
 
-    def _move(self, epoch: int, nodes: list[int], gains: Counts) -> None:
-        """Carry out gains (negative: losses) that sum to 0, in index order."""
+    def _note(self, cause: Cause, moved: int, node: str = "") -> None:
+        sizes, speeds = self._ledger.shard_sizes(), self.speeds()
+        shards = tuple(Shard(r.name, int(sizes[r.node]), float(speeds[r.node])) for r in self._records)
+        self._history.append(Reallocation(cause, node, moved, shards))
+
+    def _move(self, epoch: int, nodes: list[int], gains: Counts) -> int:
+        """Carry out gains (negative: losses) that sum to 0, in index order; return how many samples moved."""
         givers = [(node, -int(gain)) for node, gain in zip(nodes, gains, strict=True) if gain < 0]
         for receiver, gain in zip(nodes, gains, strict=True):
             needed = int(gain)
@@ -208,3 +233,4 @@ class Planner:
                 needed -= count
                 if surplus > count:
                     givers.append((giver, surplus - count))
+        return int(gains[gains > 0].sum())

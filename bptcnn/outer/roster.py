@@ -10,25 +10,46 @@ from bptcnn.outer.state import CoordinatorState, NodeState
 
 
 class Roster:
-    """Every node of the settings, in their order; with `state` each goes on, by name, from what it had done."""
+    """Every node of the settings, in their order, then those that join; with `state` each goes on, by name."""
 
     def __init__(self, settings: RunSettings, state: CoordinatorState | None) -> None:
         self._samples = settings.samples
-        self.records = [
-            NodeRecord(node, profile.name, profile.speed, Speedometer(settings.batch_size))
-            for node, profile in enumerate(settings.nodes)
-        ]
-        names = set(self.names)
+        self._batch_size = settings.batch_size
+        self.records: list[NodeRecord] = []
         # nodes that took part before the run was resumed without them: their share of the run's totals
-        self.departed = tuple(node for node in state.nodes if node.name not in names) if state else ()
-        for node in state.nodes if state else ():
-            if node.name in names:
-                self._restore(self.records[self.names.index(node.name)], node, settings.batch_size)
+        self.departed = state.nodes if state else ()
+        for profile in settings.nodes:
+            self.add(profile.name, profile.speed)
 
     @property
     def names(self) -> list[str]:
         """The nodes' names."""
         return [record.name for record in self.records]
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is one node only, and never was another one."""
+        return len(self.records) == 1
+
+    def add(self, name: str, speed: float) -> NodeRecord:
+        """Append a node's record, which goes on from what a departed node of this name had done."""
+        record = NodeRecord(len(self.records), name, speed, Speedometer(self._batch_size))
+        self.records.append(record)
+        for state in self.departed:
+            if state.name == name:
+                self._restore(record, state)
+        self.departed = tuple(state for state in self.departed if state.name != name)
+        return record
+
+    def join(self, node: int, name: str, speed: float) -> NodeRecord:
+        """Make a place for a node that is to join, or the one that it had; ValueError where it cannot have that."""
+        names = self.names
+        if node == len(names) and name not in names:
+            self.add(name, speed)
+        elif not (node < len(names) and names[node] == name and not self.records[node].hopeful):
+            raise ValueError(f"node {name} cannot join as node {node} of {len(names)}")
+        self.records[node].join(speed)
+        return self.records[node]
 
     def live(self) -> Sequence[NodeRecord]:
         """The nodes that are not lost."""
@@ -74,9 +95,8 @@ class Roster:
             states.append(NodeState(record.name, record.totals, None if isnan(seconds) else seconds))
         return (*states, *self.departed)
 
-    @staticmethod
-    def _restore(record: NodeRecord, state: NodeState, batch_size: int) -> None:
+    def _restore(self, record: NodeRecord, state: NodeState) -> None:
         record.totals = state.totals
         if state.seconds_per_sample is not None:
-            samples = MEASURED_BATCHES * batch_size
+            samples = MEASURED_BATCHES * self._batch_size
             record.speedometer.add(samples, samples * state.seconds_per_sample)

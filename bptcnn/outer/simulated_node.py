@@ -49,7 +49,8 @@ class SimulatedNode:
     `return_after`: seconds after its loss is noticed until it stands ready again, `abandon_after`: until it is given
     up, if it is still away (None: never). `diverges`: the chance that a local iteration is refused and trained anew;
     after MOST_REFUSALS in a row it fails. Its first `deaths` lives end by its fate; each counts seconds and commits
-    from its own start.
+    from its own start. `join_at`: when it asks to join the run, which it is no part of before; it is ready `late`
+    seconds later. `join_again_after`: seconds after its loss for good is noticed until it joins once more, ready.
     """
 
     speed: float
@@ -64,6 +65,8 @@ class SimulatedNode:
     abandon_after: float | None = None
     diverges: float = 0.0
     deaths: int = 1
+    join_at: float | None = None
+    join_again_after: float | None = None
 
 
 class Learner(Protocol):
@@ -149,7 +152,7 @@ class Node:
     def __init__(self, node: int, told: SimulatedNode, world: World) -> None:
         self.node, self.told, self._world = node, told, world
         self.linked = told.travel > 0.0
-        self.life = 0
+        self.life = 0 if told.join_at is None else -1  # it is not there before it has joined
         self.away = False
         # shared memory
         self.sequence = self.committed = 0
@@ -172,8 +175,12 @@ class Node:
         self._local_steps = 1
         self._busy = self._pausing = self._waits = self._warm = self._failed = False
         self._commits = self._refusals = 0
-        if self.life < self.told.deaths and self.told.fate_at is not None:
+        if 0 <= self.life < self.told.deaths and self.told.fate_at is not None:
             self.later(self.told.fate_at, self._meet_fate)
+
+    def stay_out(self) -> None:
+        """It is no part of the run yet."""
+        self.dead = self.cut = True
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Have `what` happen in so many seconds if this life of the node lasts so long."""

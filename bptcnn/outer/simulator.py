@@ -9,6 +9,7 @@ node must stand still, and a synchronous merge must take in exactly what was sta
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from bptcnn.outer.messages import (
     Message,
     NodeAbandoned,
     NodeEvent,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Outcome,
@@ -79,6 +81,7 @@ class SimulatedRun:
     states: tuple[CoordinatorState, ...]  # at each epoch's end
     submissions: int
     returns: int  # of lost nodes
+    joins: int  # of nodes that got ready
 
 
 class Simulation:
@@ -93,8 +96,9 @@ class Simulation:
         validate: bool = True,
         learner: Learner | None = None,
     ) -> None:
-        if learner and any(told.travel or told.fate_at is not None or told.fate_after_commit for told in nodes):
-            raise ValueError("a learner plays neither nodes behind a link nor nodes that are lost")
+        fates = ((told.fate_at, told.fate_after_commit, told.join_at) for told in nodes)
+        if learner and (any(told.travel for told in nodes) or any(fate != (None, None, None) for fate in fates)):
+            raise ValueError("a learner plays neither nodes behind a link nor nodes that are lost or join")
         self._conditions = conditions
         self._validate = validate
         self._coordinator = Coordinator(settings, state)
@@ -110,7 +114,10 @@ class Simulation:
             conditions.staleness,
             learner,
         )
-        self._nodes = [Node(node, told, self._world) for node, told in enumerate(nodes)]
+        self._nodes = [Node(node, told, self._world) for node, told in enumerate(nodes) if told.join_at is None]
+        assert len(self._nodes) == len(settings.nodes), "each node of the settings is there from the start"
+        self._joining = [told for told in nodes if told.join_at is not None]
+        self._joined: dict[int, float] = {}  # when nodes got ready that were not there at the start
         self._started: float | None = None
         self._evaluating = 0.0
         if state:
@@ -125,6 +132,8 @@ class Simulation:
         for node in self._nodes:
             node.start()
         self._clock.at(0.0, self._tick)
+        for told in self._joining:
+            self._clock.at(told.join_at or 0.0, partial(self._make_place, told))
         if self._conditions.stop_at is not None:
             reason = "stopped by the user"
             self._clock.at(self._conditions.stop_at, lambda: self._execute(self._coordinator.stop(reason)))
@@ -137,7 +146,7 @@ class Simulation:
         trained = sum(status.totals.images for status in self._coordinator.statuses())
         trained += sum(node.totals.images for node in self._coordinator.departed())
         assert trained == counters.images_trained, "the nodes' images do not add up to the run's"
-        ideal = sum(node.told.speed for node in self._nodes) * seconds
+        ideal = sum(self._possible(node, seconds) for node in self._nodes)
         return SimulatedRun(
             self._finish.outcome,
             self._finish.reason,
@@ -149,8 +158,15 @@ class Simulation:
             tuple(self._shares),
             tuple(self._states),
             self._world.submissions,
-            sum(node.life for node in self._nodes),
+            sum(max(0, node.life) for node in self._nodes),
+            len(self._joined),
         )
+
+    def _possible(self, node: Node, seconds: float) -> float:
+        """Images that the node could have trained while it was there."""
+        if node.told.join_at is None:
+            return node.told.speed * seconds
+        return node.told.speed * (self._clock.now - self._joined.get(node.node, self._clock.now))
 
     def _delay(self) -> float:
         return float(self._random.uniform(self._conditions.least_delay, self._conditions.delay))
@@ -254,6 +270,22 @@ class Simulation:
             node.later(told.return_after, lambda: self._bring_back(node))
         if told.abandon_after is not None:
             node.later(told.abandon_after, lambda: self._abandon(node))
+        if told.join_again_after is not None and not node.away:
+            node.later(told.join_again_after, lambda: self._let_join(node, 0.0))
+
+    def _make_place(self, told: SimulatedNode) -> None:
+        node = Node(len(self._nodes), told, self._world)
+        node.stay_out()
+        self._nodes.append(node)
+        self._let_join(node, told.late)
+        if told.abandon_after is not None:
+            node.later(told.abandon_after, lambda: self._abandon(node))
+
+    def _let_join(self, node: Node, seconds: float) -> None:
+        """It asks to join, and is ready in so many seconds."""
+        node.away = True
+        self._give(NodeJoined(node.node, self._clock.now, f"joined{node.node}", node.told.speed))
+        node.later(seconds, lambda: self._bring_back(node))
 
     def _bring_back(self, node: Node) -> None:
         if not node.away:
@@ -262,6 +294,8 @@ class Simulation:
             node.later(RETRY_SECONDS, lambda: self._bring_back(node))
             return
         node.rise()
+        if node.life == 0:
+            self._joined[node.node] = self._clock.now
         self._give(NodeReturned(node.node, self._clock.now))
 
     def _abandon(self, node: Node) -> None:
@@ -278,8 +312,8 @@ def simulate(
     validate: bool = True,
     learner: Learner | None = None,
 ) -> SimulatedRun:
-    """Play a whole run in virtual time; nodes[j] plays settings.nodes[j]. Same arguments, same run.
+    """Play a whole run in virtual time; nodes[j] plays settings.nodes[j], those with `join_at` join as they say.
 
-    ValueError for a `learner` over nodes that it cannot play.
+    Same arguments, same run. ValueError for a `learner` over nodes that it cannot play.
     """
     return Simulation(settings, nodes, conditions or Conditions(), state, validate, learner).run()

@@ -249,3 +249,32 @@ def test_child_processes_write_by_descriptor() -> None:
         assert buffer.updates() == 4 * rounds
         assert [buffer.submission(i).samples for i in range(2)] == [20 * rounds, 20 * rounds]
         buffer.validate()
+
+
+def test_a_spare_writer_costs_its_slot_only_until_it_is_admitted() -> None:
+    size = 4 * SEGMENT_FLOATS
+    with WeightBuffer.create(size, 2, spare=8) as buffer, WeightBuffer.create(size, 10) as whole:
+
+        def allocated(of: WeightBuffer) -> int:
+            return 512 * os.fstat(of.fd).st_blocks
+
+        assert allocated(buffer) == allocated(whole) - 8 * 4 * size
+        buffer.admit(5)
+        buffer.admit(5)
+        assert allocated(buffer) == allocated(whole) - 7 * 4 * size
+        writer = buffer.writer(5)
+        writer.delta[:] = 2.0
+        writer.commit(0.5, 3)
+        writer.merge()
+        assert np.all(contents(buffer) == 1.0)
+        assert (buffer.updates(), buffer.submission(5).samples) == (1, 3)
+        buffer.validate()
+        with pytest.raises(IndexError):
+            buffer.admit(10)
+
+
+def test_a_spare_writer_that_memory_does_not_suffice_for_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with WeightBuffer.create(SEGMENT_FLOATS, 1, spare=1) as buffer:
+        monkeypatch.setattr("bptcnn.memory.shared.available_bytes", lambda: 1000)
+        with pytest.raises(UserError, match="a further node"):
+            buffer.admit(1)

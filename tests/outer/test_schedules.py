@@ -54,6 +54,14 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
     horizon = 3.0 * samples * epochs / (200.0 * count)
     fragile = bool(rng.random() < 0.4)  # all nodes are lost at some time
     nodes = tuple(random_node(rng, horizon, fragile) for _ in range(count))
+    joining = tuple(
+        replace(
+            random_node(rng, horizon, fragile),
+            join_at=float(rng.uniform(0.0, horizon)),
+            join_again_after=None if rng.random() < 0.5 else float(rng.choice([0.0, 1.0, 10.0])),
+        )
+        for _ in range(int(rng.choice([0, 0, 1, 2])))
+    )
     settings = RunSettings(
         nodes=tuple(NodeProfile(f"n{i}", node.speed * 4.0 ** rng.uniform(-1, 1)) for i, node in enumerate(nodes)),
         samples=samples,
@@ -77,10 +85,10 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
         hurdle=2000.0,
         seed=seed,
     )
-    run = simulate(settings, nodes, conditions)
+    run = simulate(settings, (*nodes, *joining), conditions)
     if run.states:
         state = run.states[int(rng.integers(len(run.states)))]
-        resumed = simulate(settings, nodes, replace(conditions, stop_at=None, target_epoch=None), state)
+        resumed = simulate(settings, (*nodes, *joining), replace(conditions, stop_at=None, target_epoch=None), state)
         assert resumed.outcome == "failed" or resumed.counters.images_trained == epochs * samples
     return settings, run, conditions
 
@@ -106,6 +114,7 @@ def test_random_schedules_end_and_train_each_sample_once(update: Update, partiti
     completed = [run for run in runs if run.outcome == "completed"]
     assert any(run.returns > 1 for run in completed), "no completed run had nodes return"
     assert any(run.counters.images_redone and any(node.totals.refused for node in run.statuses) for run in completed)
+    assert any(run.joins > 1 for run in completed), "no completed run had nodes join"
 
 
 @pytest.mark.slow
