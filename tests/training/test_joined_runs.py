@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from bptcnn.errors import UserError
 from bptcnn.outer import NodeStatus
 from bptcnn.training import EpochRow, Snapshot
 from bptcnn.training.joining import Connection
-from bptcnn.training.visits import Door, JoinRequest, Lost, Progress, Refused, Starting
+from bptcnn.training.visits import JoinRequest, Lost, Progress, Refused, Starting, short_path
 
 SAMPLES = 600
 DATA = data(SAMPLES, 100)
@@ -212,7 +213,8 @@ def test_there_is_nothing_to_join(tmp_path: Path) -> None:
     run(folder, DATA, epochs=1, nodes=1)
     with pytest.raises(UserError, match="not running on this machine"):
         Connection(folder)
-    Door(folder / "join.sock")  # forgotten without being closed, as by a run that was killed
+    with short_path(folder / "join.sock") as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(name)  # and closed, but not removed: as by a run that was killed
     with pytest.raises(UserError, match="not running on this machine"):
         Connection(folder)
     run(folder, DATA, epochs=2, resume=True)
