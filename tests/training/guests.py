@@ -23,9 +23,10 @@ class Guest:
         self._thread.start()
 
     def _ask(self, request: JoinRequest) -> None:
-        self._connection.meet(lambda text: None)
-        self._connection.ask(request)
-        self.packets.extend(self._connection.packets())
+        with self._connection:
+            self._connection.meet(lambda text: None)
+            self._connection.ask(request)
+            self.packets.extend(self._connection.packets())
 
     def leave(self) -> None:
         """End the connection, as a process does that is interrupted or killed."""
@@ -35,7 +36,6 @@ class Guest:
         """What it was told until the connection ended, repetitions left out."""
         self._thread.join(LIMIT_SECONDS)
         assert not self._thread.is_alive(), "the connection does not end"
-        self._connection.close()
         names = [type(packet).__name__ for packet in self.packets]
         return [name for place, name in enumerate(names) if names[place - 1 : place] != [name]]
 
