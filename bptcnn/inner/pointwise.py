@@ -35,6 +35,16 @@ class PointwiseConvolution(Convolution):
         """Never."""
         return False
 
+    @property
+    def follows_choices(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def abreast(self) -> int:
+        """One pixel at a time."""
+        return 1
+
     def _pixels(self) -> int:
         return self.conv_shape[0] * self.conv_shape[1]
 

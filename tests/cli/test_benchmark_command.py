@@ -130,8 +130,8 @@ def test_without_a_peer_and_without_a_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not MATRIX_UNIT, reason="this CPU multiplies no bfloat16 numbers")
 def test_both_sides_train_at_the_precision(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(
-        'layers = [{layer = "Conv2D", filters = 16, kernel = 3}, {layer = "Conv2D", filters = 16, kernel = 3}, '
-        '{layer = "Flatten"}, {layer = "Dense", units = 4}]'
+        'layers = [{layer = "Conv2D", filters = 16, kernel_size = 3}, '
+        '{layer = "Conv2D", filters = 16, kernel_size = 3}, {layer = "Flatten"}, {layer = "Dense", units = 4}]'
     )
     refusing = f'{PEER.partition("version, memory")[0]}assert request.get("precision", "bf16") == "bf16"\n'
     (tmp_path / "peer").write_text(refusing + PEER[PEER.index("version, memory") :])
