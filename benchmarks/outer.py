@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from runs import node_name, train
-from speeds import Probes, listed, probe_command
+from speeds import Probes, busy_cores, listed, probe_command
 
 import bptcnn as bpt
 from bptcnn.profiling import own_cores
@@ -132,7 +132,7 @@ def main() -> None:
     found: dict[tuple[str, tuple[float, ...], str], list[Found]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1, told.rounds + 1):
-            print(f"round {number}", flush=True)
+            print(f"round {number}, {busy_cores():.2f} cores busy with other things", flush=True)
             for network in told.networks.split(","):
                 for nodes in teams:
                     # one node has nobody to wait for: all ways are the same

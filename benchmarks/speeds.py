@@ -10,7 +10,9 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -67,6 +69,18 @@ def probe_command(network: str, speed: float = 1.0, cores: Sequence[int] = (), t
     """Return the command of a probe."""
     command = [sys.executable, __file__, network, "--speed", str(speed), "--threads", str(threads)]
     return [*command, "--cores", ",".join(map(str, cores))] if cores else command
+
+
+def busy_cores(seconds: float = 0.5) -> float:
+    """Return how many cores others keep busy: what this process measures now is no better than that allows."""
+    before = _busy_seconds()
+    time.sleep(seconds)
+    return (_busy_seconds() - before) / seconds
+
+
+def _busy_seconds() -> float:
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def listed(speeds: Sequence[float]) -> str:
