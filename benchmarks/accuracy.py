@@ -128,7 +128,8 @@ def compare_times(told: argparse.Namespace, nodes: tuple[float, ...], bar: float
     """Print both sides' times; `nodes` empty: one node, and one process, of `--threads`."""
     threads = 1 if nodes else told.threads
     own_options = ["--nodes", ",".join(map(str, nodes)) if nodes else "1", "--threads", str(threads)]
-    own, peer = [], []
+    own: list[float] = []
+    peer: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1, told.rounds + 1):
             for name, times, found in (

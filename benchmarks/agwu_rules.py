@@ -25,6 +25,7 @@ from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.memory import WeightBuffer
 from bptcnn.networks import load_network
 from bptcnn.nodes import exchange
+from bptcnn.nodes.node import Diverged
 from bptcnn.outer import Conditions, NodeProfile, RunSettings, SimulatedNode, simulate, submission_scale
 from bptcnn.outer.agwu import AsynchronousRule, gamma
 from bptcnn.training.evaluation import Evaluator
@@ -248,7 +250,6 @@ def play(case: Case) -> Outcome:
         profiles, len(machine.train), case.epochs, _BATCH, case.local_steps, rates, "agwu", seed=case.seed
     )
     team = Team(machine, case, settings)
-    exchange.submission_scale = lambda _, *table: RULES[case.rule](*table)  # type: ignore[assignment]
     nodes = tuple(SimulatedNode(_SPEED * speed) for speed in case.nodes)
     conditions = Conditions(
         delay=_DELAY_SECONDS,
@@ -257,12 +258,12 @@ def play(case: Case) -> Outcome:
         staleness=case.staleness,
         seed=case.seed,
     )
+    rule = RULES[case.rule]
     try:
-        run = simulate(settings, nodes, conditions, validate=False, learner=team)
-    except exchange.Diverged:
+        with patch.object(exchange, "submission_scale", lambda _, *table: rule(*table)):
+            run = simulate(settings, nodes, conditions, validate=False, learner=team)
+    except Diverged:
         return Outcome([], math.nan, 0)
-    finally:
-        exchange.submission_scale = submission_scale
     return Outcome(team.curve, run.efficiency, run.counters.updates)
 
 

@@ -79,7 +79,9 @@ def judge(summary: Any, alone: list[float], together: list[float]) -> Found:
         speed,
         speed / sum(alone),
         speed / sum(together),
-        *(parts[name] / total for name in ("waiting", "merging", "imbalance")),
+        parts["waiting"] / total,
+        parts["merging"] / total,
+        parts["imbalance"] / total,
         (parts["compute"] - unhindered) / total,
         parts["other"] / total,
     )
