@@ -82,14 +82,15 @@ def _by_staleness(power: float) -> Scale:
     """(1 + s)^-power, s being how many updates were merged since the node's copy."""
 
     def scale(node: int, versions: Versions, qualities: Floats, live: Flags, updates: int) -> float:
-        return (1.0 + max(0, updates - int(versions[node]))) ** -power * _relative(qualities, live, node)
+        stale = max(0, updates - int(versions[node]))
+        return float((1.0 + stale) ** -power) * _relative(qualities, live, node)
 
     return scale
 
 
 def _gamma_to(power: float) -> Scale:
     def scale(node: int, versions: Versions, qualities: Floats, live: Flags, updates: int) -> float:
-        return gamma(node, versions, live, updates) ** power * _relative(qualities, live, node)
+        return float(gamma(node, versions, live, updates) ** power) * _relative(qualities, live, node)
 
     return scale
 
