@@ -13,6 +13,8 @@ images/s over the summed speeds. Medians of the rounds.
 Shares are of the nodes' time: waiting (for samples, or under SGWU for the others), merging, imbalance (standing still
 at epochs' ends), slower (what steps took beyond their time alone), other.
 
+Foreign cores are those that other programs kept busy during a run: with any, its figures say little.
+
 The bars, by AGWU with IDPA: 0.95 of the speeds alone on 1.0,0.5,0.25,0.25, 0.97 on 1.0,1.0, and waiting below 1 %.
 """
 
@@ -27,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from runs import node_name, train
-from speeds import Probes, busy_cores, listed, probe_command
+from speeds import Others, Probes, listed, probe_command
 
 import bptcnn as bpt
 from bptcnn.profiling import own_cores
@@ -44,7 +46,10 @@ _TEST_IMAGES = 256
 
 @dataclass(frozen=True)
 class Found:
-    """One run: images/s, efficiency by the speeds alone and together, and shares of the nodes' time."""
+    """One run: images/s, efficiency by the speeds alone and together, shares of the nodes' time, and `foreign`.
+
+    That is the number of cores that other programs kept busy meanwhile.
+    """
 
     speed: float
     of_alone: float
@@ -54,6 +59,7 @@ class Found:
     imbalance: float
     slower: float
     other: float
+    foreign: float
 
 
 def write_data(path: Path, images: int) -> None:
@@ -70,7 +76,7 @@ def write_data(path: Path, images: int) -> None:
     )
 
 
-def judge(summary: Any, alone: list[float], together: list[float]) -> Found:
+def judge(summary: Any, alone: list[float], together: list[float], foreign: float) -> Found:
     """Compare a run with what was measured beside it."""
     parts, speed = summary["breakdown"], summary["images_per_second"]
     total = parts["total"] - parts["evaluation"]
@@ -84,6 +90,7 @@ def judge(summary: Any, alone: list[float], together: list[float]) -> Found:
         parts["imbalance"] / total,
         (parts["compute"] - unhindered) / total,
         parts["other"] / total,
+        foreign,
     )
 
 
@@ -106,13 +113,16 @@ def try_team(
         print(f"  {network} on {node_name(nodes)}: together {listed(together)} images/s", flush=True)
         for way in ways:
             update, partition = way.split("/")
+            others = Others()
             summary = train(data, *run, "--update", update, "--partition", partition, *told.options)
+            foreign = others.cores()
             after = probes.alone(seconds)
             alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
-            results[way] = found = judge(summary, alone, together)
+            results[way] = found = judge(summary, alone, together, foreign)
             print(
                 f"    {way}: {found.speed:,.0f} images/s, {found.of_alone:.3f} of {listed(alone)} alone, "
-                f"{found.of_together:.3f} of together; waiting {found.waiting:.2%}, merging {found.merging:.2%}",
+                f"{found.of_together:.3f} of together; waiting {found.waiting:.2%}, merging {found.merging:.2%}; "
+                f"other programs used {foreign:.2f} cores",
                 flush=True,
             )
     return results
@@ -134,7 +144,7 @@ def main() -> None:
     found: dict[tuple[str, tuple[float, ...], str], list[Found]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1, told.rounds + 1):
-            print(f"round {number}, {busy_cores():.2f} cores busy with other things", flush=True)
+            print(f"round {number}", flush=True)
             for network in told.networks.split(","):
                 for nodes in teams:
                     # one node has nobody to wait for: all ways are the same
@@ -145,13 +155,13 @@ def main() -> None:
         "\n| network | nodes | update/partition | images/s | of alone | of together | waiting | merging | imbalance ",
         end="",
     )
-    print("| slower | other |\n|" + "---|" * 11)
+    print("| slower | other | foreign cores |\n|" + "---|" * 12)
     for (network, nodes, way), results in found.items():
-        speed, of_alone, of_together, *shares = (
+        speed, of_alone, of_together, *shares, foreign = (
             statistics.median(column) for column in zip(*map(astuple, results), strict=True)
         )
         cells = [network, node_name(nodes), way, f"{speed:,.0f}", f"{of_alone:.3f}", f"{of_together:.3f}"]
-        print("|", " | ".join([*cells, *(f"{share:.1%}" for share in shares)]), "|")
+        print("|", " | ".join([*cells, *(f"{share:.1%}" for share in shares), f"{foreign:.2f}"]), "|")
 
 
 if __name__ == "__main__":

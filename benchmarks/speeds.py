@@ -8,6 +8,7 @@ as a node of that speed on those cores would, and says its images/s. Between mea
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -71,16 +72,25 @@ def probe_command(network: str, speed: float = 1.0, cores: Sequence[int] = (), t
     return [*command, "--cores", ",".join(map(str, cores))] if cores else command
 
 
-def busy_cores(seconds: float = 0.5) -> float:
-    """Return how many cores others keep busy: what this process measures now is no better than that allows."""
-    before = _busy_seconds()
-    time.sleep(seconds)
-    return (_busy_seconds() - before) / seconds
+class Others:
+    """How many cores other programs kept busy since this was made: what is measured is no better than that allows.
 
+    The process's own use counts as its own, that of its children once they were waited for.
+    """
 
-def _busy_seconds() -> float:
-    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+    def __init__(self) -> None:
+        self._began, self._busy = time.monotonic(), self._foreign_seconds()
+
+    def cores(self) -> float:
+        """Return the mean number of cores."""
+        return (self._foreign_seconds() - self._busy) / (time.monotonic() - self._began)
+
+    @staticmethod
+    def _foreign_seconds() -> float:
+        user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        own = sum(usage.ru_utime + usage.ru_stime for usage in used)
+        return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - own
 
 
 def listed(speeds: Sequence[float]) -> str:
