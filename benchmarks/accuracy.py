@@ -8,8 +8,8 @@
 accuracy counts, so the machine need not be quiet. `time`: seconds to `--target` on one node, against PyTorch with as
 many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
 for each node, whose CPU a control group limits alike (needs root; bar: 6 times shorter). Both sides in turn, medians of
-the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out. `--results` keeps what was measured, so
-that a comparison can be made piece by piece.
+the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out.
+`--results` keeps what was measured, so that a comparison can be made piece by piece.
 """
 
 import argparse
