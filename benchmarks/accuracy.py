@@ -9,10 +9,12 @@ accuracy counts, so the machine need not be quiet. `time`: seconds to `--target`
 many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
 for each node, whose CPU a control group limits alike (needs root; bar: 6 times shorter). Both sides in turn, medians of
 the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out.
+`--results` keeps what was measured, so that a comparison can be made piece by piece.
 """
 
 import argparse
 import json
+import math
 import os
 import socket
 import statistics
@@ -60,16 +62,17 @@ def compare_equal(told: argparse.Namespace) -> None:
         print(f"| {node_name(team)} | {row} | {'met' if mean >= alone - 0.3 else 'missed'} |")
 
 
-def own_seconds(told: argparse.Namespace, *options: str) -> tuple[float, float, int]:
-    """Return seconds to the target, the accuracy reached, and the epochs, of a run of bptcnn."""
-    run = ["--network", told.network, "--epochs", str(_MOST_EPOCHS), "--lr", told.lr, "--no-measure"]
-    summary = train(told.data, *run, "--target-accuracy", str(told.target), *options, *told.options)
-    return summary["train_seconds"], summary["test_accuracy"], summary["epochs"]
+def own_time(told: argparse.Namespace, seed: int, *options: str) -> list[float]:
+    """Return the seconds of a run of bptcnn until the target or its last epoch, the accuracy there, and the epochs."""
+    run = ["--network", told.network, "--epochs", str(_MOST_EPOCHS), "--lr", told.lr, "--seed", str(seed)]
+    run += ["--target-accuracy", str(told.target), "--no-measure", *options, *told.options]
+    summary = train(told.data, *run, shown=True)
+    return [summary["train_seconds"], summary["test_accuracy"], summary["epochs"]]
 
 
-def peer_seconds(
-    told: argparse.Namespace, threads: int, quotas: tuple[float, ...], scratch: Path
-) -> tuple[float, float, int]:
+def peer_time(
+    told: argparse.Namespace, seed: int, threads: int, quotas: tuple[float, ...], scratch: Path
+) -> list[float]:
     """The same of PyTorch: one rank for each of `quotas`, limited to so many cores, or one without a limit."""
     dataset = bpt.data.load(told.data)
     data = scratch / "data.npz"
@@ -85,7 +88,7 @@ def peer_seconds(
         "momentum": 0.9,
         "epochs": _MOST_EPOCHS,
         "target": told.target,
-        "seed": 0,
+        "seed": seed,
         "ranks": len(quotas) or 1,
         "port": _free_port(),
     }
@@ -115,7 +118,7 @@ def peer_seconds(
             process.wait()
         for group in groups:
             group.remove()
-    return epochs[-1]["seconds"], epochs[-1]["accuracy"], len(epochs)
+    return [epochs[-1]["seconds"], epochs[-1]["accuracy"], len(epochs)]
 
 
 def _free_port() -> int:
@@ -126,23 +129,28 @@ def _free_port() -> int:
 
 def compare_times(told: argparse.Namespace, nodes: tuple[float, ...], bar: float) -> None:
     """Print both sides' times; `nodes` empty: one node, and one process, of `--threads`."""
+    kept = Kept(told.results)
     threads = 1 if nodes else told.threads
     own_options = ["--nodes", ",".join(map(str, nodes)) if nodes else "1", "--threads", str(threads)]
-    own: list[float] = []
-    peer: list[float] = []
+    common = f"{told.data} {told.network} {told.target} {own_options}"
+    keys = {"bptcnn": f"{common} {told.lr} {told.options}", "PyTorch": f"{common} {told.peer_batch} {told.peer_lr}"}
+    times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for number in range(1, told.rounds + 1):
-            for name, times, found in (
-                ("bptcnn", own, own_seconds(told, *own_options)),
-                ("PyTorch", peer, peer_seconds(told, threads, nodes, Path(scratch))),
-            ):
-                seconds, accuracy, epochs = found
-                times.append(seconds)
-                print(f"round {number}: {name} {seconds:.1f} s, {accuracy:.4f} after {epochs} epochs", flush=True)
-    ours, theirs = statistics.median(own), statistics.median(peer)
-    verdict = "met" if theirs >= bar * ours else "missed"
-    print(f"to {told.target:.0%}: bptcnn {ours:.1f} s, PyTorch {theirs:.1f} s: {theirs / ours:.2f} times", end=" ")
-    print(f"(bar {bar:g}: {verdict})")
+        for seed in range(told.rounds):
+            for side in told.sides.split(","):
+                key = f"{side} {seed} {keys[side]}"
+                if key not in kept and side == "bptcnn":
+                    kept[key] = own_time(told, seed, *own_options)
+                elif key not in kept:
+                    kept[key] = peer_time(told, seed, threads, nodes, Path(scratch))
+                seconds, accuracy, epochs = kept[key]
+                print(f"round {seed + 1}: {side} {seconds:.1f} s, {accuracy:.4f} after {epochs} epochs", flush=True)
+                times.setdefault(side, []).append(seconds if accuracy >= told.target else math.inf)
+    medians = {side: statistics.median(found) for side, found in times.items()}
+    print(f"to {told.target:.0%}:", ", ".join(f"{side} {seconds:.1f} s" for side, seconds in medians.items()))
+    if len(medians) == 2 and math.isfinite(medians["bptcnn"]):
+        ratio = medians["PyTorch"] / medians["bptcnn"]
+        print(f"{ratio:.2f} times shorter (bar {bar:g}: {'met' if ratio >= bar else 'missed'})")
 
 
 def main() -> None:
@@ -158,6 +166,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.91)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", default="bptcnn,PyTorch", help="to measure, or to take from --results")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--peer-batch", type=int, default=64, help="of each rank")
     parser.add_argument("--peer-lr", type=float, default=0.05)

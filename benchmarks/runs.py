@@ -11,22 +11,14 @@ from typing import Any
 RUN_SECONDS = 3600
 
 
-def train(data: str | Path, *options: str) -> dict[str, Any]:
-    """Train in a process of its own with options of `bptcnn train`; return the summary."""
+def train(data: str | Path, *options: str, shown: bool = False) -> dict[str, Any]:
+    """Train in a process of its own by options of `bptcnn train`, its output `shown` or not; return the summary."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        command = [
-            sys.executable,
-            "-m",
-            "bptcnn_cli",
-            "train",
-            str(data),
-            *options,
-            "--quiet",
-            "--run-dir",
-            str(folder),
-        ]
-        subprocess.run(command, check=True, timeout=RUN_SECONDS, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "bptcnn_cli", "train", str(data), *options, "--run-dir", str(folder)]
+        if not shown:
+            command.append("--quiet")
+        subprocess.run(command, check=True, timeout=RUN_SECONDS, stdout=None if shown else subprocess.DEVNULL)
         found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
         return found
 
