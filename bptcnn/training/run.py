@@ -77,6 +77,9 @@ def train_run(
                 driver.close()
                 _conclude(driver, assignment, dataset, folder, evaluator, began)
                 raise
+            except UserError as error:  # a full disk, a folder that has vanished
+                kept = f"{folder.path} keeps the last checkpoint; go on with --resume"
+                raise UserError(f"{error}; {kept if folder.last.is_file() else 'there is no checkpoint'}") from None
             finally:
                 driver.close()
             summary = _conclude(driver, assignment, dataset, folder, evaluator, began)
