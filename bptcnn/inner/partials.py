@@ -10,6 +10,7 @@ from bptcnn.kernels import update
 from bptcnn.networks import Parameter
 
 _MOST_BYTES = 32 << 20  # of one layer's partial sums
+_FEW = 4  # parts that there may be in any case: for the threads
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class PartialSums:
     filter: Parameter
     bias: Parameter | None
     channels: int
-    wanted: int = 0  # parts; 0: as many as ranges
+    wanted: int = 0  # parts; 0: as many as ranges,
+    least_images: int = 1  # but of so many images each, where that leaves a few parts
 
     @property
     def size(self) -> int:
@@ -29,8 +31,9 @@ class PartialSums:
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the image ranges of the parts: fewer than wanted where they would take much memory."""
-        most, wanted = max(1, _MOST_BYTES // (FLOAT * self.size)), self.wanted or len(plan.ranges)
-        return split(plan.batch, min(wanted, most))
+        most = max(1, _MOST_BYTES // (FLOAT * self.size))
+        usual = min(len(plan.ranges), max(_FEW, plan.batch // self.least_images))
+        return split(plan.batch, min(self.wanted or usual, most))
 
     def reserve(self, plan: Plan) -> None:
         """Reserve the parts."""

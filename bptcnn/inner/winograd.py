@@ -12,7 +12,7 @@ Tasks over channels find the output gradients held, pooling and rectifier undone
 kernels.winograd_gradients for what the blocks are for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from bptcnn.inner.plan import Plan, split
 from bptcnn.inner.step_settings import IMAGES
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, ImageSpans, StepBuilder
 from bptcnn.inner.tuning import TasksOver
+from bptcnn.inner.values import Halo, window_halo
 from bptcnn.kernels import convolution, winograd, winograd_gradients
 from bptcnn.kernels.winograd_sizes import BackwardSizes, WinogradSizes
 
@@ -32,6 +33,7 @@ _LEAST_PIXELS = 4  # rows and columns of an output: smaller ones fill no tile
 
 # What follows was measured on Sapphire Rapids: `python benchmarks/winograd.py`.
 _MANY_TILES = 100  # of a range of images: then partial sums pay
+_PART_TILES = 128  # of a partial sum at least
 _FEW_TILES = 8  # then all filters would be fetched for hardly any products
 _SUMS_SIZE = 64 * 128  # input times output channels: with fewer, a task over channels would be the only one
 _FILTERS_SIZE = 128 * 256
@@ -91,6 +93,11 @@ class WinogradConvolution(Convolution):
         return BackwardSizes(self._sizes(plan), rows, columns, top, left, self._sums_blocked(plan))
 
     @property
+    def sums(self) -> PartialSums:
+        """The partial sums of both gradients: each is transformed back, so it should be of a few tiles."""
+        return replace(super().sums, least_images=-(-_PART_TILES // self._tiles))
+
+    @property
     def _bias_sums(self) -> PartialSums | None:
         """The partial sums of the bias gradient, where the filters' has none."""
         return PartialSums(self.name, self.bias, None, 0) if self.bias else None
@@ -113,6 +120,12 @@ class WinogradConvolution(Convolution):
     def record_name(self, what: str) -> str:
         """Return the name of the record for "forward", "backward", "pack forward" or "pack backward"."""
         return {"backward": f"{self.name} backward", "pack backward": f"{self.name} by input"}.get(what, self.name)
+
+    def halo(self, position: int) -> Halo:
+        """The padding, and zeros up to whole tiles."""
+        (rows, columns, _), tile = self.conv_shape, self.tile
+        outputs = -(-rows // tile) * tile, -(-columns // tile) * tile
+        return window_halo((self.in_shape[0], self.in_shape[1]), self.kernel, self.stride, self.pads, outputs, 0.0)
 
     def reserve(self, plan: Plan) -> None:
         """Reserve transformed filters, choices, scratch and partial sums."""
@@ -183,8 +196,6 @@ class WinogradConvolution(Convolution):
             input_image=taken.image,
             input_row=taken.row,
             channels=self.in_shape[2],
-            reach_rows=self.conv_shape[0] + 2,
-            reach_columns=self.conv_shape[1] + 2,
             filters=plan.weights(self.filter),
             panels=plan.arena.address((self.name, "forward panels")),
             panels_point=sizes.panels_point,
@@ -240,8 +251,6 @@ class WinogradConvolution(Convolution):
             input_image=backward.image,
             input_row=backward.row,
             channels=self.conv_shape[2],
-            reach_rows=sizes.tile_rows * self.tile + 2,
-            reach_columns=sizes.tile_columns * self.tile + 2,
             filters=plan.weights(self.filter),
             rotated=1,
             panels=plan.arena.address((self.name, "backward panels")),
@@ -278,7 +287,6 @@ class WinogradConvolution(Convolution):
             gradients_point=sizes.gradients_point,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
-            edge=sizes.edge,
             target=plan.weights_gradient(self.filter) if sizes.blocked else self.sums.address(plan),
             part_size=0 if sizes.blocked else self.sums.size,
         )

@@ -12,6 +12,7 @@ I64 = ir.IntType(64)
 I32 = ir.IntType(32)
 I8 = ir.IntType(8)
 F32 = ir.FloatType()
+FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches, as LLVM counts locality
 
 
 def word(value: int) -> Any:
@@ -43,6 +44,13 @@ class VectorEmitter:
         value = self.builder.load(self.builder.bitcast(pointer, self.vector.as_pointer()))
         value.align = 4
         return value
+
+    def prefetch(self, pointer: Any, level: int) -> None:
+        """Fetch the cache line at a pointer, whatever it is, into a cache."""
+        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
+        reading, locality, data = (ir.Constant(I32, n) for n in (0, level, 1))
+        self.builder.call(function, [self.builder.bitcast(pointer, I8.as_pointer()), reading, locality, data])
 
     def load_octets(self, address: Any) -> Any:
         """Load one uint8 per lane, widened to int32."""

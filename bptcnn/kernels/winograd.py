@@ -9,8 +9,8 @@ The filters of few channels are transformed once a step, for all tasks. Those of
 caches for every block, at four times their size: there a task makes a range of the output channels only, takes the
 input channels range by range, and transforms the filters from one range to the other when it gets there.
 
-Tiles reach over the edges where an image is no multiple of the tile: such tiles go through a copy, padded with zeros on
-the way in, clipped on the way out.
+Tiles reach over the edges where an image is no multiple of the tile: the halo has zeros for them, and their outputs are
+clipped in a copy.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import prefetch, record_at, words
 from bptcnn.kernels.pooling import pool_image
-from bptcnn.kernels.runs import add_runs, clear
+from bptcnn.kernels.runs import add_runs
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd_sizes import FILTER_BLOCK
@@ -32,12 +32,10 @@ WINOGRAD = np.dtype(
         for name in (
             "batch",  # address of the number of images in this step
             "size",  # outputs per row of a tile: 2 or 4
-            "input",  # address of the window of output pixel (0, 0) in image 0
+            "input",  # address of the window of output pixel (0, 0) in image 0; zeros follow up to whole tiles
             "input_image",  # strides in elements from image to image, row to row
             "input_row",
             "channels",
-            "reach_rows",  # rows and columns from that window on that may be read; what lies beyond counts as zero
-            "reach_columns",
             "filters",  # address, HWIO: (3, 3, channels, out channels), or the layer's where `rotated`
             "rotated",  # 1: for the gradient by input: taps reversed, HWIO is (3, 3, out channels, channels)
             "channel_block",  # input channels that are multiplied in one go, and output channels of a task
@@ -65,7 +63,7 @@ WINOGRAD = np.dtype(
             "inputs_point",
             "products",
             "products_point",
-            "edge",  # one tile of inputs or outputs
+            "edge",  # one tile of outputs, or rotated filters
             "band",  # rows of outputs before pooling
             "own_panels",  # a task's own transformed filters
         )
@@ -98,43 +96,25 @@ def _copy_tile(source, source_row, source_column, target, target_row, channels, 
         add_runs(given, source_column, wanted, width, columns, channels, np.float32(1), 0)
 
 
-@linked("void(" + "int64, " * 9 + "int64)")
-def transform_inputs(
-    operation, source, first, count, channel, channels, target, target_row, target_point, edge
-):  # fmt: skip
+@linked("void(" + "int64, " * 8 + "int64)")
+def transform_inputs(operation, source, first, count, channel, channels, target, target_row, target_point):
     """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel].
 
     Of the channels those of [channel, channel + channels).
     """
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
-    size, reach = o.size, o.size + 2
-    step = size * o.channels
-    points_row = reach * target_point
+    size, step = o.size, o.size * o.channels
     done = 0
     while done < count:
         place = first + done
         image, y, x = place // (rows * columns), place // columns % rows, place % columns
         here = min(count - done, columns - x)
-        window = source + 4 * (image * o.input_image + y * size * o.input_row + x * step + channel)
-        written = target + 4 * done * target_row
-        inner = min(here, max(0, (o.reach_columns - reach) // size + 1 - x)) if y * size + reach <= o.reach_rows else 0
-        if inner:
-            transform(
-                INPUT, size, window, o.input_row, o.channels, step,
-                written, points_row, target_point, target_row, 0, 0, 0, 0, inner, channels, np.float32(0),
-            )  # fmt: skip
-        for t in range(inner, here):  # over the edge: through a copy with zeros behind
-            clear(edge, reach * reach * channels)
-            _copy_tile(
-                window + 4 * t * step, o.input_row, o.channels, edge, reach * channels, channels,
-                max(0, min(reach, o.reach_rows - y * size)), max(0, min(reach, o.reach_columns - (x + t) * size)),
-                channels,
-            )  # fmt: skip
-            transform(
-                INPUT, size, edge, reach * channels, channels, 0, written + 4 * t * target_row,
-                points_row, target_point, target_row, 0, 0, 0, 0, 1, channels, np.float32(0),
-            )  # fmt: skip
+        transform(
+            INPUT, size, source + 4 * (image * o.input_image + y * size * o.input_row + x * step + channel),
+            o.input_row, o.channels, step, target + 4 * done * target_row,
+            (size + 2) * target_point, target_point, target_row, 0, 0, 0, 0, here, channels, np.float32(0),
+        )  # fmt: skip
         done += here
 
 
@@ -334,7 +314,7 @@ def convolve_images(operation, source, first, last, part, worker):
                         edge,
                     )  # fmt: skip
             transform_inputs(
-                operation, source, begin, end - begin, channel, channels, scratch, o.inputs_row, o.inputs_point, edge
+                operation, source, begin, end - begin, channel, channels, scratch, o.inputs_row, o.inputs_point
             )  # fmt: skip
             _multiply_tiles(
                 operation, scratch, panels, products, end - begin, channels, outs, channel > 0,

@@ -11,6 +11,7 @@ CACHE = 1 << 20
 """Bytes of a second-level cache, where nobody knows better."""
 
 _LEAST_BLOCK = 5  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+_LEAST_BLOCK_INSIDE = 2  # where the filters stay in there
 
 CHANNEL_BLOCK = 64 // COLUMNS * COLUMNS
 """Channels of a block where tasks go over channels: 64 x 64 filters, transformed, take 576 KiB."""
@@ -36,9 +37,9 @@ def row(channels: int) -> int:
     return vectors if vectors % 128 else vectors + 16
 
 
-def block_for(points: int, channels: int, cache: int) -> int:
+def block_for(points: int, channels: int, cache: int, least: int = _LEAST_BLOCK) -> int:
     """Return the tiles of a block, `channels` numbers at each point: what the cache holds, but enough to multiply."""
-    return ROWS * max(_LEAST_BLOCK, cache // (4 * points * channels) // ROWS)
+    return ROWS * max(least, cache // (4 * points * channels) // ROWS)
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,14 @@ class WinogradSizes:
 
     @property
     def block(self) -> int:
-        """Tiles in a block: as many as the cache holds transformed, in whole register tiles."""
+        """Tiles in a block: as many as the cache holds transformed beside filters that fit, in whole register tiles."""
         channels = whole_vectors(self.channels) + whole_vectors(self.out_channels)
-        tiles = ROWS * _TILE_BLOCK if self.blocked else block_for(self.points, channels, self.cache)
+        if self.blocked:
+            tiles = ROWS * _TILE_BLOCK
+        elif 4 * self.filters <= self.cache:
+            tiles = block_for(self.points, channels, self.cache - 4 * self.filters, _LEAST_BLOCK_INSIDE)
+        else:
+            tiles = block_for(self.points, channels, self.cache)
         return max(tiles, self.tile_columns if self.pool_rows else 1)
 
     @property
@@ -132,15 +138,14 @@ class WinogradSizes:
 
     @property
     def edge(self) -> int:
-        """Where in a worker's scratch a tile at the edge is copied to; rotated filters are transposed there too."""
+        """Where in a worker's scratch a tile at the edge is copied to, or rotated filters are transposed."""
         return self.products + self.points * self.products_point
 
     @property
     def band(self) -> int:
         """Where in a worker's scratch rows wait to be pooled."""
-        inputs = self.points * whole_vectors(self.channel_block)
         outputs = self.size**2 * whole_vectors(self.out_block)
-        return self.edge + max(inputs, outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
+        return self.edge + max(outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
 
     @property
     def own_panels(self) -> int:
@@ -225,14 +230,9 @@ class FilterSumsSizes:
         return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
-    def edge(self) -> int:
-        """Where in a worker's scratch a tile at the edge is copied to."""
-        return self.sums + self.layer.points * self.sums_point
-
-    @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        return plane(self.edge + self.layer.points * whole_vectors(self.channel_block) + COLUMNS)
+        return plane(self.sums + self.layer.points * self.sums_point + COLUMNS)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ g the filter and * elementwise (Lavin and Gray, "Fast algorithms for convolution
 by g is G^T [(B^T d B) * (A y A^T)] G, where y is the output's gradient. So there are five transforms of grids,
 X -> T X T^T, with T = B^T, A^T, A, G and G^T.
 
+What inputs and output gradients the next row of tiles has more than this one is fetched into the second-level cache
+meanwhile: hardware does not see it coming, as a tile is few channels of many rows and columns.
+
 A matrix is applied with few operations: where rows (or columns) come in pairs of even and odd part, e + o and e - o,
 each part is computed once.
 """
@@ -21,7 +24,7 @@ from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, linked
 from bptcnn.kernels.unit import UNIT
-from bptcnn.kernels.vectors import F32, I64, VectorEmitter, word
+from bptcnn.kernels.vectors import F32, I64, SECOND_LEVEL, VectorEmitter, word
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -183,6 +186,7 @@ class _TransformEmitter(VectorEmitter):
     def __init__(self, builder: Any, kind: int, size: int) -> None:
         super().__init__(builder, UNIT)
         self.kind = kind
+        self.size = size
         self.matrix = transform_matrix(kind, size)
         self.masked = kind in (OUTPUT, FILTER_GRADIENT)  # other targets are padded to whole vectors
 
@@ -219,6 +223,10 @@ class _TransformEmitter(VectorEmitter):
         """Transform one vector of channels."""
         outs, ins = len(self.matrix), len(self.matrix[0])
         given = [[self.load(self.place(pointers[0], grids[0], i, j)) for j in range(ins)] for i in range(ins)]
+        if self.kind in (INPUT, GRADIENT):
+            for i in range(ins, ins + self.size):
+                for j in range(self.size):
+                    self.prefetch(self.place(pointers[0], grids[0], i, j), SECOND_LEVEL)
         results = _MatrixEmitter(self).grid(self.matrix, given)
         mask = self.first_lanes(left) if self.masked else None
         for i in range(outs):

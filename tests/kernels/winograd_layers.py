@@ -107,8 +107,10 @@ class Layer:
         self.filters = self.memory.copy(random.standard_normal((3, 3, s.channels, s.out_channels), np.float32))
         self.bias = self.memory.copy(random.standard_normal(s.out_channels, np.float32))
         padded = reference.pad(self.x, s.pads)
-        self.input = self.memory.floats((s.held, *padded.shape[1:]))
-        self.input[: s.images] = padded
+        rows, columns = (-(-outputs // 4) * 4 + 2 for outputs in (s.out_rows, s.out_columns))  # whole tiles
+        self.input = self.memory.floats((s.held, rows, columns, s.channels))
+        self.input[: s.images] = 0
+        self.input[: s.images, : padded.shape[1], : padded.shape[2]] = padded
 
     @cached_property
     def convolved(self) -> reference.Array:
@@ -136,8 +138,6 @@ class Layer:
             input_image=self.input[0].size,
             input_row=self.input[0, 0].size,
             channels=s.channels,
-            reach_rows=self.input.shape[1],
-            reach_columns=self.input.shape[2],
             filters=self.filters.ctypes.data,
             channel_block=sizes.channel_block,
             out_block=sizes.out_block,
@@ -182,8 +182,6 @@ class Layer:
             input_image=backward.image,
             input_row=backward.row,
             channels=s.out_channels,
-            reach_rows=backward.rows - max(0, s.pads[0][0] - 2),
-            reach_columns=backward.columns - max(0, s.pads[1][0] - 2),
             filters=self.filters.ctypes.data,
             rotated=1,
             channel_block=sizes.channel_block,
@@ -232,7 +230,6 @@ class Layer:
             scratch_worker=sizes.scratch,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
-            edge=sizes.edge,
             target=target.ctypes.data,
             part_size=0 if sizes.blocked else target.shape[1],
         )
