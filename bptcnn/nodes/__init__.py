@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bptcnn.nodes.bootstrap import needs_same_python
     from bptcnn.nodes.configuration import AgentConfiguration, HostConfiguration, SampleSource
     from bptcnn.nodes.findings import Question
-    from bptcnn.nodes.hosts import Host, read_hosts
+    from bptcnn.nodes.hosts import Host, checked_name, host_from, host_keys, read_hosts
     from bptcnn.nodes.local import LocalNode
     from bptcnn.nodes.local_configuration import LocalConfiguration, SharedArray
     from bptcnn.nodes.node import Node, NodeGone
@@ -23,7 +23,7 @@ _HOMES = {
     "bootstrap": ("needs_same_python",),
     "configuration": ("AgentConfiguration", "HostConfiguration", "SampleSource"),
     "findings": ("Question",),
-    "hosts": ("Host", "read_hosts"),
+    "hosts": ("Host", "checked_name", "host_from", "host_keys", "read_hosts"),
     "local": ("LocalNode",),
     "local_configuration": ("LocalConfiguration", "SharedArray"),
     "node": ("Node", "NodeGone"),
@@ -46,7 +46,10 @@ __all__ = [
     "SampleSource",
     "SharedArray",
     "Wire",
+    "checked_name",
     "choose_wire",
+    "host_from",
+    "host_keys",
     "needs_same_python",
     "read_hosts",
 ]

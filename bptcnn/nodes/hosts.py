@@ -63,6 +63,26 @@ def read_hosts(path: Path) -> tuple[Host, ...]:
     return _named(path, hosts)
 
 
+def host_from(place: str, values: Mapping[str, Any]) -> Host:
+    """Return the host that keys as in a TOML hosts file describe; raise UserError, with the `place` they are from."""
+    unknown = sorted(set(values) - set(_KEYS))
+    if unknown:
+        raise UserError(f"{place}: unknown key {unknown[0]!r}: known are {', '.join(_KEYS)}")
+    host = _host(place, values, is_toml=True)
+    return host if host.name else replace(host, name=_machine(host))
+
+
+def host_keys(host: Host) -> dict[str, Any]:
+    """Return the keys that `host_from` makes the host of."""
+    values = {name: value for name, value in vars(host).items() if value not in (None, "", (), False)}
+    return {**values, "env": dict(host.env)} if host.env else values
+
+
+def checked_name(place: str, name: str) -> str:
+    """Return a node's name; raise UserError where it cannot be one."""
+    return _name(place, {"name": name})
+
+
 def _toml_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Return (where it stands, its keys) of each host."""
     try:
@@ -211,12 +231,16 @@ def _named(path: Path, hosts: Sequence[Host]) -> tuple[Host, ...]:
     named = []
     for host in hosts:
         if not host.name:
-            base = LOCAL_NAME if host.local else host.address.rpartition("@")[2][:_MOST_NAME]
+            base = _machine(host)
             choices = (base, *(f"{base}-{number}" for number in range(2, _MOST_HOSTS + 2)))
             host = replace(host, name=next(name for name in choices if name not in taken))
             taken.add(host.name)
         named.append(host)
     return tuple(named)
+
+
+def _machine(host: Host) -> str:
+    return LOCAL_NAME if host.local else host.address.rpartition("@")[2][:_MOST_NAME]
 
 
 def _place(path: Path, where: str, label: object) -> str:

@@ -10,7 +10,7 @@ import math
 import selectors
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
-from bptcnn.nodes import Node, NodeGone
+from bptcnn.nodes import Node, NodeGone, needs_same_python
 from bptcnn.outer import (
     Action,
     Coordinator,
@@ -32,6 +32,7 @@ from bptcnn.outer import (
     MergeRound,
     Message,
     NodeAbandoned,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Phase,
@@ -44,6 +45,7 @@ from bptcnn.outer import (
 )
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
 from bptcnn.training.evaluation import Evaluator
+from bptcnn.training.joins import LEFT, Joining, Joins, Leaving
 from bptcnn.training.launcher import Launcher
 from bptcnn.training.members import Member
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
@@ -51,6 +53,8 @@ from bptcnn.training.returns import Returns
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.stopping import reason_to_stop
+from bptcnn.training.visits import Door, Ended, Greeting
+from bptcnn.version import VERSION
 
 _TICK_SECONDS = 0.25
 _STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
@@ -90,7 +94,8 @@ class Driver:
         self._returns = Returns(launcher.start, lambda index: not self._buffer.pending(index))
         self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
         self._ready: set[int] = set()  # nodes that got ready once
-        self._failed: set[int] = set()  # nodes that said that they cannot go on
+        self._failed: set[int] = set()  # nodes that said that they cannot go on, or left
+        self._joining: set[int] = set()  # nodes that were never there before
         self._epoch_began: float | None = None  # None while nothing trains
         self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
         self.train_seconds = 0.0  # without checkpoints and evaluation
@@ -100,6 +105,7 @@ class Driver:
         self._enough: str | None = None  # why the run ends before its last epoch
         self._measuring = False  # the observer knows
         self._pending: deque[Event] = deque()  # the first one is being handled
+        self._joins = Joins(self._open_door(), self._greeting(), launcher, assignment.outer.nodes)
         self._set_up()
 
     # ---- set-up and end ----------------------------------------------------------------------------------------------
@@ -115,8 +121,20 @@ class Driver:
             self.close()
             raise
 
+    def _open_door(self) -> Door | None:
+        try:
+            return Door(self._folder.socket)
+        except OSError as error:
+            self._observer.warning(f"no node can join this run: {self._folder.path}: {error.strerror or error}")
+            return None
+
+    def _greeting(self) -> Greeting:
+        network, settings = self._assignment.network, self._assignment.settings
+        shape, pickled = network.input_shape, needs_same_python(network)
+        return Greeting(VERSION, network.name, shape, settings.batch_size, pickled, settings.threads, settings.hosts)
+
     def _start_nodes(self) -> None:
-        for index, member in enumerate(self._assignment.members):
+        for index, member in enumerate(self.members):
             if member.absent is None:
                 self._admit(index, self._launcher.start(index))
                 continue
@@ -145,17 +163,23 @@ class Driver:
             self._nodes.clear()
             self._write_nodes()
         self._returns.close()
+        outcome = self.outcome or Finish("stopped", "interrupted")
+        self._joins.close(Ended(outcome.outcome, outcome.reason))
         self._selector.close()
         self._launcher.close()
 
     def _write_nodes(self) -> None:
-        members = self._assignment.members
         nodes = [
-            {"name": node.name, "pid": node.pid, "host": node.host, "cores": list(members[index].cores) or None}
+            {"name": node.name, "pid": node.pid, "host": node.host, "cores": list(self.members[index].cores) or None}
             for index, node in self._nodes.items()
         ]
         with contextlib.suppress(UserError):  # a list for onlookers: a full disk shows at the next checkpoint
             self._folder.write_nodes(nodes)
+
+    @property
+    def members(self) -> Sequence[Member]:
+        """The nodes, in the order of the settings and of joining, lost ones included."""
+        return self._launcher.members
 
     # ---- the loop ----------------------------------------------------------------------------------------------------
 
@@ -166,6 +190,7 @@ class Driver:
             for event in self._events(max(0.0, tick - time.monotonic())):
                 self._handle(event)
             if time.monotonic() >= tick:
+                self._attend_joins()
                 self._attend_returns()
                 self._handle(Tick(time.monotonic()))
                 self._show()
@@ -206,7 +231,11 @@ class Driver:
         if len(self._pending) > 1:
             return
         while self._pending and self.outcome is None:
-            self._execute(self.coordinator.handle(self._pending[0]))
+            actions = self.coordinator.handle(self._pending[0])
+            with contextlib.suppress(OSError):  # for onlookers, as nodes.json
+                for entry in self.coordinator.reallocations():
+                    self._folder.append_allocation(self.coordinator.epoch, entry)
+            self._execute(actions)
             self._pending.popleft()
             if self._epoch_began is None and self.coordinator.phase is Phase.TRAINING:
                 self._start_clock()
@@ -261,7 +290,7 @@ class Driver:
             self._buffer.set_live(index, False)  # its round is still to be merged by MergeRound
         else:
             self._buffer.finish(index)
-        remote = self._assignment.members[index].host is not None
+        remote = self.members[index].host is not None
         may_return = remote and index not in self._failed and (may_return or index in self._ready)
         if may_return:
             self._returns.add(index)
@@ -285,11 +314,35 @@ class Driver:
             self._admit(index, node)
             self._ready.add(index)
             self._trained[index] = self._buffer.submission(index).samples
-            self._observer.node_returned(node.name)
+            if index in self._joining:
+                self._joining.discard(index)
+                self._observer.node_joined(node.name)
+            else:
+                self._observer.node_returned(node.name)
             self._write_nodes()
             self._handle(NodeReturned(index, time.monotonic()))
         for index, reason in outcome.abandoned:
             self._handle(NodeAbandoned(index, time.monotonic(), reason))
+
+    def _attend_joins(self) -> None:
+        """Take in who asks for it, let go who leaves."""
+        wishes = self._joins.attend(
+            self.coordinator.statuses(), self.coordinator.epoch, self._assignment.settings.epochs
+        )
+        for wish in wishes:
+            now = time.monotonic()
+            match wish:
+                case Joining(index=index, profile=profile):
+                    self._handle(NodeJoined(index, now, profile.name, profile.speed))
+                    self._failed.discard(index)
+                    self._ready.discard(index)
+                    self._joining.add(index)
+                    self._returns.begin(index)
+                case Leaving(index=index) if index in self._nodes:
+                    self._failed.add(index)
+                    self._handle(self._bury(index, LEFT))
+                case Leaving(index=index) if self._returns.drop(index):
+                    self._handle(NodeAbandoned(index, now, LEFT))
 
     # ---- epochs ------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,11 @@
 """Starts a run's agents, each over its transport, and owns the memory that they share."""
 
+from collections.abc import Sequence
+
+from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, order
 from bptcnn.data.content import digest
+from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.networks import Network
@@ -21,6 +25,8 @@ from bptcnn.training.members import Member
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
+MOST_JOINED = 16  # places for nodes that join: a slot of 64 KiB each, until one comes
+
 
 class Launcher:
     """The weight buffer, the samples in shared memory where local nodes want them, and a new agent for any member."""
@@ -29,7 +35,7 @@ class Launcher:
         self,
         network: Network,
         settings: TrainSettings,
-        members: tuple[Member, ...],
+        members: Sequence[Member],
         dataset: Dataset,
         train: Samples,
         folder: RunFolder,
@@ -37,23 +43,42 @@ class Launcher:
     ) -> None:
         """Allocate; raise UserError where memory is too small. `train` are the dataset's training images to use.
 
-        `tuning`: how local nodes compute their steps; hosts find out for themselves.
+        `tuning`: how local nodes compute their steps; hosts find out for themselves. `members` grow as nodes join.
         """
-        self._network, self._settings, self._members = network, settings, members
-        self._dataset, self._folder, self._tuning = dataset, folder, tuning
+        self.network, self.settings, self.members = network, settings, list(members)
+        self._dataset, self._train, self._folder, self._tuning = dataset, train, folder, tuning
         self._shared: list[SharedMemory | WeightBuffer] = []
         self._samples: tuple[SharedArray, SharedArray] | None = None
         self._source: SampleSource | None = None
-        self.buffer = WeightBuffer.create(network.size, len(members))
+        self.buffer = WeightBuffer.create(network.size, len(members), MOST_JOINED)
         self._shared.append(self.buffer)
         try:
             if any(member.host is None for member in members):
-                self._share(train.take(order(len(train), settings.seed)))
+                self._share()
         except BaseException:
             self.close()
             raise
 
-    def _share(self, samples: Samples) -> None:
+    @property
+    def places(self) -> int:
+        """The most members that there can be."""
+        return self.buffer.layout.writers
+
+    def make_room(self, index: int, member: Member) -> None:
+        """Allocate what a node that joins needs, which takes time and may happen in any thread.
+
+        Raise UserError where memory is too small.
+        """
+        if member.host is None:
+            need = memory_needed(self.network, self.settings.batch_size, member.threads)
+            need += 0 if self._samples else self._train.images.nbytes
+            require_available(need, f"a node needs {need / 1e6:,.0f} MB here", "use a host, or fewer threads")
+        self.buffer.admit(index)
+        if member.host is None and self._samples is None:
+            self._share()
+
+    def _share(self) -> None:
+        samples = self._train.take(order(len(self._train), self.settings.seed))
         images, images_memory = SharedArray.put(samples.images, "images")
         self._shared.append(images_memory)
         labels, labels_memory = SharedArray.put(samples.labels, "labels")
@@ -62,7 +87,7 @@ class Launcher:
 
     def start(self, index: int) -> Node:
         """Start the agent of node `index`; raise UserError where the system does not let us."""
-        member = self._members[index]
+        member = self.members[index]
         log = self._folder.logs / f"{member.name}.log"
         if member.host is None:
             return LocalNode(self._local(index, member), log)
@@ -75,7 +100,7 @@ class Launcher:
         images, labels = self._samples
         return LocalConfiguration(
             **vars(self._common(index, member)),
-            nodes=len(self._members),
+            nodes=self.places,
             weights_fd=self.buffer.fd,
             images=images,
             labels=labels,
@@ -88,23 +113,23 @@ class Launcher:
             **vars(self._common(index, member)),
             samples=self._sample_source(),
             wire=self.wire(member),
-            autotune=self._settings.autotune,
+            autotune=self.settings.autotune,
         )
 
     def wire(self, member: Member) -> Wire:
         """Return how weights travel to a host: as the settings say, else by its bandwidth."""
-        if self._settings.wire is not None:
-            return self._settings.wire
-        return choose_wire(self._network.size, member.bandwidth or 0.0)  # unknown: as on a slow link
+        if self.settings.wire is not None:
+            return self.settings.wire
+        return choose_wire(self.network.size, member.bandwidth or 0.0)  # unknown: as on a slow link
 
     def _common(self, index: int, member: Member) -> AgentConfiguration:
-        settings = self._settings
+        settings = self.settings
         return AgentConfiguration(
             node=index,
             name=member.name,
             speed=member.speed,
             threads=member.threads,
-            network=self._network,
+            network=self.network,
             batch_size=settings.batch_size,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
@@ -120,8 +145,8 @@ class Launcher:
                 self._dataset.source,
                 content.images.dtype.str,
                 content.images.shape,
-                self._settings.validation,
-                self._settings.seed,
+                self.settings.validation,
+                self.settings.seed,
             )
         return self._source
 

@@ -1,5 +1,6 @@
 """Who takes part in a run: the local nodes of `nodes`, and the hosts of a hosts file after a look at each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from bptcnn.training.placement import Placement, fitting_threads, place
 from bptcnn.training.progress import Observer
 from bptcnn.training.settings import TrainSettings
 
-_UNKNOWN = NodeSpeed(None, 1.0)  # of a host that was not reached: replaced by the others' mean
+UNKNOWN = NodeSpeed(None, 1.0)  # of a host that was not reached: replaced by the others' mean
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def gather(network: Network, settings: TrainSettings, observer: Observer) -> tup
     hosts = read_hosts(Path(settings.hosts)) if settings.hosts is not None else ()
     threads = settings.threads or fitting_threads(usable_cores(), settings.nodes)
     members = [
-        Member(f"node{j}", speed, threads, _local_speed(network, settings, threads), cores=cores)
+        Member(f"node{j}", speed, threads, local_speed(network, settings, threads), cores=cores)
         for j, (speed, cores) in enumerate(zip(settings.nodes, _placement(settings, threads, hosts), strict=True))
     ]
     if hosts:
@@ -53,13 +54,30 @@ def gather(network: Network, settings: TrainSettings, observer: Observer) -> tup
     return tuple(members)
 
 
-def profiles(members: tuple[Member, ...]) -> tuple[NodeProfile, ...]:
+def profiles(members: Sequence[Member]) -> tuple[NodeProfile, ...]:
     """Return each node's expected speed, in units that compare."""
-    known = [member.expected for member in members if member.expected is not _UNKNOWN]
+    known = [member.expected for member in members if member.expected is not UNKNOWN]
     mean = sum(speed.cores_times_clock for speed in known) / len(known) if known else 1.0
-    expected = [NodeSpeed(None, mean) if member.expected is _UNKNOWN else member.expected for member in members]
+    expected = [NodeSpeed(None, mean) if member.expected is UNKNOWN else member.expected for member in members]
     speeds = comparable_speeds(expected)
     return tuple(NodeProfile(member.name, full * member.speed) for member, full in zip(members, speeds, strict=True))
+
+
+def joined_speed(members: Sequence[Member], known: Sequence[NodeProfile], joining: Member) -> float:
+    """Return the expected speed of a node that joins, in the units that the members' profiles, `known`, are in."""
+    *others, own = profiles([*members, joining])
+    return own.speed * sum(profile.speed for profile in known) / sum(profile.speed for profile in others)
+
+
+def obstacle(report: HostReport, same_python: bool) -> tuple[str | None, bool]:
+    """Return why a host cannot train, and whether that may pass. `same_python`: the network is Python code."""
+    hard = [problem for problem in report.problems if problem.hard]
+    if hard:
+        return f"{hard[0].what}: {hard[0].remedy}", all(problem.passing for problem in hard)
+    if same_python and report.facts is not None and not report.facts.same_python:
+        found = report.facts.python_version
+        return f"it runs Python {found}, and this network is Python code: use the same minor version as here", False
+    return None, False
 
 
 def _placement(settings: TrainSettings, threads: int, hosts: tuple[Host, ...]) -> Placement:
@@ -70,7 +88,8 @@ def _placement(settings: TrainSettings, threads: int, hosts: tuple[Host, ...]) -
     return place(own_cores(), threads, settings.nodes) or anywhere
 
 
-def _local_speed(network: Network, settings: TrainSettings, threads: int) -> NodeSpeed:
+def local_speed(network: Network, settings: TrainSettings, threads: int) -> NodeSpeed:
+    """Return what is known of a node of so many threads on this machine."""
     return node_speed(network.name, settings.batch_size, threads, find_profile(), network.input_shape)
 
 
@@ -82,7 +101,7 @@ def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettin
     pickled = needs_same_python(network)
     members = []
     for report in reports:
-        reason, may_return = _obstacle(report, pickled)
+        reason, may_return = obstacle(report, pickled)
         host = report.host
         if reason is not None and settings.require_all:
             raise UserError(f"{host.name} cannot train: {reason}")
@@ -93,14 +112,14 @@ def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettin
         facts = report.facts
         if host.local:
             threads = host.threads or usable_cores()
-            members.append(Member(host.name, 1.0, threads, _local_speed(network, settings, threads)))
+            members.append(Member(host.name, 1.0, threads, local_speed(network, settings, threads)))
             continue
         members.append(
             Member(
                 name=host.name,
                 speed=1.0,
                 threads=host.threads or 0,
-                expected=facts.speed if facts and facts.speed else _UNKNOWN,
+                expected=facts.speed if facts and facts.speed else UNKNOWN,
                 host=host,
                 absent=reason,
                 may_return=may_return,
@@ -111,14 +130,3 @@ def _from_hosts(hosts: tuple[Host, ...], network: Network, settings: TrainSettin
     if not settings.nodes and all(member.absent for member in members):
         raise UserError(f"no host of {settings.hosts} can train: {members[0].name}: {members[0].absent}")
     return members
-
-
-def _obstacle(report: HostReport, pickled: bool) -> tuple[str | None, bool]:
-    """Return why a host cannot train, and whether that may pass."""
-    hard = [problem for problem in report.problems if problem.hard]
-    if hard:
-        return f"{hard[0].what}: {hard[0].remedy}", all(problem.passing for problem in hard)
-    if pickled and report.facts is not None and not report.facts.same_python:
-        found = report.facts.python_version
-        return f"it runs Python {found}, and this network is Python code: use the same minor version as here", False
-    return None, False

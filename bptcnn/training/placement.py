@@ -32,6 +32,24 @@ def fitting_threads(cores: int, speeds: Sequence[float]) -> int:
     return 1
 
 
+def free_cores(
+    cores: Sequence[int], nodes: Sequence[tuple[Sequence[int], int, float]], speed: float
+) -> tuple[int, ...]:
+    """Return the cores that have room for a thread which is busy for a share of `speed`, beside `nodes` that run.
+
+    Each of these has its cores (empty: any), threads, and the share that they are busy for. It uses the fullest of its
+    cores that it fits on, as the system can have it.
+    """
+    loads = dict.fromkeys(cores, 0.0)
+    for own, threads, share in sorted(nodes, key=lambda node: (len(node[0]) or len(cores), -node[2])):
+        allowed = [core for core in own or cores if core in loads]
+        fits = {core: loads[core] + share <= 1.0 + _ROUNDING for core in allowed}
+        allowed.sort(key=lambda core: (not fits[core], -loads[core] if fits[core] else loads[core]))
+        for core in allowed[:threads]:
+            loads[core] += share
+    return tuple(core for core in cores if loads[core] + speed <= 1.0 + _ROUNDING)
+
+
 def _fill(cores: int, threads: int, speeds: Sequence[float], emptiest: bool) -> list[list[int]] | None:
     loads = [0.0] * cores
     found: list[list[int]] = [[] for _ in speeds]

@@ -56,5 +56,8 @@ class Observer:
     def node_lost(self, name: str, reason: str) -> None:
         """A node is gone; the others train its samples."""
 
+    def node_joined(self, name: str) -> None:
+        """A node that was not there at the start trains, too."""
+
     def node_returned(self, name: str) -> None:
         """A node that was lost trains again."""

@@ -1,4 +1,4 @@
-"""Hosts that were lost, or were not there at the start: tried again and again until they are back.
+"""Hosts that were lost, or were not there at the start, tried again and again; nodes that join, tried once.
 
 away --its time has come--> starting --Ready--> back
   ^                            |
@@ -9,19 +9,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bptcnn.errors import UserError
 from bptcnn.nodes import Node, NodeGone
 from bptcnn.outer import Failed, NodeEvent, Ready
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0  # between attempts: doubled each time
 _SILENT_SECONDS = 20.0  # an attempt that shows no sign of life for so long has failed
+_SLEPT_SECONDS = 1.0  # without being asked to attend: it is this process that was silent
 _MOST_FAILURES = 5  # in a row, that are not the network's
 
 
 @dataclass
 class _Away:
-    """One host: when to try next, and the attempt under way."""
+    """One node: when to try next, how often, and the attempt under way."""
 
     next: float
+    once: bool = False
     wait: float = _FIRST_SECONDS
     failures: int = 0
     node: Node | None = None
@@ -30,31 +33,49 @@ class _Away:
 
 @dataclass
 class Outcome:
-    """What came of looking after the hosts: (index, node) that are back, (index, why) that never will be."""
+    """What came of looking after the nodes: (index, node) that are back, (index, why) that never will be."""
 
     back: list[tuple[int, Node]] = field(default_factory=list)
     abandoned: list[tuple[int, str]] = field(default_factory=list)
 
 
 class Returns:
-    """Looks after the hosts that are away. `start` starts node j's agent; `may_start`: whether its place is free."""
+    """Looks after the nodes that are away. `start` starts node j's agent; `may_start`: whether its place is free."""
 
     def __init__(self, start: Callable[[int], Node], may_start: Callable[[int], bool]) -> None:
         self._start, self._may_start = start, may_start
         self._away: dict[int, _Away] = {}
+        self._attended = time.monotonic()
 
     def add(self, index: int) -> None:
         """Try to bring a host back from now on."""
         self._away[index] = _Away(time.monotonic() + _FIRST_SECONDS)
 
+    def begin(self, index: int) -> None:
+        """Start a node that joins."""
+        self._away[index] = _Away(time.monotonic(), once=True)
+
+    def drop(self, index: int) -> bool:
+        """Try no more; return whether it was tried."""
+        away = self._away.pop(index, None)
+        if away is not None and away.node is not None:
+            away.node.kill()
+        return away is not None
+
     def attend(self) -> Outcome:
         """Do what is due, without waiting; called several times a second."""
         outcome = Outcome()
         now = time.monotonic()
+        slept, self._attended = now - self._attended, now
         for index, away in list(self._away.items()):
+            if slept > _SLEPT_SECONDS:
+                away.heard += slept
             if away.node is None:
                 if now >= away.next and self._may_start(index):
-                    away.node, away.heard = self._start(index), now
+                    try:
+                        away.node, away.heard = self._start(index), now
+                    except UserError as error:
+                        self._failed(index, away, NodeGone(str(error)), outcome)
                 continue
             try:
                 events = away.node.receive()
@@ -81,11 +102,11 @@ class Returns:
             self._failed(index, away, NodeGone("silent while it started", may_return=True), outcome)
 
     def _failed(self, index: int, away: _Away, gone: NodeGone, outcome: Outcome) -> None:
-        assert away.node is not None
-        away.node.kill()
-        away.node = None
+        if away.node is not None:
+            away.node.kill()
+            away.node = None
         away.failures = 0 if gone.may_return else away.failures + 1
-        if away.failures >= _MOST_FAILURES:
+        if away.once or away.failures >= _MOST_FAILURES:
             outcome.abandoned.append((index, str(gone)))
             del self._away[index]
             return

@@ -21,7 +21,7 @@ from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
-from bptcnn.training.launcher import Launcher
+from bptcnn.training.launcher import MOST_JOINED, Launcher
 from bptcnn.training.members import Member, gather, profiles
 from bptcnn.training.progress import EpochRow, Observer
 from bptcnn.training.report import write_report
@@ -119,7 +119,7 @@ def _starting(settings: TrainSettings, members: tuple[Member, ...], start: Check
 def _require_memory(network: Network, train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> None:
     """Raise UserError where this machine's nodes together need more memory than there is."""
     local = [member for member in members if member.host is None]
-    need = Layout(network.size, len(members)).size
+    need = Layout(network.size, len(members) + MOST_JOINED).size_with(len(members))
     for member in local:
         need += memory_needed(network, settings.batch_size, member.threads)
     if local:
@@ -144,8 +144,8 @@ def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Memb
     )
 
 
-def _node_summaries(driver: Driver, assignment: Assignment) -> tuple[NodeSummary, ...]:
-    """Return every node's part, in the order of the settings, then those of earlier parts of a resumed run."""
+def _node_summaries(driver: Driver) -> tuple[NodeSummary, ...]:
+    """Return every node's part, as the members are, then those of earlier parts of a resumed run."""
     coordinator, here = driver.coordinator, platform.node()
     summaries = [
         _node_summary(
@@ -156,7 +156,7 @@ def _node_summaries(driver: Driver, assignment: Assignment) -> tuple[NodeSummary
             alone=status.alone,
             lost=status.reason_lost,
         )
-        for status, member in zip(coordinator.statuses(), assignment.members, strict=True)
+        for status, member in zip(coordinator.statuses(), driver.members, strict=True)
     ]
     summaries += [
         _node_summary(node.name, node.totals, lost="left out when the run was resumed")
@@ -191,9 +191,9 @@ def _node_summary(
     )
 
 
-def _shares(driver: Driver, assignment: Assignment) -> list[Share]:
+def _shares(driver: Driver) -> list[Share]:
     """Return what the run's breakdown is made of; what became of nodes of earlier parts is not known exactly."""
-    pairs = zip(driver.coordinator.statuses(), assignment.members, strict=True)
+    pairs = zip(driver.coordinator.statuses(), driver.members, strict=True)
     shares = [Share(status.totals, member.host is not None, status.alone) for status, member in pairs]
     return [*shares, *(Share(node.totals, False, None) for node in driver.coordinator.departed())]
 
@@ -225,7 +225,7 @@ def _conclude(
     counters = driver.coordinator.counters()
     train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
     images_per_second = counters.images_trained / train_seconds if train_seconds else 0.0
-    nodes, shares = _node_summaries(driver, assignment), _shares(driver, assignment)
+    nodes, shares = _node_summaries(driver), _shares(driver)
     summary = Summary(
         outcome=outcome.outcome,
         reason=outcome.reason,

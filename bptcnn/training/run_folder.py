@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, fields
+from dataclasses import asdict, astuple, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tomli_w
 
 from bptcnn.errors import UserError
 from bptcnn.files import remove_drafts, write_atomically
+from bptcnn.outer import Reallocation
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
@@ -39,6 +41,8 @@ class RunFolder:
         self.config = path / "config.toml"
         self.metrics = path / "metrics.csv"
         self.tuning = path / "tuning.toml"
+        self.allocation = path / "allocation.jsonl"
+        self.socket = path / "join.sock"
         self.logs = path / "logs"
 
     @staticmethod
@@ -93,6 +97,14 @@ class RunFolder:
         finally:
             os.close(descriptor)
 
+    def is_held(self) -> bool:
+        """Whether a run on this machine has the folder."""
+        try:
+            with self.held():
+                return False
+        except (UserError, OSError):
+            return True
+
     def clear(self) -> None:
         """Remove what an earlier part of the run concluded, and what it was writing when it was killed."""
         concluded = [self.path / name for name in ("summary.json", "report.html")]
@@ -120,6 +132,16 @@ class RunFolder:
     def write_nodes(self, nodes: list[dict[str, Any]]) -> None:
         """Write nodes.json: name, pid, host and, where it keeps to some, cores of each running node."""
         write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1))
+
+    def append_allocation(self, epoch: int, entry: Reallocation) -> None:
+        """Append a line to allocation.jsonl, for each time that samples were given out or moved: the newest is last.
+
+        `moved` counts them, `speed` is what the shares went by: images/s, or by profile (ratios only) as long as no
+        node was measured. A resumed run goes on in the file.
+        """
+        values = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "epoch": epoch, **asdict(entry)}
+        with self.allocation.open("a") as file:
+            file.write(json.dumps(values) + "\n")
 
     def write_metrics(self, rows: Sequence[EpochRow]) -> None:
         """Write metrics.csv: a header, and a row for every epoch that has ended."""

@@ -90,14 +90,14 @@ class TrainSettings:
         for name, least in (("staleness", 0), ("threads", 1), ("patience", 1)):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
-        _check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
+        check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0.0):
             raise UserError(f"weight decay must be 0 or more, not {self.weight_decay}")
         if self.validation is not None:
-            _check_share("validation", self.validation, 0.0 < self.validation < 1.0, "between 0 and 1")
+            check_share("validation", self.validation, 0.0 < self.validation < 1.0, "between 0 and 1")
         if self.target_accuracy is not None:
             reachable = 0.0 < self.target_accuracy <= 1.0
-            _check_share("target accuracy", self.target_accuracy, reachable, "above 0, at most 1")
+            check_share("target accuracy", self.target_accuracy, reachable, "above 0, at most 1")
         self.learning_rates()
 
     def learning_rates(self) -> tuple[float, ...]:
@@ -178,6 +178,7 @@ def check_whole(name: str, value: object, least: int) -> None:
         raise UserError(f"{name.replace('_', ' ')} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def _check_share(name: str, value: float, holds: bool, wanted: str) -> None:
+def check_share(name: str, value: float, holds: bool, wanted: str) -> None:
+    """Raise UserError unless it `holds` that the value is as `wanted`."""
     if not holds:
         raise UserError(f"{name} must be {wanted}, not {value}")

@@ -75,6 +75,10 @@ class LiveDisplay(Display):
         line = Text.assemble((f"Lost {name}", "red"), f": {reason}; the others train its samples")
         self._console.print(line)
 
+    def node_joined(self, name: str) -> None:
+        """Print who is new."""
+        self._console.print(Text.assemble((f"{name} has joined", "green"), " and trains"))
+
     def node_returned(self, name: str) -> None:
         """Print who is back."""
         self._console.print(Text.assemble((f"{name} is back", "green"), " and trains"))

@@ -14,6 +14,7 @@ from bptcnn_cli.benchmark import benchmark
 from bptcnn_cli.checks import checks
 from bptcnn_cli.defaults import CommandWithDefaults
 from bptcnn_cli.evaluate import evaluate
+from bptcnn_cli.node import node
 from bptcnn_cli.output import STDOUT, complain, fill_closed_descriptors, one_line, say
 from bptcnn_cli.profile import profile
 from bptcnn_cli.signals import stop_on_signals
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command(cls=CommandWithDefaults)(train)
 app.command()(evaluate)
+app.command()(node)
 app.command()(profile)
 app.command()(benchmark)
 app.command()(checks)

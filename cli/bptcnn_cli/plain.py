@@ -45,6 +45,10 @@ class PlainDisplay(Display):
         """Print who is gone."""
         self._say(f"lost {name}: {reason}; the others train its samples")
 
+    def node_joined(self, name: str) -> None:
+        """Print who is new."""
+        self._say(f"{name} has joined and trains")
+
     def node_returned(self, name: str) -> None:
         """Print who is back."""
         self._say(f"{name} is back and trains")

@@ -99,6 +99,10 @@ class Relay(Observer):
         """Hand on."""
         self._calls.put(partial(self._display.node_lost, name, reason))
 
+    def node_joined(self, name: str) -> None:
+        """Hand on."""
+        self._calls.put(partial(self._display.node_joined, name))
+
     def node_returned(self, name: str) -> None:
         """Hand on."""
         self._calls.put(partial(self._display.node_returned, name))

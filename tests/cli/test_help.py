@@ -11,7 +11,7 @@ from programs import bptcnn, environment
 
 from bptcnn.training import TrainSettings
 
-COMMANDS = ("train", "evaluate", "profile", "benchmark", "checks")
+COMMANDS = ("train", "evaluate", "node", "profile", "benchmark", "checks")
 
 
 def test_the_help_names_every_command_and_nothing_that_is_not_there(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from training.runs import check_counts, listed, run
 
 from bptcnn.profiling import own_cores
 from bptcnn.training import Observer
-from bptcnn.training.placement import fitting_threads, place
+from bptcnn.training.placement import fitting_threads, free_cores, place
 
 SPEEDS = st.lists(st.sampled_from([1.0, 0.75, 0.5, 0.25, 0.1]), min_size=1, max_size=6)
 
@@ -34,6 +34,26 @@ def test_placements(
     cores: int, threads: int, speeds: list[float], expected: tuple[tuple[int, ...], ...] | None
 ) -> None:
     assert place(range(cores), threads, speeds) == expected
+
+
+@pytest.mark.parametrize(
+    ("cores", "nodes", "speed", "expected"),
+    [
+        (4, [], 1.0, (0, 1, 2, 3)),
+        (4, [((), 1, 1.0)], 1.0, (1, 2, 3)),
+        (4, [((0, 2), 1, 1.0), ((1, 3), 1, 1.0)], 1.0, (2, 3)),
+        (2, [((), 2, 1.0)], 1.0, ()),
+        (2, [((0,), 1, 1.0), ((1,), 1, 0.5)], 0.5, (1,)),
+        (2, [((0,), 1, 1.0), ((1,), 1, 0.5)], 0.75, ()),
+        (3, [((), 1, 1.0), ((0, 1), 1, 0.5), ((0, 1), 1, 0.5)], 1.0, (2,)),
+        (1, [((7,), 1, 1.0)], 1.0, (0,)),
+        (2, [((), 5, 1.0)], 0.1, ()),
+    ],
+)
+def test_what_is_free_beside_nodes_that_run(
+    cores: int, nodes: list[tuple[tuple[int, ...], int, float]], speed: float, expected: tuple[int, ...]
+) -> None:
+    assert free_cores(range(cores), nodes, speed) == expected
 
 
 @given(cores=st.lists(st.integers(0, 999), min_size=1, max_size=12, unique=True), speeds=SPEEDS, data=st.data())
