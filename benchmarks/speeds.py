@@ -110,6 +110,7 @@ def main() -> None:
     if told.cores:
         os.sched_setaffinity(0, {int(core) for core in told.cores.split(",")})
 
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # ssh passes no PYTHONPATH on
     import bptcnn as bpt
     from bptcnn.inner.executor import Executor
     from bptcnn.inner.subnetwork import Subnetwork
