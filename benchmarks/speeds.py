@@ -126,7 +126,17 @@ def main() -> None:
     tuning = tuning_of(tuning_record(network, told.batch_size, told.threads))
     subnetwork = Subnetwork(network, told.batch_size, Executor(told.threads), tuning=tuning)
     node = AgentConfiguration(
-        0, "probe", told.speed, told.threads, network, told.batch_size, 0.9, 0.0, "agwu", staleness=None
+        node=0,
+        name="probe",
+        speed=told.speed,
+        threads=told.threads,
+        network=network,
+        batch_size=told.batch_size,
+        precision="float32",
+        momentum=0.9,
+        weight_decay=0.0,
+        update="agwu",
+        staleness=None,
     )
 
     def measure(seconds: float) -> float:
