@@ -37,7 +37,7 @@ from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.memory import WeightBuffer
 from bptcnn.networks import load_network
 from bptcnn.nodes import exchange
-from bptcnn.nodes.node import Diverged
+from bptcnn.nodes.divergence import Diverged
 from bptcnn.outer import Conditions, NodeProfile, RunSettings, SimulatedNode, simulate, submission_scale
 from bptcnn.outer.agwu import AsynchronousRule, gamma
 from bptcnn.training.evaluation import Evaluator

@@ -110,6 +110,7 @@ def main() -> None:
     if told.cores:
         os.sched_setaffinity(0, {int(core) for core in told.cores.split(",")})
 
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # ssh passes no PYTHONPATH on
     import bptcnn as bpt
     from bptcnn.inner.executor import Executor
     from bptcnn.inner.subnetwork import Subnetwork
@@ -125,7 +126,17 @@ def main() -> None:
     tuning = tuning_of(tuning_record(network, told.batch_size, told.threads))
     subnetwork = Subnetwork(network, told.batch_size, Executor(told.threads), tuning=tuning)
     node = AgentConfiguration(
-        0, "probe", told.speed, told.threads, network, told.batch_size, 0.9, 0.0, "agwu", staleness=None
+        node=0,
+        name="probe",
+        speed=told.speed,
+        threads=told.threads,
+        network=network,
+        batch_size=told.batch_size,
+        precision="float32",
+        momentum=0.9,
+        weight_decay=0.0,
+        update="agwu",
+        staleness=None,
     )
 
     def measure(seconds: float) -> float:
