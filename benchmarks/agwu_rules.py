@@ -39,7 +39,7 @@ from bptcnn.networks import load_network
 from bptcnn.nodes import exchange
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.outer import Conditions, NodeProfile, RunSettings, SimulatedNode, simulate, submission_scale
-from bptcnn.outer.agwu import AsynchronousRule, gamma
+from bptcnn.outer.agwu import AsynchronousRule, gamma, relative_quality
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.settings import parse_nodes
 
@@ -61,21 +61,16 @@ Scale = Callable[[int, Versions, Floats, Flags, int], float]
 # ---- rules -----------------------------------------------------------------------------------------------------------
 
 
-def _relative(qualities: Floats, live: Flags, node: int) -> float:
-    best = float(np.max(np.nan_to_num(qualities[live], nan=0.0)))
-    return float(qualities[node]) / best if best > 0.0 else 1.0
-
-
 def _constant(factor: float) -> Scale:
     def scale(node: int, _: Versions, qualities: Floats, live: Flags, __: int) -> float:
-        return (factor if live.sum() > 1 else 1.0) * _relative(qualities, live, node)
+        return (factor if live.sum() > 1 else 1.0) * relative_quality(node, qualities, live)
 
     return scale
 
 
 def _by_count(power: float) -> Scale:
     """m^-power."""
-    return lambda node, _, qualities, live, __: float(live.sum()) ** -power * _relative(qualities, live, node)
+    return lambda node, _, qualities, live, __: float(live.sum()) ** -power * relative_quality(node, qualities, live)
 
 
 def _by_staleness(power: float) -> Scale:
@@ -83,14 +78,14 @@ def _by_staleness(power: float) -> Scale:
 
     def scale(node: int, versions: Versions, qualities: Floats, live: Flags, updates: int) -> float:
         stale = max(0, updates - int(versions[node]))
-        return float((1.0 + stale) ** -power) * _relative(qualities, live, node)
+        return float((1.0 + stale) ** -power) * relative_quality(node, qualities, live)
 
     return scale
 
 
 def _gamma_to(power: float) -> Scale:
     def scale(node: int, versions: Versions, qualities: Floats, live: Flags, updates: int) -> float:
-        return float(gamma(node, versions, live, updates) ** power) * _relative(qualities, live, node)
+        return float(gamma(node, versions, live, updates) ** power) * relative_quality(node, qualities, live)
 
     return scale
 

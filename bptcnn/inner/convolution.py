@@ -41,14 +41,19 @@ class Convolution(Operation):
         return rows * columns * filters * self.kernel[0] * self.kernel[1] * self.in_shape[2]
 
     @property
+    def direct(self) -> bool:
+        """Whether no other algorithm, a subclass, computes it; only then few channels or filters are special."""
+        return type(self) is Convolution
+
+    @property
     def folded(self) -> bool:
         """Whether the gradient by input goes by window rows."""
-        return folds(self.in_shape[2], self.kernel[1])
+        return self.direct and folds(self.in_shape[2], self.kernel[1])
 
     @property
     def follows_choices(self) -> bool:
         """Whether the gradient by weight goes from choice to choice of the pooling."""
-        if self.pool is None:
+        if self.pool is None or not self.direct:
             return False
         rows, columns, filters = self.conv_shape
         pooled = self.out_shape[0] * self.out_shape[1]
@@ -58,7 +63,27 @@ class Convolution(Operation):
     def abreast(self) -> int:
         """Output pixels that share a row of the tile in the forward pass."""
         _, columns, filters = self.conv_shape
+        if not self.direct:
+            return 1
         return pixels_abreast(self.kernel[1], self.in_shape[2], self.stride[1], filters, columns)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What records say of input, window, and output before pooling."""
+        return {
+            "channels": self.in_shape[2],
+            "height": self.in_shape[0],
+            "width": self.in_shape[1],
+            "kernel_rows": self.kernel[0],
+            "kernel_columns": self.kernel[1],
+            "stride_rows": self.stride[0],
+            "stride_columns": self.stride[1],
+            "padding_top": self.pads[0][0],
+            "padding_left": self.pads[1][0],
+            "out_channels": self.conv_shape[2],
+            "out_rows": self.conv_shape[0],
+            "out_columns": self.conv_shape[1],
+        }
 
     @property
     def _window_row(self) -> int:
@@ -172,24 +197,13 @@ class Convolution(Operation):
         input_row = plan.layout(self.inputs[0]).row
         return {
             **plan.image_fields(self, (self.pads[0][0], self.pads[1][0])),
-            "channels": self.in_shape[2],
-            "height": self.in_shape[0],
-            "width": self.in_shape[1],
-            "kernel_rows": self.kernel[0],
-            "kernel_columns": self.kernel[1],
-            "stride_rows": self.stride[0],
-            "stride_columns": self.stride[1],
-            "padding_top": self.pads[0][0],
-            "padding_left": self.pads[1][0],
+            **self.sizes,
             "tap_offsets": plan.table(np.arange(self.kernel[0])[:, None] * input_row + window_row),
             "filters": plan.weights(self.filter),
             "abreast": self.abreast,
             "forward_panels": arena.address((self.name, "forward panels")),
             "backward_panels": arena.address((self.name, "backward panels")),
             "bias": plan.weights(self.bias),
-            "out_channels": self.conv_shape[2],
-            "out_rows": self.conv_shape[0],
-            "out_columns": self.conv_shape[1],
             "pool_rows": self.pool[0] if self.pool else 0,
             "pool_columns": self.pool[1] if self.pool else 0,
             "pooled_rows": self.out_shape[0],

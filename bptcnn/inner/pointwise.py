@@ -30,21 +30,6 @@ class PointwiseConvolution(Convolution):
         """While the output's gradient is copied into panels."""
         return not self.rectified
 
-    @property
-    def folded(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def follows_choices(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def abreast(self) -> int:
-        """One pixel at a time."""
-        return 1
-
     def _pixels(self) -> int:
         return self.conv_shape[0] * self.conv_shape[1]
 

@@ -40,21 +40,6 @@ class SmallImagesConvolution(Convolution):
         return True
 
     @property
-    def folded(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def follows_choices(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def abreast(self) -> int:
-        """One pixel at a time."""
-        return 1
-
-    @property
     def _gradient_image(self) -> int:
         rows, columns, channels = self.conv_shape
         return skewed(rows * columns * channels)

@@ -96,11 +96,6 @@ class WinogradConvolution(Convolution):
         return PartialSums(self.name, self.bias, None, 0) if self.bias else None
 
     @property
-    def folded(self) -> bool:
-        """Never."""
-        return False
-
-    @property
     def kernels(self) -> tuple[int, int]:
         """The kernels of the forward and the backward tasks."""
         return winograd.winograd, winograd_gradients.winograd_backward

@@ -201,10 +201,7 @@ def _turn_row(o, gradient, output, target, sums):
         o.out_columns,
         channels,
         o.forward_terms,
-        o.forward_terms + 4 * channels,
         o.backward_terms,
-        o.backward_terms + 4 * channels,
-        o.backward_terms + 8 * channels,
         o.rectifies,
         0,
     )

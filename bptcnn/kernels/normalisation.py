@@ -265,10 +265,7 @@ def normalise_backward(operation, first, last, part, worker):
                 o.columns,
                 channels,
                 o.forward_terms,
-                o.forward_terms + 4 * channels,
                 o.backward_terms,
-                o.backward_terms + 4 * channels,
-                o.backward_terms + 8 * channels,
                 o.rectified and not o.addend,
                 o.accumulate,
             )

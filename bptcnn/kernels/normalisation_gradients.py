@@ -92,17 +92,18 @@ def _emit_turning(
     return types.void(*[types.int64] * 14), generate
 
 
-@linked("void(" + ", ".join(["int64"] * 14) + ")")
+@linked("void(" + ", ".join(["int64"] * 11) + ")")
 def turn_pixels(
-    gradient, source, step, target, target_step, pixels, channels, factor, term, of_gradient, of_input, constant,
-    rectifies, accumulate,
+    gradient, source, step, target, target_step, pixels, channels, forward_terms, backward_terms, rectifies, accumulate
 ):  # fmt: skip
     """Write, or add, the input's gradient of `channels` channels of `pixels` pixels.
 
-    Addresses, and elements from pixel to pixel: `step` in the output's gradient and the input. The target may be the
-    output's gradient.
+    Addresses, and elements from pixel to pixel: `step`, all channels, in the output's gradient and the input. The
+    terms of these channels lie in rows of all channels: factor and term; of_gradient, of_input and constant. The target
+    may be the output's gradient.
     """
+    row = 4 * step
     _emit_turning(
-        gradient, source, step, target, target_step, pixels, channels, factor, term, of_gradient, of_input, constant,
-        rectifies, accumulate,
+        gradient, source, step, target, target_step, pixels, channels, forward_terms, forward_terms + row,
+        backward_terms, backward_terms + row, backward_terms + 2 * row, rectifies, accumulate,
     )  # fmt: skip

@@ -109,7 +109,6 @@ def _turned_panels(operation, pixel, count, target, rows):
         place = _place(pixel + done, o.output_image, o.output_row, o.out_rows, o.out_columns, channels)
         for panel in range(channels // COLUMNS):
             column = 4 * panel * COLUMNS
-            forward, backward = s.forward_terms + column, s.backward_terms + column
             turn_pixels(
                 o.output_gradient + 4 * (pixel + done) * channels + column,
                 o.output + 4 * place + column,
@@ -118,11 +117,8 @@ def _turned_panels(operation, pixel, count, target, rows):
                 COLUMNS,
                 here,
                 COLUMNS,
-                forward,
-                forward + 4 * channels,
-                backward,
-                backward + 4 * channels,
-                backward + 8 * channels,
+                s.forward_terms + column,
+                s.backward_terms + column,
                 s.rectifies,
                 0,
             )

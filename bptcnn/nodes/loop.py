@@ -17,9 +17,20 @@ from bptcnn.nodes.exchange import Exchange, Iteration
 from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
 from bptcnn.nodes.trial import run_trial
-from bptcnn.outer import Message, NodeEvent, Pause, Paused, Refused, Release, Resume, Stop, Trial, Work, over_stale
-
-MOST_REFUSALS = 3  # in a row: what diverges again from good weights and without momentum will go on to
+from bptcnn.outer import (
+    MOST_REFUSALS,
+    Message,
+    NodeEvent,
+    Pause,
+    Paused,
+    Refused,
+    Release,
+    Resume,
+    Stop,
+    Trial,
+    Work,
+    over_stale,
+)
 
 
 class Loop:

@@ -8,6 +8,7 @@ from bptcnn.outer.coordinator import Coordinator, Phase
 from bptcnn.outer.history import Reallocation, Shard
 from bptcnn.outer.ledger import Ledger
 from bptcnn.outer.messages import (
+    MOST_REFUSALS,
     Action,
     EpochEnd,
     EpochMetrics,
@@ -56,6 +57,7 @@ from bptcnn.outer.simulator import Conditions, SimulatedRun, simulate
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState
 
 __all__ = [
+    "MOST_REFUSALS",
     "Action",
     "Conditions",
     "Coordinator",

@@ -53,8 +53,13 @@ def submission_scale(
     attenuation = gamma(node, base_versions, live, updates)
     if rule == "agwu-published":
         return attenuation * quality
+    return attenuation * relative_quality(node, qualities, live)
+
+
+def relative_quality(node: int, qualities: npt.NDArray[np.float64], live: npt.NDArray[np.bool_]) -> float:
+    """Q_j over the best live Q, 1 where that is 0. Arrays as in `submission_scale`."""
     best = float(np.max(np.nan_to_num(qualities[live], nan=0.0)))
-    return attenuation * (quality / best if best > 0.0 else 1.0)
+    return float(qualities[node]) / best if best > 0.0 else 1.0
 
 
 def over_stale(base_version: int, updates: int, bound: int | None) -> bool:

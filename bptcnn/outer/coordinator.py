@@ -328,7 +328,7 @@ class Coordinator:
                 for record in self._roster.live():
                     self._send(record, Pause())
             else:
-                self._planner.foresee(self._epoch, self._epoch == self._settings.epochs)
+                self._planner.foresee(self._epoch)
                 self._planner.replenish(self._epoch)
                 if not self._may_start_next():
                     self._planner.relieve(self._epoch)

@@ -12,6 +12,8 @@ import numpy.typing as npt
 Indices = npt.NDArray[np.int32]
 Outcome = Literal["completed", "stopped", "failed"]
 
+MOST_REFUSALS = 3  # in a row: what diverges again from good weights and without momentum will go on to
+
 
 # ---- coordinator -> node ---------------------------------------------------------------------------------------------
 
@@ -126,7 +128,8 @@ class Submitted:
 class Refused:
     """A local iteration of `samples` diverged: nothing of it counts, the node trains them anew from good weights.
 
-    Their order does not change: they are still the next that the node trains.
+    Their order does not change: they are still the next that the node trains. After MOST_REFUSALS in a row it says
+    Failed.
     """
 
     node: int

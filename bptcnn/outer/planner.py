@@ -16,7 +16,7 @@ from bptcnn.outer.settings import RunSettings
 
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
 RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
-ENDING_ITERATIONS = 2  # where the run ends, a local iteration takes no more than this part of what is left
+ENDING_ITERATIONS = 2  # where the run ends, so many local iterations fit into what is left
 
 
 class Planner:
@@ -70,9 +70,9 @@ class Planner:
             return 0
         return max(1, int(self._left / (seconds * ENDING_ITERATIONS)))
 
-    def foresee(self, epoch: int, last: bool) -> None:
-        """Note how long the run has still to go, if `epoch` is the `last` one."""
-        self._left = inf
+    def foresee(self, epoch: int) -> None:
+        """Note how long the run has still to go, if `epoch` is the last one."""
+        self._left, last = inf, epoch == self._settings.epochs
         if last and self._ledger.nodes > 1 and not self._ledger.unallocated and self._settings.update != "sgwu":
             nodes = self._heirs()
             sent, unsent = self._to_train(epoch, nodes)

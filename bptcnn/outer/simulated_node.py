@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from bptcnn.outer.agwu import over_stale
 from bptcnn.outer.messages import (
+    MOST_REFUSALS,
     Failed,
     Message,
     NodeEvent,
@@ -33,8 +34,6 @@ from bptcnn.outer.messages import (
     Work,
 )
 from bptcnn.outer.settings import RunSettings
-
-MOST_REFUSALS = 3
 
 Fate = Literal["dies", "hangs", "fails"]
 

@@ -10,7 +10,7 @@ from training.faults import Lost, spying
 from training.runs import check_counts, data, run, summary
 
 from bptcnn.errors import UserError
-from bptcnn.nodes.loop import MOST_REFUSALS
+from bptcnn.outer import MOST_REFUSALS
 from bptcnn.training.checkpoint import read_checkpoint
 
 SAMPLES, EPOCHS = 600, 3
