@@ -5,9 +5,9 @@
 The hosts are network namespaces on this machine, an sshd in each, their CPU limited by a quota (see tests/hosts; needs
 root). Each host has its core, alone or with others whose quotas fit; what the hosts leave is the coordinator's. In each
 round runs train until the target accuracy: over a fast network, and over one of `--delay` milliseconds each way and
-`--rate` Mbit/s for each host. Before and after each, every host's speed is measured alone, and once a round together as
-independent processes (the ceiling that caches and memory bandwidth leave). Efficiency is a run's images/s over the
-summed speeds, alone: the mean of before and after. Medians of the rounds.
+`--rate` Mbit/s for each host. Before and after each, every host's speed is measured alone, and together as independent
+processes (the ceiling that the caches and the memory leave, which these hosts share and real ones do not). Efficiency
+is a run's images/s over the summed speeds, the mean of before and after. Medians of the rounds.
 """
 
 import argparse
@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT / "tests" / "hosts")]
 from network import Hosts, HostSpec  # noqa: E402
 from speeds import Probes, listed, probe_command  # noqa: E402
 
-_ALONE_SECONDS = 4.0
+_PROBE_SECONDS = 4.0
 _RUN_SECONDS = 600
 
 
@@ -40,6 +40,19 @@ def train(hosts: Hosts, arguments: argparse.Namespace, folder: Path) -> dict[str
     hosts.run(run, check=True, timeout=_RUN_SECONDS, stdout=subprocess.DEVNULL)
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return found
+
+
+def mean(before: list[float], after: list[float]) -> list[float]:
+    """Return the nodes' mean speeds."""
+    return [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+
+
+def describe(found: dict[str, Any]) -> str:
+    """Say where the time of a run's nodes went."""
+    parts, total = found["breakdown"], found["breakdown"]["total"] - found["breakdown"]["evaluation"]
+    return ", ".join(
+        f"{name} {value / total:.1%}" for name, value in parts.items() if name not in ("total", "evaluation")
+    )
 
 
 def place(quotas: list[float]) -> list[HostSpec]:
@@ -79,27 +92,24 @@ def main() -> None:
         hosts = stack.enter_context(Hosts(Path(scratch), specs))
         commands = [[*hosts.ssh, name, *probe_command(arguments.network)] for name in names]
         probes = stack.enter_context(Probes(commands, hosts.popen))
+        before = probes.together(_PROBE_SECONDS), probes.alone(_PROBE_SECONDS)
         for number in range(1, arguments.rounds + 1):
-            together = probes.together(_ALONE_SECONDS)
-            print(f"round {number}: together {listed(together)} images/s", flush=True)
-            before = probes.alone(_ALONE_SECONDS)
             for link, (delay, rate) in links.items():
                 for name in names:
                     hosts[name].shape(delay_seconds=delay, rate_mbit=rate)
-                found = train(hosts, arguments, Path(scratch) / f"{number}-{len(efficiencies[link])}-{rate:g}")
+                found = train(hosts, arguments, Path(scratch) / f"{number}-{rate:g}")
                 for name in names:
                     hosts[name].shape()
-                after = probes.alone(_ALONE_SECONDS)
-                alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
-                reached = found["images_per_second"]
+                after = probes.together(_PROBE_SECONDS), probes.alone(_PROBE_SECONDS)
+                together, alone = (mean(*measured) for measured in zip(before, after, strict=True))
+                before, reached = after, found["images_per_second"]
                 efficiencies[link].append((reached / sum(alone), reached / sum(together)))
-                shares = ", ".join(f"{node['images'] / found['images_trained']:.1%}" for node in found["nodes"])
-                waiting = ", ".join(f"{node['wait_seconds'] / found['train_seconds']:.1%}" for node in found["nodes"])
                 print(
-                    f"  {link}: {reached:,.0f} images/s, {efficiencies[link][-1][0]:.3f} of {listed(alone)} alone, "
-                    f"{efficiencies[link][-1][1]:.3f} of together; test accuracy {found['test_accuracy']:.4f} after "
-                    f"{found['epochs']} epochs, {found['train_seconds']:.1f} s; shares {shares}; waiting {waiting}; "
-                    f"{found['bytes_per_merge'] / 1e6:.2f} MB a merge, "
+                    f"round {number}, {link}: {reached:,.0f} images/s, "
+                    f"{efficiencies[link][-1][0]:.3f} of {listed(alone)} alone, "
+                    f"{efficiencies[link][-1][1]:.3f} of {listed(together)} together; {describe(found)}; "
+                    f"test accuracy {found['test_accuracy']:.4f} after {found['epochs']} epochs, "
+                    f"{found['train_seconds']:.1f} s; {found['bytes_per_merge'] / 1e6:.2f} MB a merge, "
                     f"{found['communication_share']:.1%} of the time on communication",
                     flush=True,
                 )
