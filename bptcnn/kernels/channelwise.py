@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.switching import choose
 from bptcnn.kernels.unit import UNIT
-from bptcnn.kernels.vectors import VectorEmitter, word
+from bptcnn.kernels.vectors import FIRST_LEVEL, VectorEmitter, word
 
 _PIXELS = 4  # of a row in one block
 BAND = 2  # rows of windows that are taken at once: with _PIXELS of each, 8 sums keep the multiply-adders busy
@@ -112,7 +112,24 @@ def _served(window: _Window, count: int) -> list[list[list[tuple[int, int, int, 
     return [[at(row, column) for column in range(width)] for row in range((band - 1) * step + rows)]
 
 
-class _Correlation(RowEmitter):
+def _is_new(window: _Window, count: int, row: int, column: int) -> bool:
+    """Tell whether neither an earlier band nor an earlier block of the row reads this source row and column."""
+    return row >= window.rows - window.step and column < count * window.step
+
+
+class _WindowEmitter(RowEmitter):
+    """Emits windows over a source; `source_row` and `source_column` are its strides."""
+
+    source_row: Any
+    source_column: Any
+
+    def prefetch_below(self, window: _Window, line: Any, column: int) -> None:
+        """Fetch what the next band reads where this one reads `column` of `line`."""
+        below = word(window.band * window.step)
+        self.prefetch(self.at(line, (below, self.source_row), (word(column), self.source_column)), FIRST_LEVEL)
+
+
+class _Correlation(_WindowEmitter):
     """Emits `correlate_rows` for one band of rows."""
 
     def __init__(self, builder: Any, arguments: Any) -> None:
@@ -145,6 +162,8 @@ class _Correlation(RowEmitter):
                 self._unrolled(window, corner, taps, sums, count)
             else:
                 self._looped(corner, taps, sums)
+            for result in results:
+                self.prefetch(self.at(result, (word(band), self.target_line)), FIRST_LEVEL, writing=True)
             for total, result in zip(sums, results, strict=True):
                 value = builder.load(total)
                 raised = builder.select(builder.fcmp_ordered("<", value, floors), floors, value)
@@ -167,6 +186,8 @@ class _Correlation(RowEmitter):
             line = self.at(corner, (word(r), self.source_row))
             for k, items in enumerate(row):
                 value = self.vector_at(line, (word(k), self.source_column))
+                if _is_new(window, count, r, k):
+                    self.prefetch_below(window, line, k)
                 for q, p, tap_row, tap_column in items:
                     self._add(value, filters[tap_row][tap_column], sums[q * count + p])
 
@@ -232,7 +253,7 @@ def correlate_rows(
         lines -= band
 
 
-class _Weighing(RowEmitter):
+class _Weighing(_WindowEmitter):
     """Emits `weigh_rows` for one band of rows."""
 
     def __init__(self, builder: Any, arguments: Any) -> None:
@@ -268,6 +289,8 @@ class _Weighing(RowEmitter):
             line = self.at(corner, (word(r), self.source_row))
             for k, items in enumerate(row):
                 value = self.vector_at(line, (word(k), self.source_column))
+                if _is_new(window, count, r, k):
+                    self.prefetch_below(window, line, k)
                 for q, p, tap_row, tap_column in items:
                     tap = tap_row * window.columns + tap_column
                     totals[tap] = self.multiply_add(value, weights[q * count + p], totals[tap])

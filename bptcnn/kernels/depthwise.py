@@ -204,6 +204,7 @@ def _turn_row(o, gradient, output, target, sums):
         o.backward_terms,
         o.rectifies,
         0,
+        BAND * o.out_columns,
     )
     if o.bias:
         add_runs(target, channels, sums, 0, o.out_columns, channels, np.float32(1), 1)

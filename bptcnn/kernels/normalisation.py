@@ -268,5 +268,6 @@ def normalise_backward(operation, first, last, part, worker):
                 o.backward_terms,
                 o.rectified and not o.addend,
                 o.accumulate,
+                o.columns,
             )
     return 0

@@ -15,7 +15,9 @@ from numba.extending import intrinsic
 from bptcnn.kernels.channelwise import RowEmitter
 from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.unit import UNIT
-from bptcnn.kernels.vectors import word
+from bptcnn.kernels.vectors import FIRST_LEVEL, word
+
+_AHEAD = 1024  # elements
 
 
 class _Undoing(RowEmitter):
@@ -43,6 +45,8 @@ def _emit_sums(typing, gradient, source, channels, pixels, factor, term, mean, t
             totals = [emit.load(at) for at in sums]
             for p in range(count):
                 place = (builder.add(first, word(p)), channels)
+                for at in (given_at, source_at):
+                    emit.prefetch(emit.at(at, place, (word(_AHEAD), word(1))), FIRST_LEVEL)
                 x = emit.vector_at(source_at, place)
                 given = emit.given(emit.vector_at(given_at, place), x, factor, term)
                 totals[0] = builder.fadd(totals[0], given)
@@ -65,10 +69,10 @@ def sum_pixels(gradient, source, channels, pixels, factor, term, mean, total, pr
 @intrinsic
 def _emit_turning(
     typing, gradient, source, step, target, target_step, pixels, channels, factor, term, of_gradient, of_input,
-    constant, rectifies, accumulate,
+    constant, rectifies, accumulate, ahead,
 ):  # fmt: skip
     def generate(context, builder, signature, args):
-        gradient, source, step, target, target_step, pixels, channels, *terms, rectifies, accumulate = args
+        gradient, source, step, target, target_step, pixels, channels, *terms, rectifies, accumulate, ahead = args
         emit = _Undoing(builder, rectifies)
         adds = builder.icmp_signed("!=", accumulate, word(0))
         before = builder.select(adds, target, gradient)  # what is not needed is not fetched
@@ -80,6 +84,9 @@ def _emit_turning(
             factor, term, of_gradient, of_input, constant = (emit.load(at) for at in emit.pointers(terms, channel))
             for p in range(count):
                 pixel = builder.add(first, word(p))
+                later = builder.add(pixel, ahead)
+                emit.prefetch(emit.at(given_at, (later, step)), FIRST_LEVEL)
+                emit.prefetch(emit.at(source_at, (later, step)), FIRST_LEVEL)
                 x = emit.vector_at(source_at, (pixel, step))
                 given = emit.given(emit.vector_at(given_at, (pixel, step)), x, factor, term)
                 value = emit.multiply_add(of_gradient, given, emit.multiply_add(of_input, x, constant))
@@ -89,21 +96,22 @@ def _emit_turning(
         emit.along(pixels, channels, block)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 14), generate
+    return types.void(*[types.int64] * 15), generate
 
 
-@linked("void(" + ", ".join(["int64"] * 11) + ")")
+@linked("void(" + ", ".join(["int64"] * 12) + ")")
 def turn_pixels(
-    gradient, source, step, target, target_step, pixels, channels, forward_terms, backward_terms, rectifies, accumulate
+    gradient, source, step, target, target_step, pixels, channels, forward_terms, backward_terms, rectifies,
+    accumulate, ahead,
 ):  # fmt: skip
     """Write, or add, the input's gradient of `channels` channels of `pixels` pixels.
 
     Addresses, and elements from pixel to pixel: `step`, all channels, in the output's gradient and the input. The
     terms of these channels lie in rows of all channels: factor and term; of_gradient, of_input and constant. The target
-    may be the output's gradient.
+    may be the output's gradient. Pixels that lie `ahead` behind those are fetched meanwhile.
     """
     row = 4 * step
     _emit_turning(
         gradient, source, step, target, target_step, pixels, channels, forward_terms, forward_terms + row,
-        backward_terms, backward_terms + row, backward_terms + 2 * row, rectifies, accumulate,
+        backward_terms, backward_terms + row, backward_terms + 2 * row, rectifies, accumulate, ahead,
     )  # fmt: skip

@@ -21,7 +21,7 @@ from bptcnn.kernels.convolution import convolution_at, share
 from bptcnn.kernels.normalisation_gradients import turn_pixels
 from bptcnn.kernels.pointers import floats, prefetch, record_at, words
 from bptcnn.kernels.runs import add_runs, clear
-from bptcnn.kernels.tile import tile, tile_ahead
+from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS, VECTORS
 
 POINTWISE = np.dtype(
@@ -44,6 +44,8 @@ POINTWISE = np.dtype(
 )
 _at = record_at(POINTWISE)
 BLOCK = 128 // ROWS * ROWS
+_DEEP = 4 * BLOCK  # pixels that are added up before sums are stored
+_AHEAD = 8  # pixels
 _LINE = 16  # elements in a cache line
 _NO_FLOOR = np.float32(-np.inf)
 
@@ -69,9 +71,9 @@ def _until(pixel, end, run):
     return end - pixel if run == 0 else min(end - pixel, run - pixel % run)
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64)")
-def _input_panels(operation, pixel, count, first, last, target):
-    """Copy `count` pixels' input, channel panels [first, last), into panels of BLOCK pixels at `target`."""
+@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
+def _input_panels(operation, pixel, count, first, last, target, rows):
+    """Copy `count` pixels' input, channel panels [first, last), into panels of `rows` pixels at `target`."""
     o = convolution_at(operation)
     channels = o.channels
     run = _run(o.input_image, o.input_row, o.height, o.width, channels)
@@ -83,7 +85,7 @@ def _input_panels(operation, pixel, count, first, last, target):
             add_runs(
                 o.input + 4 * (place + panel * COLUMNS),
                 channels,
-                target + 4 * ((panel - first) * BLOCK + done) * COLUMNS,
+                target + 4 * ((panel - first) * rows + done) * COLUMNS,
                 COLUMNS,
                 here,
                 COLUMNS,
@@ -121,6 +123,7 @@ def _turned_panels(operation, pixel, count, target, rows):
                 s.backward_terms + column,
                 s.rectifies,
                 0,
+                _AHEAD,
             )
         done += here
 
@@ -203,24 +206,27 @@ def _multiply(panels, rows, depth, filters, first, last, init, init_row, target,
             ahead += 4 * ROWS * COLUMNS
 
 
-@compiled("void(" + ", ".join(["int64"] * 8) + ")")
-def _weigh(inputs, input_panels, gradients, gradient_rows, count, target, columns, begun):
+@compiled("void(" + ", ".join(["int64"] * 9) + ")")
+def _weigh(inputs, input_rows, input_panels, gradients, gradient_rows, count, target, columns, begun):
     """Add the gradient by filter of `count` pixels, or write it where it is not `begun`.
 
-    Rows of the target: the channels of the input's panels (of BLOCK pixels), one behind the other; `columns` channels
-    of output gradient in panels of `gradient_rows` pixels.
+    Rows of the target: the channels of the input's panels of `input_rows` pixels, one behind the other; `columns`
+    channels of output gradient in panels of `gradient_rows` pixels.
     """
     tiles = (COLUMNS + ROWS - 1) // ROWS
+    panel_size = gradient_rows * COLUMNS
     for panel in range(columns // COLUMNS):
-        given = gradients + 4 * panel * gradient_rows * COLUMNS
+        given = gradients + 4 * panel * panel_size
+        fetched = 0  # of the next panel
         for other in range(input_panels):
             for t in range(tiles):
                 c = share(COLUMNS, tiles, t)
                 place = target + 4 * ((other * COLUMNS + c) * columns + panel * COLUMNS)
-                tile(
+                fetches = fetched < count * COLUMNS
+                tile_ahead(
                     share(COLUMNS, tiles, t + 1) - c,
                     VECTORS,
-                    inputs + 4 * (other * BLOCK * COLUMNS + c),
+                    inputs + 4 * (other * input_rows * COLUMNS + c),
                     1,
                     COLUMNS,
                     0,
@@ -235,7 +241,10 @@ def _weigh(inputs, input_panels, gradients, gradient_rows, count, target, column
                     1,
                     _NO_FLOOR,
                     LANES,
+                    given + 4 * (panel_size + fetched) if fetches else given,
+                    _LINE if fetches else 0,
                 )
+                fetched += count * _LINE
 
 
 @task_kernel
@@ -273,7 +282,7 @@ def pointwise(operation, first, last, part, worker):
     pixel = first * pixels
     while pixel < end:
         count = min(BLOCK, end - pixel)
-        _input_panels(s.convolution, pixel, count, 0, o.channels // COLUMNS, scratch)
+        _input_panels(s.convolution, pixel, count, 0, o.channels // COLUMNS, scratch, BLOCK)
         done = 0
         while done < count:
             here = _until(pixel + done, pixel + count, run)
@@ -318,8 +327,8 @@ def pointwise_backward(operation, first, last, part, worker):
             _add_panels(gradients, BLOCK, count, o.out_channels, bias_gradient)
         if o.input_gradient:
             _by_input(o, gradients, BLOCK, pixel, count, 0, o.channels // COLUMNS)
-        _input_panels(s.convolution, pixel, count, 0, o.channels // COLUMNS, inputs)
-        _weigh(inputs, o.channels // COLUMNS, gradients, BLOCK, count, partial, o.out_channels, 1)
+        _input_panels(s.convolution, pixel, count, 0, o.channels // COLUMNS, inputs, BLOCK)
+        _weigh(inputs, BLOCK, o.channels // COLUMNS, gradients, BLOCK, count, partial, o.out_channels, 1)
     return 0
 
 
@@ -361,9 +370,10 @@ def pointwise_by_weight(operation, first, last, part, worker):
     if first == 0 and s.bias_gradient:
         clear(s.bias_gradient, o.out_channels)
         _add_panels(s.spread, s.spread_rows, end, o.out_channels, s.bias_gradient)
-    for pixel in range(0, end, BLOCK):
-        count = min(BLOCK, end - pixel)
-        _input_panels(s.convolution, pixel, count, first, last, inputs)
+    rows = min(_DEEP, BLOCK * (o.channels + o.out_channels) // ((last - first) * COLUMNS))
+    for pixel in range(0, end, rows):
+        count = min(rows, end - pixel)
+        _input_panels(s.convolution, pixel, count, first, last, inputs, rows)
         gradients = s.spread + 4 * pixel * COLUMNS
-        _weigh(inputs, last - first, gradients, s.spread_rows, count, target, o.out_channels, pixel > 0)
+        _weigh(inputs, rows, last - first, gradients, s.spread_rows, count, target, o.out_channels, pixel > 0)
     return 0

@@ -18,12 +18,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.unit import UNIT, VectorUnit
-from bptcnn.kernels.vectors import F32, I8, I32, I64, VectorEmitter, word
+from bptcnn.kernels.vectors import F32, FIRST_LEVEL, I64, SECOND_LEVEL, VectorEmitter, word
 
 SLACK = 256
 """Bytes that must be readable behind every buffer that a tile loads from."""
@@ -35,7 +34,6 @@ _NEAR = 8
 takes. Measured on Sapphire Rapids: 4 to 12 steps are alike."""
 
 _LINE = 16  # elements in a cache line
-_FIRST_LEVEL, _SECOND_LEVEL = 3, 2  # as LLVM counts locality
 
 
 class _Strided:
@@ -98,13 +96,6 @@ class TileEmitter(VectorEmitter):
 
     def advance(self, pointer: Any, elements: Any) -> Any:
         return self.builder.gep(pointer, [elements])
-
-    def prefetch(self, pointer: Any, level: int) -> None:
-        """Fetch a cache line into a cache."""
-        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
-        reading, locality, data = (ir.Constant(I32, n) for n in (0, level, 1))
-        self.builder.call(function, [self.builder.bitcast(pointer, I8.as_pointer()), reading, locality, data])
 
     def opaque(self, value: Any) -> Any:
         """Return the value with its origin hidden: the optimiser would turn few registers into a pointer per row."""
@@ -186,10 +177,10 @@ class TileEmitter(VectorEmitter):
         def step(state: list[Any]) -> list[Any]:
             b_k, ahead_k, *others = state
             bases = [self.opaque(base) for base in others[: places.bases]]
-            self.prefetch(ahead_k, _SECOND_LEVEL)
+            self.prefetch(ahead_k, SECOND_LEVEL)
             if self.vectors > 1 and not self.scattered:  # else there are too many loads already
                 for element in range(0, self.vectors * self.lanes, _LINE):
-                    self.prefetch(self.advance(self.advance(b_k, near), word(element)), _FIRST_LEVEL)
+                    self.prefetch(self.advance(self.advance(b_k, near), word(element)), FIRST_LEVEL)
             sums = self.step([places.row(bases, m) for m in range(self.rows)], b_k, others[places.bases :])
             moved = [self.advance(base, sak) for base in bases]
             return [self.advance(b_k, ldb), self.advance(ahead_k, ahead_step), *moved, *sums]

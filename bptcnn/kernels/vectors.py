@@ -12,6 +12,7 @@ I64 = ir.IntType(64)
 I32 = ir.IntType(32)
 I8 = ir.IntType(8)
 F32 = ir.FloatType()
+FIRST_LEVEL, SECOND_LEVEL = 3, 2  # caches to fetch into, as LLVM counts locality
 
 
 def word(value: int) -> Any:
@@ -63,6 +64,13 @@ class VectorEmitter:
         function = cgutils.get_or_insert_function(self.builder.module, signature, name)
         target = self.builder.bitcast(pointer, value.type.as_pointer())
         self.builder.call(function, [value, target, ir.Constant(I32, element[1]), mask])
+
+    def prefetch(self, pointer: Any, level: int, writing: bool = False) -> None:
+        """Fetch the cache line of a pointer into a cache, to be written to if `writing`."""
+        signature = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.builder.module, signature, "llvm.prefetch.p0")
+        access, locality, data = (ir.Constant(I32, n) for n in (int(writing), level, 1))
+        self.builder.call(function, [self.builder.bitcast(pointer, I8.as_pointer()), access, locality, data])
 
     def splat(self, scalar: Any) -> Any:
         """Return a vector of one float or int32 in all lanes."""
