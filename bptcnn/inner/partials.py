@@ -12,7 +12,7 @@ from bptcnn.networks import Parameter
 MOST_BYTES = 32 << 20
 """Of one layer's partial sums."""
 
-_FEW = 8  # parts that there may be in any case: for the threads
+_FEW = 8  # parts that there may be in any case, for the threads
 
 
 @dataclass(frozen=True)
