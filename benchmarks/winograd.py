@@ -1,15 +1,17 @@
 """3x3 convolutions as a step runs them, in multiples of the multiply-add peak, by the operations of direct ones.
 
-    python benchmarks/winograd.py [--threads T] [--batch N] [--rounds R] [--direct] [SHAPE ...]
+    python benchmarks/winograd.py [--threads T] [--batch N] [--seconds S] [--direct] [SHAPE ...]
 
-SHAPE is channels,filters,side; without any, those of the VGG and ResNet families on images of 32x32 and 224x224. Counts
-everything that a step does for the layer: transforms of the filters, bias, rectifier, which the backward pass undoes,
-and the sum over parts of the filters' gradient. A pass takes the time in which any of its tasks runs, on all threads.
-The gradients by input and by filter are told apart by a second network, in which nobody wants that by input. `whole` is
-all three passes together; `limit` is what the peak would allow if nothing but the products took time. Medians.
+SHAPE is channels,filters,side; without any, 64 to 512 channels on images of the VGG and ResNet families and odd ones.
+Counts everything that a step does for the layer: transforms of the filters, bias, rectifier, which the backward pass
+undoes, and the sum over parts of the filters' gradient. A pass takes the time in which any of its tasks runs, on all
+threads. The gradients by input and by filter are told apart by a second network, in which nobody wants that by input.
+`whole` is all three passes together; `limit` is what the peak would allow if nothing but the products took time.
+Medians over rounds, the peak before and after.
 """
 
 import argparse
+import time
 
 import numpy as np
 
@@ -22,9 +24,14 @@ from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.profiling.peak import measure_peak
 
 SHAPES = [  # (channels, filters, side)
-    (64, 64, 32), (64, 128, 16), (128, 128, 16), (128, 256, 8), (256, 256, 8), (256, 512, 4), (512, 512, 4),
-    (64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 14), (512, 512, 7),
-]  # fmt: skip
+    *((64, 64, side) for side in (14, 28, 56)),
+    *((128, 128, side) for side in (14, 28, 56)),
+    *((256, 256, side) for side in (14, 28)),
+    *((512, 512, side) for side in (14, 28)),
+    *((64, 128, 16), (128, 256, 14), (256, 128, 14), (128, 256, 8), (256, 256, 8), (512, 512, 7), (512, 512, 4)),
+    *((64, 64, 15), (128, 128, 15), (256, 256, 29)),
+]
+LEAST_ROUNDS, MOST_ROUNDS = 3, 60
 FORWARD = ("forward", "pack forward")
 
 
@@ -77,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each shape's rounds")
     parser.add_argument("--direct", action="store_true", help="without Winograd's algorithm")
     parser.add_argument("shapes", nargs="*", help="channels,filters,side")
     options = parser.parse_args()
@@ -88,12 +95,14 @@ def main() -> None:
     print(f"{'channels filters side':>22}" + "".join(f"{name:>10}" for name in names))
     for shape in shapes:
         layers = [Layer(executor, options.batch, shape, wanted, options.direct) for wanted in (True, False)]
-        rounds = []
-        for _ in range(options.rounds):
-            peak = measure_peak(options.threads)
+        rounds: list[tuple[float, ...]] = []
+        before, end = measure_peak(options.threads), time.monotonic() + options.seconds
+        while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.monotonic() < end):
             (ahead, behind), (_, by_filter) = (layer.seconds() for layer in layers)
-            rounds.append((peak, ahead, behind - by_filter, by_filter, (ahead + behind) / 3))
-        peak, *seconds = np.median(rounds, axis=0)
+            rounds.append((ahead, behind, by_filter))
+        peak = (before + measure_peak(options.threads)) / 2
+        ahead, behind, by_filter = np.median(rounds, axis=0)
+        seconds = ahead, behind - by_filter, by_filter, (ahead + behind) / 3
         cells = "".join(f"{layers[0].work / 1e9 / s / peak:10.2f}" for s in seconds)
         print(f"{' '.join(map(str, shape)):>22}{peak:10.0f}{layers[0].limit:10.2f}{cells}", flush=True)
     executor.close()

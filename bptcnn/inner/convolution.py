@@ -32,7 +32,7 @@ class Convolution(Operation):
     rectified: bool
     filter: Parameter
     bias: Parameter | None
-    parts: int  # partial sums of the gradients; 0: one for each range of images
+    parts: int  # partial sums of the gradients; 0: mostly one for each range of images
 
     @property
     def multiply_adds(self) -> int:

@@ -12,6 +12,8 @@ from bptcnn.networks import Parameter
 MOST_BYTES = 32 << 20
 """Of one layer's partial sums."""
 
+_FEW = 8  # parts that there may be in any case, for the threads
+
 
 @dataclass(frozen=True)
 class PartialSums:
@@ -21,7 +23,8 @@ class PartialSums:
     filter: Parameter
     bias: Parameter | None
     channels: int
-    wanted: int = 0  # parts; 0: as many as ranges
+    wanted: int = 0  # parts; 0: as many as ranges,
+    least_images: int = 1  # but of so many images each, where that leaves a few parts
 
     @property
     def size(self) -> int:
@@ -30,8 +33,9 @@ class PartialSums:
 
     def parts(self, plan: Plan) -> list[tuple[int, int]]:
         """Return the image ranges of the parts: fewer than wanted where they would take much memory."""
-        most, wanted = max(1, MOST_BYTES // (FLOAT * self.size)), self.wanted or len(plan.ranges)
-        return split(plan.batch, min(wanted, most))
+        most = max(1, MOST_BYTES // (FLOAT * self.size))
+        usual = min(len(plan.ranges), max(_FEW, plan.batch // self.least_images))
+        return split(plan.batch, min(self.wanted or usual, most))
 
     def reserve(self, plan: Plan) -> None:
         """Reserve the parts."""

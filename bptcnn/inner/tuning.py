@@ -24,7 +24,8 @@ RANGES = 16
 class Choice:
     """How the convolutions of one shape (`algorithms.shape_of`) are computed.
 
-    parts: partial sums of their gradients, 0 for one for each range of images; tasks over channels have none.
+    parts: partial sums of their gradients, 0 for the rule's: mostly one for each range of images; tasks over channels
+    have none.
     """
 
     shape: str

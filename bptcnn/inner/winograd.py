@@ -4,7 +4,7 @@ What a task is depends on how many tiles a range of images has, and how large th
 
 | tiles | forward, gradient by input | gradient by filter |
 |---|---|---|
-| many | a range of images, all channels | the same tasks: partial sums |
+| many | a range of images, all channels | with that by input: partial sums, of a few tiles each |
 | some | a range of images, all channels | a block of channels, all images |
 | few | a block of output channels, many images | a block of channels, all images |
 
@@ -12,7 +12,7 @@ Tasks over channels find the output gradients held, pooling and rectifier undone
 kernels.winograd_gradients for what the blocks are for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,8 +30,9 @@ _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
 _CHANNELS_LIMIT = 16  # below, on any CPU
 _LEAST_PIXELS = 4  # rows and columns of an output: smaller ones fill no tile
 
-# What follows was measured on Sapphire Rapids: `python benchmarks/winograd.py`.
-_MANY_TILES = 100  # of a range of images: then partial sums pay
+# What follows was measured on Sapphire Rapids and Zen 5: `python benchmarks/winograd.py`.
+_PART_TILES = 128  # of a partial sum, where that leaves a few of them
+_MANY_TILES = 100  # of images: then partial sums of them pay
 _FEW_TILES = 8  # then all filters would be fetched for hardly any products
 _SUMS_SIZE = 64 * 128  # input times output channels: with fewer, a task over channels would be the only one
 _FILTERS_SIZE = 128 * 256
@@ -64,20 +65,24 @@ class WinogradConvolution(Convolution):
         """Tiles of an image."""
         return -(-self.conv_shape[0] // self.tile) * -(-self.conv_shape[1] // self.tile)
 
-    def _blocked(self, plan: Plan, tiles: int, least: int) -> bool:
-        """Tell whether ranges of images have fewer than `tiles` tiles, and filters `least` pairs of channels."""
-        few = self._tiles * plan.batch < tiles * len(plan.ranges)
+    def _few_tiles(self, plan: Plan, parts: int, tiles: int, least: int) -> bool:
+        """Tell whether `parts` of the images have fewer than `tiles` tiles, and filters `least` pairs of channels."""
+        few = self._tiles * plan.batch < tiles * parts
         return few and self.in_shape[2] * self.conv_shape[2] >= least
 
     def _sums_blocked(self, plan: Plan) -> bool:
         """Tell whether tasks of the gradient by filter go over channels."""
-        return self._passes_blocked(plan) or (
-            self._blocked(plan, _MANY_TILES, _SUMS_SIZE) if self.over == "rule" else self.over == "channels by filter"
-        )
+        if self.over != "rule":
+            return self.over in ("channels", "channels by filter")
+        ranges, parts = len(plan.ranges), len(self.sums.parts(plan))
+        few = self._few_tiles(plan, parts, _MANY_TILES, _SUMS_SIZE)
+        return few or self._few_tiles(plan, ranges, _MANY_TILES, _FILTERS_SIZE)
 
     def _passes_blocked(self, plan: Plan) -> bool:
         """Tell whether tasks of the forward pass and of the gradient by input go over channels."""
-        return self._blocked(plan, _FEW_TILES, _FILTERS_SIZE) if self.over == "rule" else self.over == "channels"
+        if self.over != "rule":
+            return self.over == "channels"
+        return self._few_tiles(plan, len(plan.ranges), _FEW_TILES, _FILTERS_SIZE)
 
     def _sizes(self, plan: Plan) -> WinogradSizes:
         rows, columns, channels = self.conv_shape
@@ -91,9 +96,19 @@ class WinogradConvolution(Convolution):
         return BackwardSizes(self._sizes(plan), rows, columns, top, left, self._sums_blocked(plan))
 
     @property
+    def sums(self) -> PartialSums:
+        """The partial sums of both gradients: each is transformed back, so it should be of a few tiles."""
+        return replace(super().sums, least_images=-(-_PART_TILES // self._tiles))
+
+    @property
     def _bias_sums(self) -> PartialSums | None:
         """The partial sums of the bias gradient, where the filters' has none."""
         return PartialSums(self.name, self.bias, None, 0) if self.bias else None
+
+    def _by_filter_scratch(self, plan: Plan) -> int:
+        """Return where the gradient by filter has its scratch: behind that by input, where they share tasks."""
+        backward = self._backward_sizes(plan)
+        return 0 if backward.sums_blocked else backward.by_input.scratch
 
     @property
     def kernels(self) -> tuple[int, int]:
@@ -121,7 +136,8 @@ class WinogradConvolution(Convolution):
             self._reserve_choice(plan)
         backward, needed = self._backward_sizes(plan), plan.needed_backward(self.name)
         by_input, by_filter = backward.by_input, backward.by_filter
-        plan.want_scratch(by_input.scratch + by_filter.scratch)
+        plan.want_scratch(self._by_filter_scratch(plan) + by_filter.scratch)
+        plan.want_scratch(by_input.scratch)
         if plan.wants_gradient(self.inputs[0]) and not sizes.blocked:
             arena.reserve((self.name, "backward panels"), by_input.filters, needed=needed)
         if by_filter.blocked:
@@ -264,7 +280,7 @@ class WinogradConvolution(Convolution):
             block=sizes.block,
             channel_block=sizes.channel_block,
             out_block=sizes.out_block,
-            scratch=plan.scratch + FLOAT * backward.by_input.scratch,
+            scratch=plan.scratch + FLOAT * self._by_filter_scratch(plan),
             scratch_worker=plan.scratch_worker,
             inputs_row=sizes.inputs_row,
             inputs_point=sizes.inputs_point,
@@ -273,7 +289,6 @@ class WinogradConvolution(Convolution):
             gradients_point=sizes.gradients_point,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
-            edge=sizes.edge,
             target=plan.weights_gradient(self.filter) if sizes.blocked else self.sums.address(plan),
             part_size=0 if sizes.blocked else self.sums.size,
         )

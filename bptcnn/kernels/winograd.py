@@ -9,8 +9,7 @@ The filters of few channels are transformed once a step, for all tasks. Those of
 caches for every block, at four times their size: there a task makes a range of the output channels only, takes the
 input channels range by range, and transforms the filters from one range to the other when it gets there.
 
-Tiles reach over the edges where an image is no multiple of the tile: such tiles go through a copy, padded with zeros on
-the way in, clipped on the way out.
+Tiles reach over the edges where an image is no multiple of the tile: there transforms read zeros and write nothing.
 """
 
 import numpy as np
@@ -20,11 +19,11 @@ from bptcnn.kernels.compilation import compiled, linked, task_kernel
 from bptcnn.kernels.convolution import share
 from bptcnn.kernels.pointers import prefetch, record_at, words
 from bptcnn.kernels.pooling import pool_image
-from bptcnn.kernels.runs import add_runs, clear
+from bptcnn.kernels.runs import add_runs
 from bptcnn.kernels.tile import tile_ahead
 from bptcnn.kernels.unit import COLUMNS, LANES, ROWS
 from bptcnn.kernels.winograd_sizes import FILTER_BLOCK
-from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, transform, transpose
+from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, transform, transform_inside, transpose
 
 WINOGRAD = np.dtype(
     [
@@ -65,7 +64,7 @@ WINOGRAD = np.dtype(
             "inputs_point",
             "products",
             "products_point",
-            "edge",  # one tile of inputs or outputs
+            "edge",  # one tile of rotated filters
             "band",  # rows of outputs before pooling
             "own_panels",  # a task's own transformed filters
         )
@@ -90,51 +89,26 @@ def tile_grid(o):
     return (o.out_rows + o.size - 1) // o.size, (o.out_columns + o.size - 1) // o.size
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
-def _copy_tile(source, source_row, source_column, target, target_row, channels, rows, columns, width):
-    """Copy `rows` x `columns` pixels of some channels; the target's pixels lie `width` elements apart."""
-    for y in range(rows):
-        given, wanted = source + 4 * y * source_row, target + 4 * y * target_row
-        add_runs(given, source_column, wanted, width, columns, channels, np.float32(1), 0)
-
-
-@linked("void(" + "int64, " * 9 + "int64)")
-def transform_inputs(
-    operation, source, first, count, channel, channels, target, target_row, target_point, edge
-):  # fmt: skip
+@linked("void(" + "int64, " * 8 + "int64)")
+def transform_inputs(operation, source, first, count, channel, channels, target, target_row, target_point):
     """Transform tiles [first, first + count), counted from image 0 at `source`, to target[point][tile][channel].
 
     Of the channels those of [channel, channel + channels).
     """
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
-    size, reach = o.size, o.size + 2
-    step = size * o.channels
-    points_row = reach * target_point
+    size, step = o.size, o.size * o.channels
     done = 0
     while done < count:
         place = first + done
         image, y, x = place // (rows * columns), place // columns % rows, place % columns
         here = min(count - done, columns - x)
-        window = source + 4 * (image * o.input_image + y * size * o.input_row + x * step + channel)
-        written = target + 4 * done * target_row
-        inner = min(here, max(0, (o.reach_columns - reach) // size + 1 - x)) if y * size + reach <= o.reach_rows else 0
-        if inner:
-            transform(
-                INPUT, size, window, o.input_row, o.channels, step,
-                written, points_row, target_point, target_row, 0, 0, 0, 0, inner, channels, np.float32(0),
-            )  # fmt: skip
-        for t in range(inner, here):  # over the edge: through a copy with zeros behind
-            clear(edge, reach * reach * channels)
-            _copy_tile(
-                window + 4 * t * step, o.input_row, o.channels, edge, reach * channels, channels,
-                max(0, min(reach, o.reach_rows - y * size)), max(0, min(reach, o.reach_columns - (x + t) * size)),
-                channels,
-            )  # fmt: skip
-            transform(
-                INPUT, size, edge, reach * channels, channels, 0, written + 4 * t * target_row,
-                points_row, target_point, target_row, 0, 0, 0, 0, 1, channels, np.float32(0),
-            )  # fmt: skip
+        transform_inside(
+            INPUT, size, source + 4 * (image * o.input_image + y * size * o.input_row + x * step + channel),
+            o.input_row, o.channels, step,
+            target + 4 * done * target_row, (size + 2) * target_point, target_point, target_row,
+            0, 0, 0, 0, here, channels, np.float32(0), o.reach_rows - y * size, o.reach_columns - x * size,
+        )  # fmt: skip
         done += here
 
 
@@ -192,8 +166,8 @@ def _multiply_tiles(
                 )
 
 
-@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64)")
-def _transform_outputs(operation, products, image, first, count, channel, channels, edge):
+@compiled("void(int64, int64, int64, int64, int64, int64, int64)")
+def _transform_outputs(operation, products, image, first, count, channel, channels):
     """Write channels [channel, channel + channels) of the outputs of tiles [first, first + count), from `image` on."""
     o = winograd_at(operation)
     rows, columns = tile_grid(o)
@@ -206,39 +180,17 @@ def _transform_outputs(operation, products, image, first, count, channel, channe
         place = first + done
         y, x = place // columns % rows * size, place % columns
         here = min(count - done, columns - x)
-        given = products + 4 * done * padded
         target = o.output + 4 * (
             (image + place // (rows * columns)) * o.output_image + y * o.output_row + x * step + channel
         )
-        inner = min(here, max(0, o.out_columns // size - x)) if y + size <= o.out_rows else 0
-        if inner:
-            init, init_row, init_column, init_step = bias, 0, 0, 0
-            if o.accumulate:
-                init, init_row, init_column, init_step = target, o.output_row, o.out_channels, step
-            transform(
-                OUTPUT, size, given, (size + 2) * products_point, products_point, padded,
-                target, o.output_row, o.out_channels, step, init, init_row, init_column, init_step,
-                inner, channels, o.floor,
-            )  # fmt: skip
-        for t in range(inner, here):  # over the edge: through a copy, of which only what is inside counts
-            inside = target + 4 * t * step
-            columns_inside = min(size, o.out_columns - (x + t) * size)
-            rows_inside = min(size, o.out_rows - y)
-            init, init_row, init_column = bias, 0, 0
-            if o.accumulate:
-                init, init_row, init_column = edge, size * channels, channels
-                _copy_tile(
-                    inside, o.output_row, o.out_channels, edge, size * channels, channels, rows_inside, columns_inside,
-                    channels,
-                )  # fmt: skip
-            transform(
-                OUTPUT, size, given + 4 * t * padded, (size + 2) * products_point, products_point, padded,
-                edge, size * channels, channels, 0, init, init_row, init_column, 0, 1, channels, o.floor,
-            )  # fmt: skip
-            _copy_tile(
-                edge, size * channels, channels, inside, o.output_row, channels, rows_inside, columns_inside,
-                o.out_channels,
-            )  # fmt: skip
+        init, init_row, init_column, init_step = bias, 0, 0, 0
+        if o.accumulate:
+            init, init_row, init_column, init_step = target, o.output_row, o.out_channels, step
+        transform_inside(
+            OUTPUT, size, products + 4 * done * padded, (size + 2) * products_point, products_point, padded,
+            target, o.output_row, o.out_channels, step, init, init_row, init_column, init_step,
+            here, channels, o.floor, o.out_rows - y, o.out_columns - x * size,
+        )  # fmt: skip
         done += here
 
 
@@ -334,7 +286,7 @@ def convolve_images(operation, source, first, last, part, worker):
                         edge,
                     )  # fmt: skip
             transform_inputs(
-                operation, source, begin, end - begin, channel, channels, scratch, o.inputs_row, o.inputs_point, edge
+                operation, source, begin, end - begin, channel, channels, scratch, o.inputs_row, o.inputs_point
             )  # fmt: skip
             _multiply_tiles(
                 operation, scratch, panels, products, end - begin, channels, outs, channel > 0,
@@ -346,7 +298,7 @@ def convolve_images(operation, source, first, last, part, worker):
         if o.pool_rows:
             _pool_outputs(operation, products, first, begin, end - begin, out, outs, band)
         else:
-            _transform_outputs(operation, products, first, begin, end - begin, out, outs, edge)
+            _transform_outputs(operation, products, first, begin, end - begin, out, outs)
 
 
 @task_kernel

@@ -43,7 +43,6 @@ FILTER_SUMS = np.dtype(
             "gradients_point",
             "sums",  # [point][panel of out channels][channel][COLUMNS]
             "sums_point",
-            "edge",  # one tile of inputs
             "target",  # the filters' gradient (HWIO), or the first of the partial sums,
             "part_size",  # which are so many elements apart
         )
@@ -162,10 +161,7 @@ def sum_images(operation, source, gradient, images, block, continued, worker):
     for b in range(blocks):
         first = share(total, blocks, b)
         count = share(total, blocks, b + 1) - first
-        transform_inputs(
-            o.layer, source, first, count, channel, channels, scratch, o.inputs_row, o.inputs_point,
-            scratch + 4 * o.edge,
-        )  # fmt: skip
+        transform_inputs(o.layer, source, first, count, channel, channels, scratch, o.inputs_row, o.inputs_point)
         _transform_gradients(operation, gradient + 4 * out, first, count, outs, gradients)
         _add_products(operation, scratch, gradients, sums, count, channels, outs, continued or b > 0)
 

@@ -11,12 +11,15 @@ CACHE = 1 << 20
 """Bytes of a second-level cache, where nobody knows better."""
 
 _LEAST_BLOCK = 5  # register tiles: filters or sums are fetched from beyond the second-level cache, for each block
+_LEAST_BLOCK_INSIDE = 2  # where the filters stay in there
 
 CHANNEL_BLOCK = 64 // COLUMNS * COLUMNS
 """Channels of a block where tasks go over channels: 64 x 64 filters, transformed, take 576 KiB."""
 
 _TILE_BLOCK = 5  # register tiles in a block of tasks over channels; inputs and products then take as much as filters
 _SUMS_BLOCK = 3  # the same for sums over tiles, which with two transformed operands want the more room
+_LARGE_SUMS_BLOCK = 6  # where sums do not stay in the second-level cache, and are to be fetched less often
+_LEAST_SUMS = 4  # blocks of channels
 
 
 def whole_vectors(channels: int) -> int:
@@ -36,9 +39,9 @@ def row(channels: int) -> int:
     return vectors if vectors % 128 else vectors + 16
 
 
-def block_for(points: int, channels: int, cache: int) -> int:
+def block_for(points: int, channels: int, cache: int, least: int = _LEAST_BLOCK) -> int:
     """Return the tiles of a block, `channels` numbers at each point: what the cache holds, but enough to multiply."""
-    return ROWS * max(_LEAST_BLOCK, cache // (4 * points * channels) // ROWS)
+    return ROWS * max(least, cache // (4 * points * channels) // ROWS)
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,14 @@ class WinogradSizes:
 
     @property
     def block(self) -> int:
-        """Tiles in a block: as many as the cache holds transformed, in whole register tiles."""
+        """Tiles in a block: as many as the cache holds transformed beside filters that fit, in whole register tiles."""
         channels = whole_vectors(self.channels) + whole_vectors(self.out_channels)
-        tiles = ROWS * _TILE_BLOCK if self.blocked else block_for(self.points, channels, self.cache)
+        if self.blocked:
+            tiles = ROWS * _TILE_BLOCK
+        elif 4 * self.filters <= self.cache:
+            tiles = block_for(self.points, channels, self.cache - 4 * self.filters, _LEAST_BLOCK_INSIDE)
+        else:
+            tiles = block_for(self.points, channels, self.cache)
         return max(tiles, self.tile_columns if self.pool_rows else 1)
 
     @property
@@ -132,15 +140,13 @@ class WinogradSizes:
 
     @property
     def edge(self) -> int:
-        """Where in a worker's scratch a tile at the edge is copied to; rotated filters are transposed there too."""
+        """Where in a worker's scratch rotated filters are transposed."""
         return self.products + self.points * self.products_point
 
     @property
     def band(self) -> int:
         """Where in a worker's scratch rows wait to be pooled."""
-        inputs = self.points * whole_vectors(self.channel_block)
-        outputs = self.size**2 * whole_vectors(self.out_block)
-        return self.edge + max(inputs, outputs, 9 * FILTER_BLOCK * COLUMNS) + LANES
+        return self.edge + 9 * FILTER_BLOCK * COLUMNS + LANES
 
     @property
     def own_panels(self) -> int:
@@ -162,20 +168,24 @@ class FilterSumsSizes:
     blocked: bool = False
 
     @property
-    def _most_channels(self) -> int:
-        """Larger blocks transform less; but there should be a few of them."""
-        few = min(self.layer.channels, self.layer.out_channels) < 4 * CHANNEL_BLOCK
-        return CHANNEL_BLOCK if few else 2 * CHANNEL_BLOCK
+    def _blocks(self) -> tuple[int, int]:
+        """Input and output channels of a task over channels: larger ones transform less; but there should be a few."""
+        given, made = self.layer.channels, self.layer.out_channels
+        for large in ((2, 2), (1, 2), (2, 1)):
+            ins, outs = (CHANNEL_BLOCK * times for times in large)
+            if -(-given // ins) * -(-made // outs) >= _LEAST_SUMS:
+                return min(given, ins), min(made, outs)
+        return min(given, CHANNEL_BLOCK), min(made, CHANNEL_BLOCK)
 
     @property
     def channel_block(self) -> int:
         """Input channels of a task."""
-        return min(self.layer.channels, self._most_channels) if self.blocked else self.layer.channels
+        return self._blocks[0] if self.blocked else self.layer.channels
 
     @property
     def out_block(self) -> int:
         """Output channels of a task."""
-        return min(self.layer.out_channels, self._most_channels) if self.blocked else self.layer.out_channels
+        return self._blocks[1] if self.blocked else self.layer.out_channels
 
     @property
     def blocks(self) -> int:
@@ -186,7 +196,8 @@ class FilterSumsSizes:
     def block(self) -> int:
         """Most tiles in a block."""
         if self.blocked:
-            return ROWS * _SUMS_BLOCK
+            large = 4 * self.layer.points * self.sums_point > self.layer.cache
+            return ROWS * (_LARGE_SUMS_BLOCK if large else _SUMS_BLOCK)
         return block_for(self.layer.points, self.inputs_row + self.gradients_row, self.layer.cache)
 
     @property
@@ -225,14 +236,9 @@ class FilterSumsSizes:
         return plane(-(-self.out_block // COLUMNS) * self.channel_block * COLUMNS)
 
     @property
-    def edge(self) -> int:
-        """Where in a worker's scratch a tile at the edge is copied to."""
-        return self.sums + self.layer.points * self.sums_point
-
-    @property
     def scratch(self) -> int:
         """Scratch of a worker."""
-        return plane(self.edge + self.layer.points * whole_vectors(self.channel_block) + COLUMNS)
+        return plane(self.sums + self.layer.points * self.sums_point + COLUMNS)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@ g the filter and * elementwise (Lavin and Gray, "Fast algorithms for convolution
 by g is G^T [(B^T d B) * (A y A^T)] G, where y is the output's gradient. So there are five transforms of grids,
 X -> T X T^T, with T = B^T, A^T, A, G and G^T.
 
+What inputs and output gradients the next row of tiles has more than this one is fetched into the second-level cache
+meanwhile: hardware does not see it coming, as a tile is few channels of many rows and columns.
+
 A matrix is applied with few operations: where rows (or columns) come in pairs of even and odd part, e + o and e - o,
 each part is computed once.
 """
@@ -21,7 +24,7 @@ from numba.extending import intrinsic
 
 from bptcnn.kernels.compilation import compiled, linked
 from bptcnn.kernels.unit import UNIT
-from bptcnn.kernels.vectors import F32, I64, VectorEmitter, word
+from bptcnn.kernels.vectors import F32, I64, SECOND_LEVEL, VectorEmitter, word
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -180,23 +183,29 @@ class _Grid:
 class _TransformEmitter(VectorEmitter):
     """Emits one transform at the builder's position: loops over tiles and vectors of channels."""
 
-    def __init__(self, builder: Any, kind: int, size: int) -> None:
+    def __init__(self, builder: Any, kind: int, size: int, ends: tuple[Any, Any] | None = None) -> None:
+        """`ends`: rows and columns of pixels that there are, from the first tile on; inputs and outputs only."""
         super().__init__(builder, UNIT)
         self.kind = kind
+        self.size = size
         self.matrix = transform_matrix(kind, size)
         self.masked = kind in (OUTPUT, FILTER_GRADIENT)  # other targets are padded to whole vectors
+        self.ends = ends
 
     def run(self, source: _Grid, target: _Grid, init: _Grid, count: Any, channels: Any, floor: Any) -> None:
         builder = self.builder
         floors = self.splat(floor)
-        nothing = cgutils.alloca_once_value(builder, self.zero)
+        self.nothing, self.discarded = (
+            builder.bitcast(cgutils.alloca_once_value(builder, self.zero), F32.as_pointer()) for _ in range(2)
+        )
         absent = builder.icmp_signed("==", init.address, word(0))
         with cgutils.for_range(builder, count) as tiles:
+            self.first_column = builder.mul(tiles.index, word(self.size))
             pointers = [
                 self.pointer(self.offset(grid.address, builder.mul(tiles.index, grid.step)))
                 for grid in (source, target, init)
             ]
-            pointers[2] = builder.select(absent, builder.bitcast(nothing, F32.as_pointer()), pointers[2])
+            pointers[2] = builder.select(absent, self.nothing, pointers[2])
             before = builder.block
             loop, done = builder.append_basic_block("vectors"), builder.append_basic_block("vectors_end")
             builder.branch(loop)
@@ -218,25 +227,53 @@ class _TransformEmitter(VectorEmitter):
     def vectors(self, pointers: list[Any], grids: tuple[_Grid, _Grid, _Grid], left: Any, floors: Any) -> None:
         """Transform one vector of channels."""
         outs, ins = len(self.matrix), len(self.matrix[0])
-        given = [[self.load(self.place(pointers[0], grids[0], i, j)) for j in range(ins)] for i in range(ins)]
+        zeros, discarded = (self.nothing, None) if self.kind == INPUT else (None, self.discarded)
+        given = [[self.load(self.place(pointers[0], grids[0], i, j, zeros)) for j in range(ins)] for i in range(ins)]
+        if self.kind in (INPUT, GRADIENT):
+            for i in range(ins, ins + self.size):
+                for j in range(self.size):
+                    self.prefetch(self.place(pointers[0], grids[0], i, j), SECOND_LEVEL)
         results = _MatrixEmitter(self).grid(self.matrix, given)
         mask = self.first_lanes(left) if self.masked else None
         for i in range(outs):
             for j in range(outs):
                 value = results[i][j]
                 if self.masked:
-                    value = self.builder.fadd(value, self.load(self.place(pointers[2], grids[2], i, j)))
+                    value = self.builder.fadd(value, self.load(self.place(pointers[2], grids[2], i, j, discarded)))
                 if self.kind == OUTPUT:
                     value = self.builder.select(self.builder.fcmp_ordered("<", value, floors), floors, value)
-                place = self.place(pointers[1], grids[1], i, j)
+                place = self.place(pointers[1], grids[1], i, j, discarded)
                 if self.masked:
                     self.store_masked(value, place, mask)
                 else:
                     self.store(value, place)
 
-    def place(self, pointer: Any, grid: _Grid, i: int, j: int) -> Any:
-        row = self.builder.gep(pointer, [self.builder.mul(grid.row, word(i))]) if i else pointer
-        return self.builder.gep(row, [self.builder.mul(grid.column, word(j))]) if j else row
+    def place(self, pointer: Any, grid: _Grid, i: int, j: int, elsewhere: Any = None) -> Any:
+        """Return where element (i, j) of a grid is; `elsewhere` if it is given and there is no such pixel."""
+        builder = self.builder
+        row = builder.gep(pointer, [builder.mul(grid.row, word(i))]) if i else pointer
+        found = builder.gep(row, [builder.mul(grid.column, word(j))]) if j else row
+        if elsewhere is None or self.ends is None:
+            return found
+        column = builder.add(self.first_column, word(j))
+        inside = [builder.icmp_signed("<", place, end) for place, end in zip((word(i), column), self.ends, strict=True)]
+        return builder.select(builder.and_(*inside), found, elsewhere)
+
+
+def _emit_switch(builder: Any, args: Any, kinds: tuple[int, ...], ends: tuple[Any, Any] | None) -> None:
+    """Emit the transforms of some kinds behind one switch over (kind, size)."""
+    kind, size = args[:2]
+    source, target, init = (_Grid(*args[begin : begin + 4]) for begin in (2, 6, 10))
+    end = builder.append_basic_block("transform_end")
+    switch = builder.switch(builder.add(builder.mul(kind, word(8)), size), end)
+    for k in kinds:
+        for m in SIZES:
+            block = builder.append_basic_block(f"transform_{k}_{m}")
+            switch.add_case(word(8 * k + m), block)
+            builder.position_at_end(block)
+            _TransformEmitter(builder, k, m, ends).run(source, target, init, *args[14:17])
+            builder.branch(end)
+    builder.position_at_end(end)
 
 
 @intrinsic
@@ -244,24 +281,23 @@ def _emit_transforms(
     typing, kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
     init, init_row, init_column, init_step, count, channels, floor,
 ):  # fmt: skip
-    """Every transform behind one switch over (kind, size)."""
-
     def generate(context, builder, signature, args):
-        kind, size = args[:2]
-        source, target, init = (_Grid(*args[begin : begin + 4]) for begin in (2, 6, 10))
-        end = builder.append_basic_block("transform_end")
-        switch = builder.switch(builder.add(builder.mul(kind, word(8)), size), end)
-        for k in (INPUT, OUTPUT, GRADIENT, FILTER, FILTER_GRADIENT):
-            for m in SIZES:
-                block = builder.append_basic_block(f"transform_{k}_{m}")
-                switch.add_case(word(8 * k + m), block)
-                builder.position_at_end(block)
-                _TransformEmitter(builder, k, m).run(source, target, init, *args[14:])
-                builder.branch(end)
-        builder.position_at_end(end)
+        _emit_switch(builder, args, (INPUT, OUTPUT, GRADIENT, FILTER, FILTER_GRADIENT), None)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 16, types.float32), generate
+
+
+@intrinsic
+def _emit_edge_transforms(
+    typing, kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
+    init, init_row, init_column, init_step, count, channels, floor, rows, columns,
+):  # fmt: skip
+    def generate(context, builder, signature, args):
+        _emit_switch(builder, args, (INPUT, OUTPUT), (args[17], args[18]))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 16, types.float32, *[types.int64] * 2), generate
 
 
 @linked("void(" + "int64, " * 16 + "float32)")
@@ -279,6 +315,31 @@ def transform(
         kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
         init, init_row, init_column, init_step, count, channels, floor,
     )  # fmt: skip
+
+
+@linked("void(" + "int64, " * 16 + "float32, int64, int64)")
+def transform_inside(
+    kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
+    init, init_row, init_column, init_step, count, channels, floor, rows, columns,
+):  # fmt: skip
+    """Run `transform` on a row of tiles of inputs or outputs, of which only some pixels are in the image.
+
+    `rows` and `columns` count them from the first tile's first pixel on; others are read as zeros, and never written.
+    """
+    reach = size + 2 if kind == INPUT else size
+    whole = max(0, min(count, (columns - reach) // size + 1)) if rows >= reach else 0
+    if whole:
+        transform(
+            kind, size, source, source_row, source_column, source_step, target, target_row, target_column, target_step,
+            init, init_row, init_column, init_step, whole, channels, floor,
+        )  # fmt: skip
+    if whole < count:
+        _emit_edge_transforms(
+            kind, size, source + 4 * whole * source_step, source_row, source_column, source_step,
+            target + 4 * whole * target_step, target_row, target_column, target_step,
+            init + 4 * whole * init_step, init_row, init_column, init_step, count - whole, channels, floor,
+            rows, columns - whole * size,
+        )  # fmt: skip
 
 
 @intrinsic

@@ -78,6 +78,16 @@ def test_tasks_over_images_and_channels(executor: Executor, side: int, channels:
     check_step(executor, network, 19, 5, 0)
 
 
+@pytest.mark.parametrize(("side", "batch", "parts"), [(13, 64, 8), (13, 32, 8), (28, 64, 16), (13, 6, 6)])
+def test_partial_sums_are_of_a_few_tiles(executor: Executor, side: int, batch: int, parts: int) -> None:
+    """At least 128 where that leaves eight sums, and at most one for each of the 16 ranges of images."""
+    layers = [Conv2D(32, 1), Conv2D(40, 3), AveragePool2D(side), Flatten(), Dense(5)]
+    network = Network((side, side, 2), layers)
+    subnetwork = Subnetwork(network, batch, executor)
+    assert sum(task.label == "conv2 backward" for task in subnetwork.graph.tasks) == parts
+    check_step(executor, network, batch - 1, 1, 0)
+
+
 def check_step(executor: Executor, network: Network, images: int, spare: int, seed: int) -> None:
     """Compare loss and gradient of a batch that leaves `spare` places empty with the reference."""
     case = Case.draw(network, images, seed)

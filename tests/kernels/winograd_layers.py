@@ -232,7 +232,6 @@ class Layer:
             scratch_worker=sizes.scratch,
             sums=sizes.sums,
             sums_point=sizes.sums_point,
-            edge=sizes.edge,
             target=target.ctypes.data,
             part_size=0 if sizes.blocked else target.shape[1],
         )
