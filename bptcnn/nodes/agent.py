@@ -5,9 +5,11 @@
       remote:  control and frames through SSH       <──events──── main thread, heartbeat thread
 
 Either way end of file on standard input means that the coordinator is gone: the process ends at once, whatever it was
-doing.
+doing. Where it is stopped (SIGSTOP) and so cannot notice, the system kills it with the process that started it: the
+coordinator, or sshd's of this connection.
 """
 
+import ctypes
 import os
 import queue
 import signal
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from bptcnn.nodes.loop import Loop
     from bptcnn.nodes.station import Inbox, Station
 
+_PR_SET_PDEATHSIG = 1
 _LONGEST_CONFIGURATION = 1 << 30  # bytes, with a pickled network in it: a length beyond that is somebody else's
 
 
@@ -86,6 +89,7 @@ class Agent:
 
 def main() -> None:
     """Serve one coordinator over standard input."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
     connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
     try:

@@ -1,8 +1,10 @@
 """Faults in runs: killed at the moment when the coordinator handles its n-th event, or a little later."""
 
+import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from nodes.agents import await_end, has_ended
+from training.books import Books
 from training.runs import pids
 
 from bptcnn.nodes import LocalNode
@@ -42,21 +45,43 @@ class Spy:
     asked: dict[int, list[Message]] = field(default_factory=dict)
     sent: dict[str, list[Message]] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
-    timers: list[threading.Timer] = field(default_factory=list)
+    books: Books | None = None
+    threads: list[threading.Thread] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
 
     def signal(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a node a signal, found as scripts do it: in nodes.json; what is killed has ended on return."""
         pid = pids(self.folder).get(name)
         if pid is not None and not has_ended(pid):
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
             if number == signal.SIGKILL:
                 assert not await_end([pid])
 
-    def later(self, seconds: float, name: str) -> None:
-        """Kill a node so many seconds from now."""
-        timer = threading.Timer(seconds, self.signal, (name,))
-        self.timers.append(timer)
-        timer.start()
+    def stop(self, name: str) -> None:
+        """Stop a node for good: it must be lost in time."""
+        assert self.books is not None
+        self.books.stopped.setdefault(int(name.removeprefix("node")), self.books.ticks)
+        self.signal(name, signal.SIGSTOP)
+
+    def slow(self, name: str, stopped: float, running: float, seconds: float) -> None:
+        """For so long, have a node stand still for `stopped` and run for `running` seconds, over and over."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.over.is_set():
+            self.signal(name, signal.SIGSTOP)
+            self.over.wait(stopped)
+            self.signal(name, signal.SIGCONT)
+            self.over.wait(running)
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something so many seconds from now, unless the run is over."""
+
+        def act() -> None:
+            if not self.over.wait(seconds):
+                action()
+
+        self.threads.append(threading.Thread(target=act))
+        self.threads[-1].start()
 
     def check(self) -> None:
         """Each node was sent what the coordinator meant it to get, in its order, as long as it lived."""
@@ -66,6 +91,13 @@ class Spy:
             assert [_words(message) for message in sent] == order[: len(sent)], f"node{node} got messages out of order"
         left = [name for name, pid in self.pids.items() if not has_ended(pid)]
         assert not left, f"still there: {left}"
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, how: str, nodes: str, first: int, count: int) -> None:
+    """Have nodes go wrong: see poison/sitecustomize.py."""
+    path = Path(__file__).with_name("poison")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("POISON", f"{how} {nodes} {first} {count}")
 
 
 def _words(message: Message) -> tuple[Any, ...]:
@@ -92,8 +124,11 @@ def spying(folder: Path) -> Iterator[Spy]:
             spy.reports += 1
             if action:
                 action()
+        if spy.books is None:
+            spy.books = Books.of(self)
         actions = keep(handle(self, event))
         self.validate()
+        spy.books.enter(event, actions, self.phase)
         return actions
 
     def sends(self: LocalNode, message: Message) -> None:
@@ -112,7 +147,7 @@ def spying(folder: Path) -> Iterator[Spy]:
         try:
             yield spy
         finally:
-            for timer in spy.timers:
-                timer.cancel()
-                timer.join()
+            spy.over.set()
+            for thread in spy.threads:
+                thread.join()
     spy.check()
