@@ -9,7 +9,6 @@ doing. Where it is stopped (SIGSTOP) and so cannot notice, the system kills it w
 coordinator, or sshd's of this connection.
 """
 
-import ctypes
 import os
 import queue
 import signal
@@ -23,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 from bptcnn.errors import UserError
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.sockets import remove_names
+from bptcnn.nodes.tied import tie
 from bptcnn.outer import Failed, Heartbeat, Ready
 
 if TYPE_CHECKING:
     from bptcnn.nodes.loop import Loop
     from bptcnn.nodes.station import Inbox, Station
 
-_PR_SET_PDEATHSIG = 1
 _LONGEST_CONFIGURATION = 1 << 30  # bytes, with a pickled network in it: a length beyond that is somebody else's
 
 
@@ -89,7 +88,7 @@ class Agent:
 
 def main() -> None:
     """Serve one coordinator over standard input."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tie()  # on a host: to sshd's of this connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
     connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
     try:

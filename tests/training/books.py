@@ -13,6 +13,7 @@ from bptcnn.outer import (
     EpochEnd,
     Event,
     Heartbeat,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Phase,
@@ -55,6 +56,19 @@ class Books:
             books.trained[state.epoch + 1] = state.ahead.astype(np.int64)
         return books
 
+    def stop(self, node: int) -> None:
+        """A node that is live is about to be stopped for good; to be called from any thread."""
+        if node not in self._lost:
+            self.stopped.setdefault(node, self.ticks)
+
+    def close(self, images: int) -> None:
+        """The run is over, at whatever moment: so many images were trained, none twice in an epoch."""
+        counted = self.ended * self.samples
+        for epoch, trained in self.trained.items():
+            assert trained.max() <= 1, f"epoch {epoch}: samples {np.flatnonzero(trained > 1)[:8]} were trained twice"
+            counted += int(trained.sum())
+        assert images == counted
+
     def enter(self, event: Event, actions: Sequence[Action], phase: Phase) -> None:
         """An event was handled."""
         match event:
@@ -65,6 +79,8 @@ class Books:
                 self._streams.pop(event.node, None)
                 self._lost.add(event.node)
                 self.stopped.pop(event.node, None)
+            case NodeJoined():
+                self._lost.add(event.node)  # until it has returned
             case NodeReturned():
                 self._lost.discard(event.node)
             case Tick(time=now):
@@ -100,5 +116,5 @@ class Books:
             return
         self.still += 1
         assert self.still <= MOST_TICKS, f"nothing has happened for {self.still * TICK_SECONDS} s"
-        for node, since in self.stopped.items():
-            assert self.ticks - since <= MOST_TICKS, f"node {node} is stopped and was not noticed"
+        for node, since in self.stopped.copy().items():
+            assert node in self._lost or self.ticks - since <= MOST_TICKS, f"node {node} is stopped and was not noticed"

@@ -63,6 +63,7 @@ class Host(Lost):
         self.guests.append(Guest(self._spy.folder, self._request))
 
     def node_joined(self, name: str) -> None:
+        super().node_joined(name)
         self.joined.append(name)
 
     def progress(self, snapshot: Snapshot) -> None:
