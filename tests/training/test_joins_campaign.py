@@ -19,7 +19,7 @@ MANY = 100_000  # epochs: the run is interrupted
 def campaign(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run under faults, until all nodes that join train, are lost or have left; sometimes it is resumed."""
     draw = random.Random(seed)
-    nodes = draw.randint(1, 3)
+    nodes, steps = draw.randint(1, 3), draw.choice([1, 2, 8])
     with monkeypatch.context() as patch, spying(folder) as spy:
         doomed = schedule(spy, draw, nodes)
         poison(patch, draw, doomed)
@@ -33,7 +33,7 @@ def campaign(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
                 update=draw.choice(["agwu", "agwu-published", "sgwu"]),
                 observer=visitors,
                 partition=draw.choice(["idpa", "static", "uniform"]),
-                local_steps=draw.choice([1, 2, 8]),
+                local_steps=steps,
                 staleness=draw.choice([None, 0, 3]),
                 seed=seed,
             )
@@ -54,7 +54,7 @@ def campaign(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     if draw.random() < 0.25:
         epochs = checkpoint.epoch + 1
         with spying(folder):
-            run(folder, DATA, epochs=epochs, resume=True)
+            run(folder, DATA, epochs=epochs, local_steps=steps, resume=True)
         check_counts(folder, SAMPLES, epochs)
 
 
