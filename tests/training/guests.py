@@ -32,6 +32,11 @@ class Guest:
         """End the connection, as a process does that is interrupted or killed."""
         self._connection.leave()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, and the thread with it."""
+        return not self._thread.is_alive()
+
     def kinds(self) -> list[str]:
         """What it was told until the connection ended, repetitions left out."""
         self._thread.join(LIMIT_SECONDS)
