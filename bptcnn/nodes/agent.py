@@ -5,7 +5,8 @@
       remote:  control and frames through SSH       <──events──── main thread, heartbeat thread
 
 Either way end of file on standard input means that the coordinator is gone: the process ends at once, whatever it was
-doing.
+doing. Where it is stopped (SIGSTOP) and so cannot notice, the system kills it with the process that started it: the
+coordinator, or sshd's of this connection.
 """
 
 import os
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from bptcnn.errors import UserError
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.sockets import remove_names
+from bptcnn.nodes.tied import tie
 from bptcnn.outer import Failed, Heartbeat, Ready
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Agent:
 
 def main() -> None:
     """Serve one coordinator over standard input."""
+    tie()  # on a host: to sshd's of this connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
     connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
     try:

@@ -16,6 +16,7 @@ import cloudpickle
 from bptcnn.errors import UserError
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.tied import tied
 from bptcnn.outer import Message, NodeEvent
 
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
@@ -24,7 +25,10 @@ _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 
 class LocalNode:
-    """A running agent. Its output goes to `log`; descriptors of shared memory are inherited."""
+    """A running agent. Its output goes to `log`; descriptors of shared memory are inherited.
+
+    It is killed with the thread that starts it, see `tied`.
+    """
 
     def __init__(self, configuration: LocalConfiguration, log: Path) -> None:
         """Start the agent; raise UserError where the system does not let us."""
@@ -105,7 +109,7 @@ def _start_agent(configuration: LocalConfiguration, control: socket.socket, log:
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "bptcnn.nodes.agent"],  # -P: not what happens to lie in the current folder
+            tied([sys.executable, "-P", "-m", "bptcnn.nodes.agent"]),  # -P: not what lies in the current folder
             stdin=control.fileno(),
             stdout=output,
             stderr=output,

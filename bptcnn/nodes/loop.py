@@ -157,7 +157,8 @@ class Loop:
         """Have the iteration's samples trained anew, from the global weights and without momentum."""
         self._refusals += 1
         self._report(Refused(self._configuration.node, time.monotonic(), iteration.samples, str(reason)))
-        print(f"a submission of {iteration.samples} images is refused: {reason}", flush=True)
+        with suppress(OSError):  # the log's disk is full
+            print(f"a submission of {iteration.samples} images is refused: {reason}", flush=True)
         self.samples_trained -= iteration.samples
         if self._refusals == MOST_REFUSALS:
             again = f"{reason}, {MOST_REFUSALS} times in a row"

@@ -18,7 +18,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -42,16 +41,11 @@ from bptcnn.nodes.node import NodeGone
 from bptcnn.nodes.servant import Impossible, Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
 from bptcnn.nodes.ssh import explain, ssh_command
+from bptcnn.nodes.tied import tied
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
-_TIED = """\
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ssh ends with us, even while it waits for its network
-if os.getppid() == int(sys.argv[1]):
-    os.execvp(sys.argv[2], sys.argv[2:])
-"""
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _HANDSHAKE_SECONDS = 5.0
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
@@ -159,7 +153,7 @@ class RemoteNode:
         with self._log.open("ab") as output:
             self._log_start = output.tell()
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command],
+                tied(command),  # even while ssh waits for its network
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,

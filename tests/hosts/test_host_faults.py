@@ -1,5 +1,6 @@
 """Faults in runs over hosts: each is noticed in time, nothing hangs, every sample is trained once per epoch."""
 
+import contextlib
 import random
 import signal
 import time
@@ -50,7 +51,7 @@ def finish(run: Run) -> None:
 
 
 def test_hosts_are_lost_and_taken_in_again(tmp_path: Path) -> None:
-    """One run: an agent killed, a connection cut, a partition, a power cut, both hosts at once; then a resumption."""
+    """One run: an agent killed or stopped, a connection cut, a partition, a power cut, both hosts; a resumption."""
     with Hosts(tmp_path / "net", SPECS) as hosts:
         run = Run(hosts, write_data(tmp_path), tmp_path / "run", "--epochs", MANY)
         run.says("epoch 1/")
@@ -67,9 +68,15 @@ def test_hosts_are_lost_and_taken_in_again(tmp_path: Path) -> None:
         is_noticed(run, "h1", hosts["h1"].power_off)
         hosts["h1"].power_on()
         is_taken_in_again(run, "h1")
+        agent = run.agent("h2")
+        is_noticed(run, "h2", agent.suspend)
+        wait_until(
+            lambda: not agent.is_running(), NOTICED_SECONDS + POLLING_SECONDS, lambda: "the agent is still there"
+        )
+        is_taken_in_again(run, "h2")
         for name in NAMES:
             hosts[name].kill_connections()
-        wait_until(lambda: run.output().count("is back") >= 6, LIMIT_SECONDS, run.output)
+        wait_until(lambda: run.output().count("is back") >= 7, LIMIT_SECONDS, run.output)
         finish(run)
         nothing_left(hosts, NAMES)
 
@@ -132,7 +139,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 def poisoned(hosts: Hosts, nodes: str, first: int, count: int) -> Path:
     """Write a hosts file with which nodes diverge: see tests/training/poison/sitecustomize.py."""
     poison = Path(__file__).parent.parent / "training" / "poison"
-    return hosts.hosts_toml(env={"PYTHONPATH": str(poison), "POISON": f"{nodes} {first} {count}"})
+    return hosts.hosts_toml(env={"PYTHONPATH": str(poison), "POISON": f"diverge {nodes} {first} {count}"})
 
 
 @pytest.mark.parametrize("update", ["agwu", pytest.param("sgwu", marks=pytest.mark.slow)])
@@ -167,7 +174,7 @@ def random_faults(hosts: Hosts, run: Run, seed: int, count: int) -> None:
     chosen = random.Random(seed)
     for _ in range(count):
         host = hosts[chosen.choice(NAMES)]
-        match chosen.randrange(5):
+        match chosen.randrange(6):
             case 0:
                 host.kill_connections()
             case 1:
@@ -180,6 +187,13 @@ def random_faults(hosts: Hosts, run: Run, seed: int, count: int) -> None:
                 for process in host.processes(r"bptcnn\.nodes\.agent"):
                     process.kill()
             case 4:
+                agents = host.processes(r"bptcnn\.nodes\.agent")
+                for signal_number in (signal.SIGSTOP, signal.SIGCONT):  # before or after it is found silent
+                    for process in agents:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.send_signal(signal_number)
+                    time.sleep(chosen.uniform(0.1, 6.0) if signal_number == signal.SIGSTOP else 0.0)
+            case 5:
                 host.shape(
                     delay_seconds=chosen.uniform(0.0, 0.05), rate_mbit=chosen.choice([0.0, 20.0, 100.0]), loss=0.01
                 )

@@ -133,8 +133,9 @@ def test_the_end_of_the_connection_ends_the_node(tmp_path: Path) -> None:
         assert not await_end([bench.node.pid])
 
 
-@pytest.mark.parametrize("state", ["idle", "busy"])
-def test_a_node_does_not_outlive_a_killed_coordinator(tmp_path: Path, state: str) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("state", ["starting", "idle", "busy"])
+def test_a_node_does_not_outlive_a_killed_coordinator(tmp_path: Path, state: str, stopped: bool) -> None:
     script = Path(__file__).with_name("orphaning.py")
     with subprocess.Popen(
         [sys.executable, str(script), str(tmp_path), state], stdout=subprocess.PIPE, text=True
@@ -142,6 +143,8 @@ def test_a_node_does_not_outlive_a_killed_coordinator(tmp_path: Path, state: str
         assert coordinator.stdout is not None
         pid = int(coordinator.stdout.readline())
         assert not has_ended(pid)
+        if stopped:
+            os.kill(pid, signal.SIGSTOP)
         coordinator.kill()
         coordinator.wait()
     assert not await_end([pid])

@@ -32,6 +32,11 @@ class Guest:
         """End the connection, as a process does that is interrupted or killed."""
         self._connection.leave()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, and the thread with it."""
+        return not self._thread.is_alive()
+
     def kinds(self) -> list[str]:
         """What it was told until the connection ended, repetitions left out."""
         self._thread.join(LIMIT_SECONDS)
@@ -63,6 +68,7 @@ class Host(Lost):
         self.guests.append(Guest(self._spy.folder, self._request))
 
     def node_joined(self, name: str) -> None:
+        super().node_joined(name)
         self.joined.append(name)
 
     def progress(self, snapshot: Snapshot) -> None:

@@ -1,12 +1,11 @@
 """Runs in which nodes diverge: what they learned is refused, their samples are trained again, nothing bad is merged."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training.faults import Lost, spying
+from training.faults import Lost, poisoned, spying
 from training.runs import check_counts, data, run, summary
 
 from bptcnn.errors import UserError
@@ -31,13 +30,6 @@ class Told(Lost):
         self.refused.append(name)
 
 
-def poisoned(monkeypatch: pytest.MonkeyPatch, nodes: str, first: int, count: int) -> None:
-    """Have nodes diverge: see poison/sitecustomize.py."""
-    path = Path(__file__).with_name("poison")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("POISON", f"{nodes} {first} {count}")
-
-
 def good(folder: Path) -> None:
     for name in ("last.safetensors", "best.safetensors"):
         assert np.isfinite(read_checkpoint(folder / name).weights).all()
@@ -56,7 +48,7 @@ def good(folder: Path) -> None:
 def test_what_diverged_is_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: int, update: str, count: int
 ) -> None:
-    poisoned(monkeypatch, "0", 8, count)
+    poisoned(monkeypatch, "diverge", "0", 8, count)
     told = Told()
     with spying(tmp_path / "run"):
         run(tmp_path / "run", DATA, nodes=nodes, epochs=EPOCHS, update=update, observer=told)
@@ -72,7 +64,7 @@ def test_what_diverged_is_trained_again(
 
 @pytest.mark.parametrize("update", ["agwu", pytest.param("sgwu", marks=pytest.mark.slow)])
 def test_a_node_that_diverges_for_good_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: str) -> None:
-    poisoned(monkeypatch, "1", 10, FOR_EVER)
+    poisoned(monkeypatch, "diverge", "1", 10, FOR_EVER)
     told = Told()
     with spying(tmp_path / "run"):
         run(tmp_path / "run", DATA, nodes=2, epochs=EPOCHS, update=update, observer=told)
@@ -93,7 +85,7 @@ def test_a_run_that_diverges_for_good_ends_and_keeps_its_checkpoint(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch, spying(folder):
-        poisoned(patch, "0,1", 50, FOR_EVER)
+        poisoned(patch, "diverge", "0,1", 50, FOR_EVER)
         with pytest.raises(UserError, match="the loss became nan, 3 times in a row: training diverged") as caught:
             run(folder, DATA, nodes=nodes, epochs=100, update=update)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,5 @@
 """Nodes that are killed, stopped or lost while a run goes on: it completes, and every sample counts once."""
 
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from bptcnn.training.checkpoint import read_checkpoint
 
 SAMPLES, EPOCHS = 600, 3
 DATA = data(SAMPLES, 100)
-REPORTS = SAMPLES * EPOCHS // 32  # about so many submissions, and more reports
 NOTICED_SECONDS = 5.0
 
 
@@ -161,55 +159,3 @@ def test_an_observer_that_fails_leaves_nothing_running(tmp_path: Path) -> None:
 
     with spying(tmp_path / "run"), pytest.raises(RuntimeError, match="mine"):
         run(tmp_path / "run", DATA, nodes=2, epochs=3, observer=Failing())
-
-
-# ---- campaigns -------------------------------------------------------------------------------------------------------
-
-
-def campaign(folder: Path, seed: int) -> None:
-    """Kill all nodes but one, each at a random report and a random instant after it."""
-    draw = random.Random(seed)
-    nodes = draw.randint(2, 4)
-    update = draw.choice(["agwu", "agwu-published", "sgwu"])
-    victims = draw.sample(range(nodes), draw.randint(1, nodes - 1))
-    lost = Lost()
-    with spying(folder) as spy:
-        for victim in victims:
-            delay = draw.choice([0.0, draw.uniform(0.0, 0.004)])
-            moment = draw.randrange(nodes, REPORTS)
-            name, before = f"node{victim}", spy.at.get(moment)
-
-            def strike(name: str = name, delay: float = delay, before: Callable[[], None] | None = before) -> None:
-                if before:
-                    before()
-                if delay:
-                    spy.later(delay, name)
-                else:
-                    spy.signal(name)
-
-            spy.at[moment] = strike
-        run(
-            folder,
-            DATA,
-            nodes=nodes,
-            epochs=EPOCHS,
-            update=update,
-            observer=lost,
-            partition=draw.choice(["idpa", "static", "uniform"]),
-            local_steps=draw.choice([1, 2, 8]),
-            staleness=draw.choice([None, 0, 3]),
-            seed=seed,
-        )
-    check_run(folder, lost)
-    assert set(lost.reasons) <= {f"node{victim}" for victim in victims}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_random_kills(tmp_path: Path, seed: int) -> None:
-    campaign(tmp_path / "run", seed)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 200))
-def test_many_random_kills(tmp_path: Path, seed: int) -> None:
-    campaign(tmp_path / "run", seed)

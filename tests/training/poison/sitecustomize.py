@@ -1,7 +1,7 @@
-"""Imported by every Python that has this folder on its path: makes agents diverge.
+"""Imported by every Python that has this folder on its path: makes agents go wrong.
 
-POISON="NODES FIRST COUNT": the weights of these nodes, as in "0,2", become NaN before their steps FIRST to
-FIRST + COUNT - 1, counted from 0.
+POISON="HOW NODES FIRST COUNT": before their steps FIRST to FIRST + COUNT - 1, counted from 0, nodes such as "0,2"
+"diverge" (their weights become NaN) or "raise" an exception.
 """
 
 import os
@@ -14,12 +14,14 @@ if "bptcnn.nodes.agent" in sys.orig_argv:
     from bptcnn.nodes.exchange import Iteration
     from bptcnn.nodes.loop import Loop
 
-    nodes, first, count = os.environ["POISON"].split()
+    how, nodes, first, count = os.environ["POISON"].split()
     poisoned = range(int(first), int(first) + int(count))
     healthy, steps = Loop._step, iter(range(sys.maxsize))
 
     def step(self: Loop, batch: npt.NDArray[np.int32], rate: float, iteration: Iteration) -> None:
         if next(steps) in poisoned and str(self._configuration.node) in nodes.split(","):
+            if how == "raise":
+                raise RuntimeError("poisoned")
             self._subnetwork.weights[:] = np.nan
         healthy(self, batch, rate, iteration)
 
