@@ -1,12 +1,15 @@
-"""What training on several nodes costs in accuracy, and how long it takes to an accuracy, beside PyTorch.
+"""What training on several nodes, or by faster algorithms, costs in accuracy, and how long it takes to an accuracy.
 
     python benchmarks/accuracy.py equal [--nodes "2;4;8"] [--seeds 5] [--epochs 8] [--results FILE.jsonl]
+    python benchmarks/accuracy.py algorithms [--seeds 3] [--epochs 4] [--threads 2] [--results FILE.jsonl]
     python benchmarks/accuracy.py time --peer-python TORCH/bin/python [--threads 2] [--rounds 3]
     python benchmarks/accuracy.py ddp --peer-python TORCH/bin/python [--nodes 1.0,0.5,0.25,0.25] [--rounds 3]
 
 `equal`: test accuracy after as many epochs on one node and on several, means over seeds (bar: within 0.3 points); only
-accuracy counts, so the machine need not be quiet. `time`: seconds to `--target` on one node, against PyTorch with as
-many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
+accuracy counts, so the machine need not be quiet. `algorithms`: likewise with each algorithm of the inner layer forced
+on the convolutions of `--network`, and of one that has them all (bar: 0.3 points below direct convolution, or the range
+of its seeds); see algorithms.py. `time`: seconds to `--target` on one node, against PyTorch with as many threads (bar:
+3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
 for each node, whose CPU a control group limits alike (needs root; bar: 6 times shorter). Both sides in turn, medians of
 the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out.
 `--results` keeps what was measured, so that a comparison can be made piece by piece.
@@ -25,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from algorithms import compare_algorithms
 from runs import Kept, node_name, train
 
 import bptcnn as bpt
@@ -156,12 +160,12 @@ def compare_times(told: argparse.Namespace, nodes: tuple[float, ...], bar: float
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["equal", "time", "ddp"])
+    parser.add_argument("what", choices=["equal", "algorithms", "time", "ddp"])
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--network", default="cnn2")
     parser.add_argument("--nodes", help="as of `train --nodes`; of `equal`, with ; between")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seeds", type=int, help="5; of `algorithms` 3")
+    parser.add_argument("--epochs", type=int, help="8; of `algorithms` 4")
     parser.add_argument("--lr", default="0.05")
     parser.add_argument("--target", type=float, default=0.91)
     parser.add_argument("--threads", type=int, default=2)
@@ -174,8 +178,11 @@ def main() -> None:
     parser.add_argument("options", nargs="*", help="further options of bptcnn train, after --")
     told = parser.parse_args()
     if told.what == "equal":
-        told.nodes = told.nodes or "2;4;8"
+        told.nodes, told.seeds, told.epochs = told.nodes or "2;4;8", told.seeds or 5, told.epochs or 8
         compare_equal(told)
+    elif told.what == "algorithms":
+        told.seeds, told.epochs = told.seeds or 3, told.epochs or 4
+        compare_algorithms(told)
     elif told.what == "time":
         compare_times(told, (), 3.0)
     else:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from reference_arithmetic import (
     Array,
+    Mask,
     activate,
     activation_gradient,
     average,
@@ -41,17 +42,46 @@ from bptcnn.networks import (
 Masks = Mapping[str, npt.ArrayLike]
 """What dropout multiplies its input by in training: by the application's name, of the value's shape (N, ...)."""
 
+
+@dataclass(frozen=True)
+class Choices:
+    """What another forward pass decided, by the application's name, for this one to do alike.
+
+    rectified: 1 where a rectifier took its input for above 0, -1 where not, 0 where it is not known and this pass
+    decides; of the value's shape (N, ...). pooled: the index in each window of its largest element, (N, OH, OW, C).
+    """
+
+    rectified: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
+    pooled: Mapping[str, npt.NDArray[np.intp]] = field(default_factory=dict)
+
+    def positive(self, name: str, linear: Array) -> Mask | None:
+        """Return what a rectifier is to take for above 0; None: what is."""
+        if name not in self.rectified:
+            return None
+        signs = self.rectified[name]
+        if signs.shape != linear.shape:
+            raise ValueError(f"{name}: decisions {signs.shape} for values {linear.shape}")
+        return np.where(signs == 0, linear > 0, signs > 0)
+
+
+OWN = Choices()
+"""The reference decides by itself."""
+
 Gradients = tuple[list[Array], list[Array]]
 """By each input, and by each parameter."""
 
 
 @dataclass(frozen=True)
 class Applied:
-    """One application of a forward pass. `back` gives the gradients from that by `linear`, the value it activates."""
+    """One application of a forward pass. `back` gives the gradients from that by `linear`, the value it activates.
+
+    `positive`: what a rectifier is to take for above 0; None: what is.
+    """
 
     application: Application
     inputs: tuple[Array, ...]
     linear: Array
+    positive: Mask | None
     back: Callable[[Array], Gradients]
 
     @property
@@ -59,18 +89,28 @@ class Applied:
         layer = self.application.layer
         return layer.function if isinstance(layer, Activation) else getattr(layer, "activation", None)
 
+    @property
+    def value(self) -> Array:
+        """What it makes."""
+        return activate(self.linear, self.activation, self.positive)
+
 
 def forward(
-    network: Network, weights: npt.ArrayLike, x: npt.ArrayLike, training: bool = True, masks: Masks | None = None
+    network: Network,
+    weights: npt.ArrayLike,
+    x: npt.ArrayLike,
+    training: bool = True,
+    masks: Masks | None = None,
+    choices: Choices = OWN,
 ) -> tuple[Array, list[Applied]]:
     """Logits, and what every application saw and what its gradient needs."""
     w, values, tape = np.asarray(weights, np.float64), [np.asarray(x, np.float64)], []
     for application in network.applications:
         inputs = tuple(values[value] for value in application.inputs)
         parameters = [w[p.offset : p.offset + p.size].reshape(p.shape) for p in application.parameters]
-        linear, back = apply(application, inputs, parameters, training, masks or {})
-        tape.append(Applied(application, inputs, linear, back))
-        values.append(activate(linear, tape[-1].activation))
+        linear, back = apply(application, inputs, parameters, training, masks or {}, choices)
+        tape.append(Applied(application, inputs, linear, choices.positive(application.name, linear), back))
+        values.append(tape[-1].value)
     return values[-1], tape
 
 
@@ -81,15 +121,22 @@ def loss_and_gradient(
     labels: npt.NDArray[np.integer],
     training: bool = True,
     masks: Masks | None = None,
+    choices: Choices = OWN,
 ) -> tuple[float, Array]:
     """Mean loss and the flat gradient, 0 for what is not trainable."""
-    logits, tape = forward(network, weights, x, training, masks)
+    return backward(network, *forward(network, weights, x, training, masks, choices), labels)
+
+
+def backward(
+    network: Network, logits: Array, tape: list[Applied], labels: npt.NDArray[np.integer]
+) -> tuple[float, Array]:
+    """Mean loss and the flat gradient, from what `forward` gave."""
     loss, last = loss_gradient(logits, labels)
     gradient = np.zeros(network.size)
     by_value: dict[int, Array] = {len(tape): last}
     for index in reversed(range(len(tape))):
         applied = tape[index]
-        d = by_value.pop(index + 1) * activation_gradient(applied.linear, applied.activation)
+        d = by_value.pop(index + 1) * activation_gradient(applied.linear, applied.activation, applied.positive)
         by_inputs, by_parameters = applied.back(d)
         for value, part in zip(applied.application.inputs, by_inputs, strict=True):
             by_value[value] = by_value.get(value, 0) + part
@@ -115,7 +162,12 @@ def followed_statistics(
 
 
 def apply(
-    application: Application, inputs: tuple[Array, ...], parameters: list[Array], training: bool, masks: Masks
+    application: Application,
+    inputs: tuple[Array, ...],
+    parameters: list[Array],
+    training: bool,
+    masks: Masks,
+    choices: Choices,
 ) -> tuple[Array, Callable[[Array], Gradients]]:
     """Return what the layer makes of its inputs before its activation, and the gradients by that."""
     layer, x = application.layer, inputs[0]
@@ -137,7 +189,7 @@ def apply(
         return biased, lambda d: ([d @ parameters[0].T], [x.T @ d, d.sum(0)][: len(parameters)])
     if isinstance(layer, Conv2D | DepthwiseConv2D):
         return _convolve(layer, x, parameters)
-    return _pool(layer, x)
+    return _pool(layer, x, choices.pooled.get(application.name))
 
 
 def _drop(name: str, x: Array, training: bool, masks: Masks) -> tuple[Array, Callable[[Array], Gradients]]:
@@ -179,7 +231,7 @@ def _convolve(
 
 
 def _pool(
-    layer: MaxPool2D | AveragePool2D | GlobalAveragePool2D, x: Array
+    layer: MaxPool2D | AveragePool2D | GlobalAveragePool2D, x: Array, given: npt.NDArray[np.intp] | None
 ) -> tuple[Array, Callable[[Array], Gradients]]:
     if isinstance(layer, GlobalAveragePool2D):
         pixels = math.prod(x.shape[1:3])
@@ -187,5 +239,5 @@ def _pool(
     how = (layer.window, layer.stride, layer.pads(x.shape[1:]))
     if isinstance(layer, AveragePool2D):
         return average(x, *how), lambda d: ([average_gradient(x.shape, *how, d)], [])
-    y, choice = pool(x, *how)
+    y, choice = pool(x, *how, given)
     return y, lambda d: ([pool_gradient(x.shape, *how, choice, d)], [])

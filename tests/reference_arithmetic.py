@@ -8,6 +8,7 @@ import numpy.typing as npt
 from bptcnn.networks.layers import LEAKY_SLOPE, Pads, Pair
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -58,11 +59,13 @@ def inside(padded: Array, pads: Pads, shape: tuple[int, ...]) -> Array:
     return padded[:, top : top + shape[1], left : left + shape[2]]
 
 
-def pool(x: Array, window: Pair, stride: Pair, pads: Pads) -> tuple[Array, npt.NDArray[np.intp]]:
-    """Largest element of each window, and its index in the window, the first of equals."""
+def pool(
+    x: Array, window: Pair, stride: Pair, pads: Pads, choice: npt.NDArray[np.intp] | None = None
+) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Largest element of each window, and its index there, the first of equals; or those of a given `choice`."""
     seen = windows(pad(x, pads, -np.inf), window, stride)
     flat = seen.reshape(*seen.shape[:4], -1)
-    choice = flat.argmax(-1)
+    choice = flat.argmax(-1) if choice is None else choice
     return np.take_along_axis(flat, choice[..., None], -1)[..., 0], choice
 
 
@@ -104,20 +107,21 @@ def normalise_gradients(normal: Array, deviation: Array, d: Array) -> Array:
     return (d - d.mean(axes) - normal * (d * normal).mean(axes)) / deviation
 
 
-def activate(x: Array, activation: str | None) -> Array:
+def activate(x: Array, activation: str | None, positive: Mask | None = None) -> Array:
+    """`positive`: what rectifiers take for above 0; None: what is."""
     if activation == "relu":
-        return np.maximum(x, 0)
+        return np.maximum(x, 0) if positive is None else np.where(positive, x, 0)
     if activation == "leaky_relu":
-        return np.where(x > 0, x, LEAKY_SLOPE * x)
+        return np.where(x > 0 if positive is None else positive, x, LEAKY_SLOPE * x)
     return x * _phi(x) if activation == "gelu" else x
 
 
-def activation_gradient(x: Array, activation: str | None) -> Array:
-    """Derivative at `x`; at 0, where rectifiers have none, that of the negative side."""
+def activation_gradient(x: Array, activation: str | None, positive: Mask | None = None) -> Array:
+    """Derivative at `x`; at 0, where rectifiers have none, that of the negative side. `positive` as of `activate`."""
     if activation == "relu":
-        return (x > 0).astype(np.float64)
+        return (x > 0 if positive is None else positive).astype(np.float64)
     if activation == "leaky_relu":
-        return np.where(x > 0, 1.0, LEAKY_SLOPE)
+        return np.where(x > 0 if positive is None else positive, 1.0, LEAKY_SLOPE)
     if activation == "gelu":
         return _phi(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
     return np.ones_like(x)
