@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "hosts")]
 
 from network import Hosts, HostSpec  # noqa: E402
-from speeds import Probes, listed, probe_command  # noqa: E402
+from speeds import Probes, listed, mean_speeds, probe_command  # noqa: E402
 
 _PROBE_SECONDS = 4.0
 _RUN_SECONDS = 600
@@ -40,11 +40,6 @@ def train(hosts: Hosts, arguments: argparse.Namespace, folder: Path) -> dict[str
     hosts.run(run, check=True, timeout=_RUN_SECONDS, stdout=subprocess.DEVNULL)
     found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return found
-
-
-def mean(before: list[float], after: list[float]) -> list[float]:
-    """Return the nodes' mean speeds."""
-    return [(one + other) / 2 for one, other in zip(before, after, strict=True)]
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -101,7 +96,7 @@ def main() -> None:
                 for name in names:
                     hosts[name].shape()
                 after = probes.together(_PROBE_SECONDS), probes.alone(_PROBE_SECONDS)
-                together, alone = (mean(*measured) for measured in zip(before, after, strict=True))
+                together, alone = (mean_speeds(*measured) for measured in zip(before, after, strict=True))
                 before, reached = after, found["images_per_second"]
                 efficiencies[link].append((reached / sum(alone), reached / sum(together)))
                 print(

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 from runs import node_name, train
-from speeds import Others, Probes, listed, probe_command
+from speeds import Others, Probes, listed, mean_speeds, probe_command
 
 import bptcnn as bpt
 from bptcnn.profiling import own_cores
@@ -117,7 +117,7 @@ def try_team(
             summary = train(data, *run, "--update", update, "--partition", partition, *told.options)
             foreign = others.cores()
             after = probes.alone(seconds)
-            alone, before = [(one + other) / 2 for one, other in zip(before, after, strict=True)], after
+            alone, before = mean_speeds(before, after), after
             results[way] = found = judge(summary, alone, together, foreign)
             print(
                 f"    {way}: {found.speed:,.0f} images/s, {found.of_alone:.3f} of {listed(alone)} alone, "

@@ -93,6 +93,11 @@ class Others:
         return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - own
 
 
+def mean_speeds(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """Return each node's mean of what was measured before and after a run."""
+    return [(one + other) / 2 for one, other in zip(before, after, strict=True)]
+
+
 def listed(speeds: Sequence[float]) -> str:
     """Return speeds as text."""
     return " + ".join(f"{speed:,.0f}" for speed in speeds)

@@ -71,7 +71,7 @@ def rule(op: Convolution, batch: int, precision: Precision) -> Algorithm:
 
 
 def _outruns_bfloat16(op: Convolution) -> bool:
-    """Tell whether Winograd's algorithm mostly beats bfloat16 products, which vector registers only double."""
+    """Tell whether Winograd's algorithm mostly beats bfloat16 products, on vector registers twice float32's."""
     return MATRIX_UNIT != "amx" and min(op.conv_shape[:2]) >= _LEAST_PIXELS
 
 

@@ -9,7 +9,7 @@ from bptcnn.inner.operation import Operation
 from bptcnn.inner.partials import PartialSums
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.tasks import NS_PER_ELEMENT, NS_PER_MULTIPLY_ADD, StepBuilder
-from bptcnn.inner.values import Halo, window_halo
+from bptcnn.inner.values import Halo, window_halo, window_sizes
 from bptcnn.kernels import convolution, convolution_gradients, pooled_gradients
 from bptcnn.kernels.convolution import pixels_abreast
 from bptcnn.kernels.convolution_gradients import folds
@@ -70,20 +70,8 @@ class Convolution(Operation):
     @property
     def sizes(self) -> dict[str, int]:
         """What records say of input, window, and output before pooling."""
-        return {
-            "channels": self.in_shape[2],
-            "height": self.in_shape[0],
-            "width": self.in_shape[1],
-            "kernel_rows": self.kernel[0],
-            "kernel_columns": self.kernel[1],
-            "stride_rows": self.stride[0],
-            "stride_columns": self.stride[1],
-            "padding_top": self.pads[0][0],
-            "padding_left": self.pads[1][0],
-            "out_channels": self.conv_shape[2],
-            "out_rows": self.conv_shape[0],
-            "out_columns": self.conv_shape[1],
-        }
+        windows = window_sizes(self.in_shape, self.conv_shape, self.kernel, self.stride, self.pads)
+        return {**windows, "out_channels": self.conv_shape[2]}
 
     @property
     def _window_row(self) -> int:

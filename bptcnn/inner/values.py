@@ -28,6 +28,25 @@ def window_halo(size: Pair, extent: Pair, stride: Pair, pads: tuple[Pair, Pair],
     return Halo(top, max(0, reach[0] - top - size[0]), left, max(0, reach[1] - left - size[1]), fill)
 
 
+def window_sizes(
+    in_shape: Shape, out_shape: Shape, kernel: Pair, stride: Pair, pads: tuple[Pair, Pair]
+) -> dict[str, int]:
+    """Return what records say of windows that slide over images: input, window, output pixels."""
+    return {
+        "channels": in_shape[2],
+        "height": in_shape[0],
+        "width": in_shape[1],
+        "kernel_rows": kernel[0],
+        "kernel_columns": kernel[1],
+        "stride_rows": stride[0],
+        "stride_columns": stride[1],
+        "padding_top": pads[0][0],
+        "padding_left": pads[1][0],
+        "out_rows": out_shape[0],
+        "out_columns": out_shape[1],
+    }
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where a value's elements lie: images of (rows, columns, channels) with a halo; all in elements."""

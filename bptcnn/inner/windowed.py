@@ -10,7 +10,7 @@ from bptcnn.inner.operation import Operation
 from bptcnn.inner.partials import PartialSums
 from bptcnn.inner.plan import Plan
 from bptcnn.inner.tasks import NS_PER_ELEMENT, StepBuilder
-from bptcnn.inner.values import Halo, window_halo
+from bptcnn.inner.values import Halo, window_halo, window_sizes
 from bptcnn.networks import Parameter
 from bptcnn.networks.layers import Pair
 
@@ -55,21 +55,11 @@ class WindowedConvolution(Operation):
         before = (self.pads[0][0], self.pads[1][0])
         return {
             **plan.image_fields(self, before),
-            "channels": self.in_shape[2],
-            "height": self.in_shape[0],
-            "width": self.in_shape[1],
-            "kernel_rows": self.kernel[0],
-            "kernel_columns": self.kernel[1],
-            "stride_rows": self.stride[0],
-            "stride_columns": self.stride[1],
+            **window_sizes(self.in_shape, self.out_shape, self.kernel, self.stride, self.pads),
             "dilation_rows": self.dilation[0],
             "dilation_columns": self.dilation[1],
-            "padding_top": before[0],
-            "padding_left": before[1],
             "filters": plan.weights(self.filter),
             "bias": plan.weights(self.bias),
-            "out_rows": self.out_shape[0],
-            "out_columns": self.out_shape[1],
             "rectified": self.rectified,
             "gradient_scratch": plan.arena.address((self.name, "gradient scratch")),
             "partials": self.sums.address(plan),

@@ -9,7 +9,7 @@ contiguous streams, and each vector that it loads serves every window of the blo
 3x3 layers, and those that their gradients split into, are unrolled; others loop over their taps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -123,10 +123,20 @@ class _WindowEmitter(RowEmitter):
     source_row: Any
     source_column: Any
 
-    def prefetch_below(self, window: _Window, line: Any, column: int) -> None:
-        """Fetch what the next band reads where this one reads `column` of `line`."""
+    def loaded(self, window: _Window, corner: Any, count: int) -> Iterator[tuple[Any, list[tuple[int, int, int, int]]]]:
+        """Load each source vector of a block, with the windows that it lies in; fetch what the next band reads below.
+
+        `corner`: of the block's first window.
+        """
         below = word(window.band * window.step)
-        self.prefetch(self.at(line, (below, self.source_row), (word(column), self.source_column)), FIRST_LEVEL)
+        for r, row in enumerate(_served(window, count)):
+            line = self.at(corner, (word(r), self.source_row))
+            for k, items in enumerate(row):
+                column = word(k), self.source_column
+                value = self.vector_at(line, column)
+                if _is_new(window, count, r, k):
+                    self.prefetch(self.at(line, (below, self.source_row), column), FIRST_LEVEL)
+                yield value, items
 
 
 class _Correlation(_WindowEmitter):
@@ -182,14 +192,9 @@ class _Correlation(_WindowEmitter):
             ]
             for r in range(window.rows)
         ]
-        for r, row in enumerate(_served(window, count)):
-            line = self.at(corner, (word(r), self.source_row))
-            for k, items in enumerate(row):
-                value = self.vector_at(line, (word(k), self.source_column))
-                if _is_new(window, count, r, k):
-                    self.prefetch_below(window, line, k)
-                for q, p, tap_row, tap_column in items:
-                    self._add(value, filters[tap_row][tap_column], sums[q * count + p])
+        for value, items in self.loaded(window, corner, count):
+            for q, p, tap_row, tap_column in items:
+                self._add(value, filters[tap_row][tap_column], sums[q * count + p])
 
     def _looped(self, corner: Any, taps: Any, sums: list[Any]) -> None:
         builder = self.builder
@@ -285,15 +290,10 @@ class _Weighing(_WindowEmitter):
         ]
         targets = [self.at(sums, (word(tap), self.channels)) for tap in range(window.rows * window.columns)]
         totals = [self.load(target) for target in targets]
-        for r, row in enumerate(_served(window, count)):
-            line = self.at(corner, (word(r), self.source_row))
-            for k, items in enumerate(row):
-                value = self.vector_at(line, (word(k), self.source_column))
-                if _is_new(window, count, r, k):
-                    self.prefetch_below(window, line, k)
-                for q, p, tap_row, tap_column in items:
-                    tap = tap_row * window.columns + tap_column
-                    totals[tap] = self.multiply_add(value, weights[q * count + p], totals[tap])
+        for value, items in self.loaded(window, corner, count):
+            for q, p, tap_row, tap_column in items:
+                tap = tap_row * window.columns + tap_column
+                totals[tap] = self.multiply_add(value, weights[q * count + p], totals[tap])
         for target, total in zip(targets, totals, strict=True):
             self.store_masked(total, target, mask)
 

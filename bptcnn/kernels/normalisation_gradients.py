@@ -17,7 +17,7 @@ from bptcnn.kernels.compilation import linked
 from bptcnn.kernels.unit import UNIT
 from bptcnn.kernels.vectors import FIRST_LEVEL, word
 
-_AHEAD = 1024  # elements
+_AHEAD = 1024  # elements from fetching to use in `sum_pixels`
 
 
 class _Undoing(RowEmitter):
@@ -85,8 +85,8 @@ def _emit_turning(
             for p in range(count):
                 pixel = builder.add(first, word(p))
                 later = builder.add(pixel, ahead)
-                emit.prefetch(emit.at(given_at, (later, step)), FIRST_LEVEL)
-                emit.prefetch(emit.at(source_at, (later, step)), FIRST_LEVEL)
+                for at in (given_at, source_at):
+                    emit.prefetch(emit.at(at, (later, step)), FIRST_LEVEL)
                 x = emit.vector_at(source_at, (pixel, step))
                 given = emit.given(emit.vector_at(given_at, (pixel, step)), x, factor, term)
                 value = emit.multiply_add(of_gradient, given, emit.multiply_add(of_input, x, constant))

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray, float32, from_dtype, int32, int64, njit, types, uint8
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from bptcnn.kernels.unit import UNIT
+from bptcnn.kernels.vectors import SECOND_LEVEL, VectorEmitter
 
 _I64 = ir.IntType(64)
 
@@ -70,11 +72,8 @@ def prefetch(typing, address):
     """Fetch the cache line at `address`, whatever it is, into the second-level cache."""
 
     def generate(context, builder, signature, args):
-        octet, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [octet, flag, flag, flag])
-        fetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        reading, second_level, data = (ir.Constant(flag, n) for n in (0, 2, 1))
-        builder.call(fetch, [builder.inttoptr(args[0], octet), reading, second_level, data])
+        emit = VectorEmitter(builder, UNIT)
+        emit.prefetch(emit.pointer(args[0]), SECOND_LEVEL)
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

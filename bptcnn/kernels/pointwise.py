@@ -45,7 +45,7 @@ POINTWISE = np.dtype(
 _at = record_at(POINTWISE)
 BLOCK = 128 // ROWS * ROWS
 _DEEP = 4 * BLOCK  # pixels that are added up before sums are stored
-_AHEAD = 8  # pixels
+_AHEAD = 8  # pixels from fetching to use
 _LINE = 16  # elements in a cache line
 _NO_FLOOR = np.float32(-np.inf)
 
@@ -370,6 +370,7 @@ def pointwise_by_weight(operation, first, last, part, worker):
     if first == 0 and s.bias_gradient:
         clear(s.bias_gradient, o.out_channels)
         _add_panels(s.spread, s.spread_rows, end, o.out_channels, s.bias_gradient)
+    # at most what the scratch holds
     rows = min(_DEEP, BLOCK * (o.channels + o.out_channels) // ((last - first) * COLUMNS))
     for pixel in range(0, end, rows):
         count = min(rows, end - pixel)
