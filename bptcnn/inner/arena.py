@@ -61,6 +61,11 @@ class Turns:
     first: int
     last: int
 
+    @property
+    def length(self) -> int:
+        """How many turns that is."""
+        return self.last - self.first + 1
+
     def meets(self, other: "Turns") -> bool:
         """Tell whether both are needed at some turn."""
         return self.first <= other.last and other.first <= self.last
@@ -80,22 +85,32 @@ class Arena:
         self._memory: npt.NDArray[np.uint8] | None = None
         self._base = 0
 
-    def reserve(self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None) -> None:
-        """Reserve `count` elements, images or parts of `stride` bytes, with slack behind for whole-vector loads.
+    def reserve(
+        self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None, behind: int = 0
+    ) -> None:
+        """Reserve `count` elements, images or parts of `stride` bytes, and slack behind for whole-vector loads.
+
+        `behind`: bytes more that nobody writes.
 
         What is in a buffer lasts for the turns at which it is `needed`, None: for good. See `overlay`.
         """
-        self._buffers[name] = _Buffer(self.size, count * stride, stride)
+        size = count * stride + behind
+        self._buffers[name] = _Buffer(self.size, size, stride)
         self._owner[name] = name
         if needed is None:
-            self.size += _room(count * stride)
+            self.size += _room(size)
         else:
             self._needed[name] = needed
 
+    def reserve_once(self, name: Hashable, count: int, stride: int) -> None:
+        """Reserve for good, as `reserve` does, what further reservations of that name and size share."""
+        if name not in self._buffers:
+            self.reserve(name, count, stride)
+
     def overlay(self) -> None:
-        """Place the buffers that are needed for some turns: the largest first, each as low as its turns let it."""
+        """Place the buffers that are needed for some turns: the longest needed first, each as low as turns let it."""
         base, placed = self.size, list[tuple[int, int, Turns]]()
-        for name in sorted(self._needed, key=lambda name: -self._buffers[name].size):
+        for name in sorted(self._needed, key=lambda name: (-self._needed[name].length, -self._buffers[name].size)):
             needed, found = self._needed[name], self._buffers[name]
             room, offset = _room(found.size), base
             for begin, end, _ in sorted((one for one in placed if one[2].meets(needed)), key=lambda one: one[:2]):

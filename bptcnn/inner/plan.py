@@ -50,7 +50,8 @@ class Plan:
         for name in vectors:
             self.arena.reserve(name, size)
         for value, layout in self._layouts.items():
-            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, self._value_needed(value))
+            needed = self._value_needed(value)
+            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, needed, FLOAT * layout.behind)
         if self.training:
             for value, layout in self._layouts.items():
                 if value != 0 and self._sharing.owner(value) == value:
@@ -96,7 +97,7 @@ class Plan:
         self.arena.allocate()
         for value, layout in self._layouts.items():
             if layout.halo.fill:
-                whole = self.arena.view(("value", value), self.batch * layout.image).view(np.float32)
+                whole = self.arena.view(("value", value), self.batch * layout.image + layout.behind).view(np.float32)
                 whole[:] = layout.halo.fill
         for op in self.operations:
             op.record(self)

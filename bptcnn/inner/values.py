@@ -49,7 +49,10 @@ def window_sizes(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a value's elements lie: images of (rows, columns, channels) with a halo; all in elements."""
+    """Where a value's elements lie: images of (rows, columns, channels) with a halo; all in elements.
+
+    What lies right of a row is also left of the next one, and what lies below an image is also above the next one.
+    """
 
     shape: tuple[int, int, int]
     halo: Halo
@@ -58,13 +61,19 @@ class Layout:
     @property
     def row(self) -> int:
         """Elements from row to row."""
-        return (self.halo.left + self.shape[1] + self.halo.right) * self.shape[2]
+        return (max(self.halo.left, self.halo.right) + self.shape[1]) * self.shape[2]
 
     @property
     def image(self) -> int:
         """Elements from image to image."""
-        size = (self.halo.top + self.shape[0] + self.halo.bottom) * self.row
+        size = (max(self.halo.top, self.halo.bottom) + self.shape[0]) * self.row
         return size if self.packed else skewed(size)
+
+    @property
+    def behind(self) -> int:
+        """Elements of the last image's halo that lie behind all images."""
+        halo = self.halo
+        return min(halo.top, halo.bottom) * self.row + min(halo.left, halo.right) * self.shape[2]
 
     def before(self, pads: Pair) -> int:
         """Offset of the pixel that lies `pads` (rows, columns) before pixel (0, 0)."""

@@ -12,6 +12,7 @@ Tasks over channels find the output gradients held, pooling and rectifier undone
 kernels.winograd_gradients for what the blocks are for.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -141,11 +142,20 @@ class WinogradConvolution(Convolution):
         if plan.wants_gradient(self.inputs[0]) and not sizes.blocked:
             arena.reserve((self.name, "backward panels"), by_input.filters, needed=needed)
         if by_filter.blocked:
-            arena.reserve((self.name, "output gradients"), plan.batch, FLOAT * backward.image)
+            arena.reserve_once(self._held(plan), plan.batch, FLOAT * backward.image)
             arena.reserve((self.name, "partials"), len(plan.ranges), FLOAT * self.conv_shape[2], needed)
         else:
-            arena.reserve((self.name, "output gradients"), plan.workers * backward.scratch)
+            arena.reserve_once(self._held(plan), plan.workers, FLOAT * backward.scratch)
             self.sums.reserve(plan)
+
+    def _held(self, plan: Plan) -> Hashable:
+        """Return the name of the buffer where output gradients are held, with zeros around them that nobody overwrites.
+
+        Layers of equal images share one.
+        """
+        backward = self._backward_sizes(plan)
+        worker = 0 if backward.sums_blocked else backward.scratch
+        return ("output gradients", worker, backward.image, backward.row, backward.inside, self.conv_shape)
 
     def record(self, plan: Plan) -> None:
         """Fill the records of forward pass, both gradients, and reduction."""
@@ -172,7 +182,7 @@ class WinogradConvolution(Convolution):
             by_input=plan.record_address(f"{self.name} by input") if by_input else 0,
             by_filter=plan.record_address(f"{self.name} by filter"),
             group=backward.group,
-            held=plan.arena.address((self.name, "output gradients")),
+            held=plan.arena.address(self._held(plan)),
             held_worker=0 if blocked else backward.scratch,
             held_image=backward.image,
             inside=backward.inside,
@@ -247,7 +257,7 @@ class WinogradConvolution(Convolution):
             **_scratch(plan, sizes),
             batch=plan.settings.word(IMAGES),
             size=self.tile,
-            input=plan.arena.address((self.name, "output gradients")) + FLOAT * backward.window,
+            input=plan.arena.address(self._held(plan)) + FLOAT * backward.window,
             input_image=backward.image,
             input_row=backward.row,
             channels=self.conv_shape[2],
@@ -274,7 +284,7 @@ class WinogradConvolution(Convolution):
             f"{self.name} by filter",
             winograd_gradients.FILTER_SUMS,
             layer=plan.record_address(self.name),
-            gradient=plan.arena.address((self.name, "output gradients")) + FLOAT * backward.inside,
+            gradient=plan.arena.address(self._held(plan)) + FLOAT * backward.inside,
             gradient_image=backward.image,
             gradient_row=backward.row,
             block=sizes.block,
@@ -345,7 +355,7 @@ class WinogradConvolution(Convolution):
         if wanted and backward.layer.blocked:
 
             def reads(first: int, last: int) -> list[Span]:
-                return [plan.arena.span((self.name, "output gradients"), first, last)]
+                return [plan.arena.span(self._held(plan), first, last)]
 
             def writes(first: int, last: int) -> list[Span]:
                 return [plan.gradients(self.inputs[0], first, last)]
@@ -367,9 +377,8 @@ class WinogradConvolution(Convolution):
         for part, (first, last) in enumerate(plan.ranges):
             reads = [plan.gradients(self.output, first, last), plan.values(self.output, first, last)]
             reads += self._choices(plan, first, last)
-            writes = [plan.arena.span((self.name, where), a, b) for where, a, b in (
-                ("output gradients", first, last), ("partials", part, part + 1)
-            )]  # fmt: skip
+            held = plan.arena.span(self._held(plan), first, last)
+            writes = [held, plan.arena.span((self.name, "partials"), part, part + 1)]
             if by_input:
                 reads.append(plan.arena.whole((self.name, "backward panels")))
                 writes.append(plan.gradients(source, first, last))
@@ -377,7 +386,7 @@ class WinogradConvolution(Convolution):
 
     def _by_filter(self, step: StepBuilder, blocks: int) -> None:
         plan, everything = step.plan, (0, step.plan.batch)
-        reads = [plan.arena.whole((self.name, "output gradients")), plan.values(self.inputs[0], *everything)]
+        reads = [plan.arena.whole(self._held(plan)), plan.values(self.inputs[0], *everything)]
         gradient = plan.parameter_span("gradient", self.filter)
         cost = plan.batch * self.multiply_adds * NS_PER_MULTIPLY_ADD / blocks
         record, kernel = plan.record_address(f"{self.name} by filter"), winograd_gradients.winograd_by_filter

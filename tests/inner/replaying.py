@@ -22,8 +22,10 @@ from bptcnn.precision import Precision
 class LastingArena(Arena):
     """Keeps every buffer through the whole step: nothing lies over anything else."""
 
-    def reserve(self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None) -> None:
-        super().reserve(name, count, stride)
+    def reserve(
+        self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None, behind: int = 0
+    ) -> None:
+        super().reserve(name, count, stride, behind=behind)
 
 
 def lasting(network: Network, batch_size: int, executor: Executor, tuning: Tuning, precision: Precision) -> Subnetwork:
@@ -59,11 +61,9 @@ def choices(subnetwork: Subnetwork, images: int) -> Choices:
 def _value(plan: Plan, value: int, images: int) -> npt.NDArray[np.float32]:
     """Return a value's images without halo."""
     layout = plan.layout(value)
-    halo, (rows, columns, channels) = layout.halo, layout.shape
     flat = plan.arena.view(("value", value), plan.batch * layout.image).view(np.float32)
-    padded = halo.top + rows + halo.bottom, halo.left + columns + halo.right, channels
-    whole = flat.reshape(plan.batch, -1)[:images, : np.prod(padded)].reshape(images, *padded)
-    return whole[:, halo.top : halo.top + rows, halo.left : halo.left + columns]
+    strides = [4 * step for step in (layout.image, layout.row, layout.shape[2], 1)]
+    return np.lib.stride_tricks.as_strided(flat[layout.inside :], (images, *layout.shape), strides, writeable=False)
 
 
 def _choice(plan: Plan, name: str, shape: tuple[int, int, int], images: int) -> npt.NDArray[np.intp]:
