@@ -59,8 +59,8 @@ class Loop:
         self._throttle = Throttle(
             configuration.speed * configuration.threads, time.monotonic, time.process_time, self._rest
         )
-        self._work: deque[Work] = deque()
-        self._taken: list[Work] = []  # off its head, in the local iteration that is under way
+        self._work: deque[Work] = deque()  # from the first sample of the local iteration on
+        self._taken, self._offset = 0, 0  # of these whole ones, and samples of the next, are in it
         self._bound = LossBound(subnetwork.network.classes)
         self._refusals = 0  # in a row
         self._local_steps = 1
@@ -131,23 +131,29 @@ class Loop:
     # ---- training ----------------------------------------------------------------------------------------------------
 
     def _next_batch(self, epoch: int) -> npt.NDArray[np.int32] | None:
-        """Take up to a batch of the epoch's samples off the head of the work, or None where it has no more."""
+        """Take up to a batch of the epoch's samples, or None where the work has no more."""
         parts: list[npt.NDArray[np.int32]] = []
         room = self._configuration.batch_size
-        while room and self._work and self._work[0].epoch == epoch:
-            head = self._work.popleft()
-            if len(head.indices) > room:
-                self._work.appendleft(replace(head, indices=head.indices[room:]))
-                head = replace(head, indices=head.indices[:room])
-            self._taken.append(head)
-            parts.append(head.indices)
-            room -= len(head.indices)
-        return np.ascontiguousarray(np.concatenate(parts)) if parts else None
+        while room and self._taken < len(self._work) and self._work[self._taken].epoch == epoch:
+            indices = self._work[self._taken].indices
+            parts.append(indices[self._offset : self._offset + room])
+            room -= len(parts[-1])
+            self._offset += len(parts[-1])
+            if self._offset == len(indices):
+                self._taken, self._offset = self._taken + 1, 0
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)) if parts else None
+
+    def _drop_taken(self) -> None:
+        """What the local iteration has taken is submitted."""
+        for _ in range(self._taken):
+            self._work.popleft()
+        if self._offset:
+            self._work[0] = replace(self._work[0], indices=self._work[0].indices[self._offset :])
+        self._taken = self._offset = 0
 
     def _try_to_iterate(self) -> None:
         """One local iteration. What diverges in it is refused: it ends as if it had not begun."""
         iteration = Iteration(self._work[0].epoch)
-        self._taken.clear()
         try:
             self._iterate(iteration)
         except Diverged as reason:
@@ -163,7 +169,7 @@ class Loop:
         if self._refusals == MOST_REFUSALS:
             again = f"{reason}, {MOST_REFUSALS} times in a row"
             raise Diverged(f"{again}: training diverged, try a smaller learning rate")
-        self._work.extendleft(reversed(self._taken))
+        self._taken = self._offset = 0
         while self._exchange.overlapped and not self._stopping:
             self._exchange.settle(self._subnetwork.weights)
             if self._exchange.ready():
@@ -188,8 +194,8 @@ class Loop:
                 self._step(batch, head.learning_rate, iteration)
                 steps += 1
                 self._take_messages()
-            elif self._work or self._exchange.ready():  # the epoch is over, or there is nothing to train meanwhile
-                break
+            elif self._taken < len(self._work) or self._exchange.ready():
+                break  # the epoch is over, or there is nothing to train meanwhile
             else:
                 self._wait()
             if self._pausing:  # what is in hand waits
@@ -206,6 +212,7 @@ class Loop:
         iteration.wait_seconds, self._wait_seconds = self._wait_seconds, 0.0
         begin = time.monotonic()
         receipt = self._exchange.submit(weights, iteration)
+        self._drop_taken()
         self._throttle.pay()
         seconds = time.monotonic() - begin
         self._refusals = 0

@@ -16,7 +16,7 @@ from bptcnn.outer.settings import RunSettings
 
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
 RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
-ENDING_ITERATIONS = 2  # where the run ends, so many local iterations fit into what is left
+ENDING_ITERATIONS = 4  # where the run ends, so many local iterations fit into what is left
 
 
 class Planner:
@@ -78,12 +78,18 @@ class Planner:
             sent, unsent = self._to_train(epoch, nodes)
             self._left = float((sent.sum() + unsent.sum()) / max(self._weights(nodes).sum(), 1e-9))
 
-    def reserve(self, node: int) -> int:
-        """Samples that keep the node busy while it reports and is answered: a local iteration at most."""
+    def least_in_hand(self, node: int) -> int:
+        """Samples in hand with which the node is sent more: it reports once in a local iteration.
+
+        And it is to be busy while it reports and is answered, with a local iteration at most. Not where the run ends:
+        what is in hand cannot move, and would keep nodes from ending together.
+        """
         local, seconds = self.local_samples(node), self._records[node].speedometer.seconds_per_sample()
         if isnan(seconds) or self._settings.update == "sgwu":
+            return 2 * local
+        if self._ending_steps(node):
             return local
-        return min(local, max(self._settings.batch_size, round(RESERVE_SECONDS / seconds)))
+        return local + min(local, max(self._settings.batch_size, round(RESERVE_SECONDS / seconds)))
 
     def in_hand(self, node: int) -> int:
         """Samples sent to the node that it has still to train, as far as its reports tell."""

@@ -63,7 +63,7 @@ class Travelling(Surroundings):
     def submit(self, weights: npt.NDArray[np.float32], iteration: Iteration) -> Any:
         self.log.append(f"submit {iteration.samples}")
         assert self.loop is not None
-        waiting = self.loop._work
+        waiting = list(self.loop._work)[self.loop._taken :]
         over = bool(waiting) and waiting[0].epoch != iteration.epoch
         self.sent.append(Sent(iteration.epoch, iteration.samples, len(self.sent) - self.settled, over, iteration))
 
