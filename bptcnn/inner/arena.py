@@ -3,7 +3,7 @@
 Buffers that are needed for a part of a step only may lie over one another: those whose turns do not meet.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,18 +108,17 @@ class Arena:
             self.reserve(name, count, stride)
 
     def overlay(self) -> None:
-        """Place the buffers that are needed for some turns: the longest needed first, each as low as turns let it."""
-        base, placed = self.size, list[tuple[int, int, Turns]]()
-        for name in sorted(self._needed, key=lambda name: (-self._needed[name].length, -self._buffers[name].size)):
-            needed, found = self._needed[name], self._buffers[name]
-            room, offset = _room(found.size), base
-            for begin, end, _ in sorted((one for one in placed if one[2].meets(needed)), key=lambda one: one[:2]):
-                if begin - offset >= room:
-                    break
-                offset = max(offset, end)
-            placed.append((offset, offset + room, needed))
-            self._buffers[name] = replace(found, offset=offset)
-            self.size = max(self.size, offset + room)
+        """Place the buffers that are needed for some turns, in the better of two orders: each as low as turns let it.
+
+        First come those that are needed longest, or that are of the most bytes for the most turns.
+        """
+        size, needed = {name: _room(self._buffers[name].size) for name in self._needed}, self._needed
+        longest = sorted(needed, key=lambda name: (-needed[name].length, -size[name]))
+        most = sorted(needed, key=lambda name: (-needed[name].length * size[name], -size[name]))
+        places = min((_place(order, size, needed) for order in (longest, most)), key=lambda placed: placed.end)
+        for name, offset in places.offsets.items():
+            self._buffers[name] = replace(self._buffers[name], offset=self.size + offset)
+        self.size += places.end
 
     def share(self, name: Hashable, other: Hashable) -> None:
         """Give the buffer of `other` a further name."""
@@ -164,6 +163,26 @@ class Arena:
             raise RuntimeError("the arena is not allocated yet")
         start = self.address(name) - self._memory.ctypes.data
         return self._memory[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+
+
+@dataclass(frozen=True)
+class _Places:
+    offsets: dict[Hashable, int]
+    end: int
+
+
+def _place(order: Sequence[Hashable], size: Mapping[Hashable, int], needed: Mapping[Hashable, Turns]) -> _Places:
+    """Give each buffer in turn the lowest place that none needed with it has."""
+    offsets: dict[Hashable, int] = {}
+    for name in order:
+        offset = 0
+        beside = [other for other in offsets if needed[other].meets(needed[name])]
+        for other in sorted(beside, key=lambda other: (offsets[other], size[other])):
+            if offsets[other] - offset >= size[name]:
+                break
+            offset = max(offset, offsets[other] + size[other])
+        offsets[name] = offset
+    return _Places(offsets, max((offset + size[name] for name, offset in offsets.items()), default=0))
 
 
 def _room(size: int) -> int:

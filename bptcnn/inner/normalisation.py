@@ -37,6 +37,15 @@ class Normalisation(Operation):
         return self.rectified and len(self.inputs) > 1
 
     @property
+    def reads_output_back(self) -> bool:
+        """Other rectifiers are undone by what the input says."""
+        return self.undoes
+
+    def reads_back(self, position: int) -> bool:
+        """What is added is not needed again."""
+        return position == 0
+
+    @property
     def leaves_turning(self) -> bool:
         """Its gradient is a sum of three terms per element."""
         return True

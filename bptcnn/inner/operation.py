@@ -51,6 +51,15 @@ class Operation(ABC):
         """Whether the backward tasks can leave it to such an operation before to turn the gradient of input 0."""
         return False
 
+    @property
+    def reads_output_back(self) -> bool:
+        """Whether the backward tasks read the output."""
+        return True
+
+    def reads_back(self, position: int) -> bool:
+        """Tell whether the backward tasks read input `position`."""
+        return True
+
     def halo(self, position: int) -> Halo:
         """Return what is read around input `position`."""
         return Halo()
