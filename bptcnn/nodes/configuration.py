@@ -12,8 +12,7 @@ from bptcnn.precision import Precision
 class AgentConfiguration:
     """One node of a run, whatever its transport.
 
-    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second. `report_seconds`: for so long
-    submissions may wait to be reported together.
+    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second.
     """
 
     node: int
@@ -28,7 +27,6 @@ class AgentConfiguration:
     update: Update
     staleness: int | None
     heartbeat_seconds: float = 0.5
-    report_seconds: float = 0.1
 
 
 @dataclass(frozen=True)

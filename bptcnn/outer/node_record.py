@@ -161,12 +161,12 @@ class NodeRecord:
         return self.first_samples / (now - self.began)
 
     def add(self, event: Submitted) -> None:
-        """Count a submission, or those of one report."""
+        """Count a submission."""
         totals = self.totals
         self.totals = replace(
             totals,
             images=totals.images + event.samples,
-            submissions=totals.submissions + event.sequence - self.sequence,
+            submissions=totals.submissions + 1,
             compute_seconds=totals.compute_seconds + event.compute_seconds,
             wait_seconds=totals.wait_seconds + event.wait_seconds,
             communication_seconds=totals.communication_seconds + event.communication_seconds,
