@@ -88,11 +88,10 @@ class Arena:
     def reserve(
         self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None, behind: int = 0
     ) -> None:
-        """Reserve `count` elements, images or parts of `stride` bytes, and slack behind for whole-vector loads.
+        """Reserve `count` elements, images or parts of `stride` bytes, with slack behind for whole-vector loads.
 
-        `behind`: bytes more that nobody writes.
-
-        What is in a buffer lasts for the turns at which it is `needed`, None: for good. See `overlay`.
+        What is in a buffer lasts for the turns at which it is `needed`, None: for good. See `overlay`. `behind`: bytes
+        more, before that slack.
         """
         size = count * stride + behind
         self._buffers[name] = _Buffer(self.size, size, stride)
@@ -115,10 +114,10 @@ class Arena:
         size, needed = {name: _room(self._buffers[name].size) for name in self._needed}, self._needed
         longest = sorted(needed, key=lambda name: (-needed[name].length, -size[name]))
         most = sorted(needed, key=lambda name: (-needed[name].length * size[name], -size[name]))
-        places = min((_place(order, size, needed) for order in (longest, most)), key=lambda placed: placed.end)
-        for name, offset in places.offsets.items():
+        end, offsets = min((_place(order, size, needed) for order in (longest, most)), key=lambda placed: placed[0])
+        for name, offset in offsets.items():
             self._buffers[name] = replace(self._buffers[name], offset=self.size + offset)
-        self.size += places.end
+        self.size += end
 
     def share(self, name: Hashable, other: Hashable) -> None:
         """Give the buffer of `other` a further name."""
@@ -165,14 +164,10 @@ class Arena:
         return self._memory[start : start + count * np.dtype(dtype).itemsize].view(dtype)
 
 
-@dataclass(frozen=True)
-class _Places:
-    offsets: dict[Hashable, int]
-    end: int
-
-
-def _place(order: Sequence[Hashable], size: Mapping[Hashable, int], needed: Mapping[Hashable, Turns]) -> _Places:
-    """Give each buffer in turn the lowest place that none needed with it has."""
+def _place(
+    order: Sequence[Hashable], size: Mapping[Hashable, int], needed: Mapping[Hashable, Turns]
+) -> tuple[int, dict[Hashable, int]]:
+    """Give each buffer in turn the lowest place that none needed with it has; return where all end, and the offsets."""
     offsets: dict[Hashable, int] = {}
     for name in order:
         offset = 0
@@ -182,7 +177,7 @@ def _place(order: Sequence[Hashable], size: Mapping[Hashable, int], needed: Mapp
                 break
             offset = max(offset, offsets[other] + size[other])
         offsets[name] = offset
-    return _Places(offsets, max((offset + size[name] for name, offset in offsets.items()), default=0))
+    return max((offset + size[name] for name, offset in offsets.items()), default=0), offsets
 
 
 def _room(size: int) -> int:

@@ -60,14 +60,13 @@ class GradientSharing:
     def value_needed(self, value: int, training: bool) -> Turns:
         """Return the turns at which a value is needed: up to its last reader, forward or, in `training`, backward."""
         loss = len(self._operations)
-        forward = {id(op): turn for turn, op in enumerate(self._operations)}
         producer, readers = self._producer[value], self._contributions[value]
-        turns = [forward[id(op)] for op, _ in readers]
+        turns = [loss - 1 - self._turn[id(op)] for op, _ in readers]
         if training:
             reading = [op for op, position in readers if op.reads_back(position)]
             reading += [producer] if producer.reads_output_back else []
             turns += [loss + 1 + self._turn[id(op)] for op in reading]
-        return Turns(forward[id(producer)], max(turns))
+        return Turns(loss - 1 - self._needed_until(value), max(turns))
 
     def _share(self, op: Operation) -> None:
         """Let the inputs of `op` have the memory of its output's gradient where that is safe."""
