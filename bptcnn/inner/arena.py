@@ -17,7 +17,7 @@ _ALIGNMENT = 64  # bytes: a cache line, and the widest vector
 FLOAT = 4  # bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """Bytes [begin, end) of a buffer: what a task reads or writes; or only stripe `stripe` of `stripes` in them.
 

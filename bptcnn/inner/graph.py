@@ -11,7 +11,7 @@ from bptcnn.inner.ranks import upward_ranks
 Int64Array = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One kernel call: `kernel` and `operation` are addresses, [first, last) the range, `part` the partial sum."""
 

@@ -15,7 +15,7 @@ from bptcnn.inner.arena import Span
 _MOST = 8  # tasks to wait for without a join
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Access:
     span: Span
     task: int

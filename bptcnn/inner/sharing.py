@@ -42,9 +42,7 @@ class GradientSharing:
 
     def turned_by_producer(self, op: Operation) -> bool:
         """Tell whether whoever made input 0 turns its gradient on loading: then nothing is written for it."""
-        value = op.inputs[0]
-        alone = op.leaves_turning and len(self._contributions.get(value, ())) == 1
-        return alone and self.in_place(op, 0) and self._producer[value].turns_on_loading
+        return self.in_place(op, 0) and self._left(op)
 
     def needed(self, owner: int) -> Turns:
         """Return the turns of the step at which the memory of a gradient is needed, for all that lie in it.
@@ -79,11 +77,18 @@ class GradientSharing:
             if value == 0 or op.gradient_use(position) == "own" or self.accumulates(op, position):
                 continue
             pending = [member for member in members if member != value and self._needed_until(member) > turn]
-            writes_now = op.gradient_use(position) == "turns" or op.inputs.count(value) > 1
+            turns_now = op.gradient_use(position) == "turns" and not self._left(op)
+            writes_now = turns_now or op.inputs.count(value) > 1
             if any(writes_now or self._clash(value, member, turn) for member in pending):
                 continue
             self._owner[value] = owner
             members.append(value)
+
+    def _left(self, op: Operation) -> bool:
+        """Tell whether turning the gradient of input 0 can be left to whoever made it."""
+        value = op.inputs[0]
+        alone = op.leaves_turning and len(self._contributions.get(value, ())) == 1
+        return alone and self._producer[value].turns_on_loading
 
     def _needed_until(self, value: int) -> int:
         """The turn at which the operation that made the value reads its gradient."""

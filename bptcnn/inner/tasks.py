@@ -5,6 +5,7 @@ thread that began it, in its cache.
 """
 
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 
 from bptcnn.inner.arena import Span
 from bptcnn.inner.executor import end_of_step
@@ -29,7 +30,7 @@ class StepBuilder:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self._builder = GraphBuilder()
-        self._hazards = Hazards(self._join)
+        self._hazards = Hazards(partial(_join, self._builder))
 
     def build(self) -> TaskGraph:
         """Return the graph."""
@@ -61,9 +62,6 @@ class StepBuilder:
         index = self._builder.add(task, before)
         self._hazards.record(index, reads, writes)
         return index
-
-    def _join(self, tasks: Set[int]) -> int:
-        return self._builder.add(Task("join", end_of_step, 0, 0, 0, 0, 0.0), tasks)
 
     def over_images(
         self,
@@ -142,3 +140,7 @@ class StepBuilder:
         everything = (0, plan.batch)
         reads, writes = [plan.values(plan.result, *everything)], [plan.gradients(plan.result, *everything)]
         self.add("loss", loss.softmax_cross_entropy, record, everything, plan.batch * elements * 10.0, reads, writes)
+
+
+def _join(builder: GraphBuilder, tasks: Set[int]) -> int:
+    return builder.add(Task("join", end_of_step, 0, 0, 0, 0, 0.0), tasks)
