@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.plan import Plan, split
-from bptcnn.inner.step_settings import RATE
+from bptcnn.inner.step_settings import KEEPING, RATE
 from bptcnn.inner.tasks import NS_PER_ELEMENT, SPAN, StepBuilder
 from bptcnn.kernels import update
 from bptcnn.networks import Parameter
@@ -58,6 +58,7 @@ class PartialSums:
             partials=self.address(plan),
             parts=len(self.parts(plan)),
             part_size=self.size,
+            keeping=plan.settings.word(KEEPING),
             gradient=plan.weights_gradient(self.filter),
             settings=plan.settings.number(RATE),
             weights=plan.weights(self.filter),

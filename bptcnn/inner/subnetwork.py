@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import isnan
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, KEEPING, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
@@ -115,17 +116,19 @@ class Subnetwork:
         rate: float = float("nan"),
         momentum: float = 0.0,
         decay: float = 0.0,
+        keep_gradient: bool = False,
     ) -> StepResult:
         """Compute loss and gradient of one batch and, unless `rate` is NaN, update the weights.
 
         samples: (N, H, W, C) float32, or uint8 for value / 255, C-contiguous; labels: (N,) int32. With `order`, int32,
-        the batch is samples[order]; without, all N. At most batch_size images. Raises UserError for a label that is no
-        class.
+        the batch is samples[order]; without, all N. At most batch_size images. `gradient` holds the gradient where the
+        weights are not updated, or with `keep_gradient`. Raises UserError for a label that is no class.
         """
         images = len(samples) if order is None else len(order)
         if not 1 <= images <= self.batch_size:
             raise ValueError(f"a step takes 1 to {self.batch_size} images, not {images}")
-        self._run(self._prepared, samples, labels, order, images, rate, momentum, decay)
+        keep_gradient |= isnan(rate)
+        self._run(self._prepared, samples, labels, order, images, rate, momentum, decay, keep_gradient)
         settings = self._settings
         settings.words[STEP] += 1
         loss, correct = float(settings.numbers[LOSS]), int(settings.words[CORRECT])
@@ -148,6 +151,7 @@ class Subnetwork:
         rate: float,
         momentum: float,
         decay: float,
+        keep_gradient: bool = False,
     ) -> None:
         settings = self._settings
         settings.words[IMAGES] = images
@@ -155,6 +159,7 @@ class Subnetwork:
         settings.words[BYTES] = samples.dtype == np.uint8
         settings.words[ORDER] = 0 if order is None else order.ctypes.data
         settings.words[LABELS] = labels.ctypes.data
+        settings.words[KEEPING] = keep_gradient
         settings.numbers[:LOSS] = rate, momentum, decay
         try:
             self._executor.run(prepared)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at
+from bptcnn.kernels.pointers import floats, record_at, words
 
 REDUCTION = np.dtype(
     [
@@ -13,7 +13,8 @@ REDUCTION = np.dtype(
             "partials",  # (parts, part_size)
             "parts",
             "part_size",
-            "gradient",  # address of the first element that the partial sums add up to
+            "keeping",  # address of an int64: whether the sum is written to `gradient`, too
+            "gradient",  # address of the element that the first one is kept in
             "settings",  # as in UPDATE
             "weights",  # address of the element that the first gradient belongs to
             "velocity",
@@ -52,19 +53,23 @@ def _descend(settings, weights, gradient, velocity, size):
 
 @task_kernel
 def reduce_and_update(operation, first, last, part, worker):
-    """Add up the elements [first, last) of all partial sums, in the order of the parts; then update the weights."""
+    """Add up the elements [first, last) of all partial sums, in the order of the parts; then update the weights.
+
+    The sum takes the place of the first part.
+    """
     o = _reduction_at(operation)
     size = last - first
-    gradient = floats(o.gradient + 4 * first, size)
-    head = floats(o.partials + 4 * first, size)
-    for i in range(size):
-        gradient[i] = head[i]
+    total = floats(o.partials + 4 * first, size)
     for index in range(1, o.parts):
         more = floats(o.partials + 4 * (index * o.part_size + first), size)
         for i in range(size):
-            gradient[i] += more[i]
+            total[i] += more[i]
+    if words(o.keeping, 1)[0]:
+        gradient = floats(o.gradient + 4 * first, size)
+        for i in range(size):
+            gradient[i] = total[i]
     weights, velocity = floats(o.weights + 4 * first, size), floats(o.velocity + 4 * first, size)
-    _descend(floats(o.settings, 3), weights, gradient, velocity, size)
+    _descend(floats(o.settings, 3), weights, total, velocity, size)
     return 0
 
 

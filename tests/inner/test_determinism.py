@@ -22,7 +22,8 @@ def trained(network: Network, batch_size: int, threads: int, seed: int, steps: i
     losses = []
     for step in range(steps):
         order = random.permutation(2 * batch_size)[: max(1, batch_size - step)].astype(np.int32)
-        losses.append(subnetwork.step(samples, labels, order, rate=0.01, momentum=0.9, decay=1e-3).loss)
+        result = subnetwork.step(samples, labels, order, rate=0.01, momentum=0.9, decay=1e-3, keep_gradient=True)
+        losses.append(result.loss)
     executor.close()
     return b"".join(v.tobytes() for v in (subnetwork.weights, subnetwork.gradient, subnetwork.velocity)), losses
 

@@ -42,7 +42,7 @@ def test_several_steps_follow_the_numpy_model(
     subnetwork.weights[:] = case.weights
     for rate, momentum, decay in settings:
         weights, velocity = subnetwork.weights.astype(np.float64), subnetwork.velocity.astype(np.float64)
-        subnetwork.step(case.samples, case.labels, rate=rate, momentum=momentum, decay=decay)
+        subnetwork.step(case.samples, case.labels, rate=rate, momentum=momentum, decay=decay, keep_gradient=True)
         terms = [momentum * velocity, subnetwork.gradient.astype(np.float64), decay * weights]
         assert_rounded(subnetwork.velocity, terms)
         assert_rounded(subnetwork.weights, [weights, -rate * np.sum(terms, axis=0)], rate * np.abs(terms).sum(0))
@@ -53,9 +53,21 @@ def test_the_gradient_is_that_of_the_weights_before_the_update(executor: Executo
     _, expected = case.stepped(executor, 6)
     subnetwork = Subnetwork(NETWORK, 6, executor)
     subnetwork.weights[:] = case.weights
-    subnetwork.step(case.samples, case.labels, rate=0.5, momentum=0.9, decay=0.1)
+    subnetwork.step(case.samples, case.labels, rate=0.5, momentum=0.9, decay=0.1, keep_gradient=True)
     np.testing.assert_array_equal(subnetwork.gradient, expected)
     assert not np.array_equal(subnetwork.weights, case.weights)
+
+
+def test_an_update_is_the_same_whether_the_gradient_is_kept_or_not(executor: Executor) -> None:
+    case = Case.draw(NETWORK, 6, 4)
+    found = []
+    for keep in (True, False):
+        subnetwork = Subnetwork(NETWORK, 6, executor)
+        subnetwork.weights[:] = case.weights
+        for _ in range(3):
+            subnetwork.step(case.samples, case.labels, rate=0.5, momentum=0.9, decay=0.1, keep_gradient=keep)
+        found.append((subnetwork.weights.tobytes(), subnetwork.velocity.tobytes()))
+    assert found[0] == found[1]
 
 
 def test_every_weight_of_a_large_network_is_updated_once(executor: Executor) -> None:
@@ -63,7 +75,7 @@ def test_every_weight_of_a_large_network_is_updated_once(executor: Executor) -> 
     case = Case.draw(network, 5, 2)
     subnetwork = Subnetwork(network, 8, executor)
     subnetwork.weights[:] = case.weights
-    subnetwork.step(case.samples, case.labels, rate=1.0, decay=0.25)
+    subnetwork.step(case.samples, case.labels, rate=1.0, decay=0.25, keep_gradient=True)
     np.testing.assert_allclose(
         subnetwork.weights, 0.75 * case.weights.astype(np.float64) - subnetwork.gradient, rtol=1e-5, atol=1e-6
     )
