@@ -12,7 +12,8 @@ from bptcnn.precision import Precision
 class AgentConfiguration:
     """One node of a run, whatever its transport.
 
-    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second.
+    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second. `report_seconds`: for so long
+    submissions may wait to be reported together; 0: each at once.
     """
 
     node: int
@@ -27,6 +28,7 @@ class AgentConfiguration:
     update: Update
     staleness: int | None
     heartbeat_seconds: float = 0.5
+    report_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

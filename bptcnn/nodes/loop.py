@@ -27,6 +27,7 @@ from bptcnn.outer import (
     Release,
     Resume,
     Stop,
+    Submitted,
     Trial,
     Work,
     over_stale,
@@ -69,6 +70,8 @@ class Loop:
         self._wait_seconds = 0.0
         self._unreported_seconds = 0.0
         self._steps = 0
+        self._untold: Submitted | None = None  # submissions that are not reported yet
+        self._told = 0.0  # when the last report was
         self.samples_trained = 0
 
     def run(self) -> None:
@@ -123,6 +126,7 @@ class Loop:
 
     def _pause(self) -> None:
         """Stand still until Resume."""
+        self._tell_all()
         self._report(Paused(self._configuration.node, time.monotonic(), self._wait_seconds))
         self._wait_seconds = 0.0
         while self._pausing and not self._stopping:
@@ -162,6 +166,7 @@ class Loop:
     def _refuse(self, iteration: Iteration, reason: Diverged) -> None:
         """Have the iteration's samples trained anew, from the global weights and without momentum."""
         self._refusals += 1
+        self._tell_all()
         self._report(Refused(self._configuration.node, time.monotonic(), iteration.samples, str(reason)))
         with suppress(OSError):  # the log's disk is full
             print(f"a submission of {iteration.samples} images is refused: {reason}", flush=True)
@@ -222,7 +227,26 @@ class Loop:
             return
         iteration.communication_seconds += seconds
         iteration.timed_seconds += seconds
-        self._report(receipt.report(self._configuration.node, time.monotonic(), iteration))
+        self._tell(receipt.report(self._configuration.node, time.monotonic(), iteration))
+
+    def _tell(self, submitted: Submitted) -> None:
+        """Report a submission, if it is time to, with those before it that were not yet.
+
+        A report costs the coordinator more than a small submission costs the node. At once where others wait for it or
+        samples are wanted soon.
+        """
+        self._untold = submitted if self._untold is None else submitted.including(self._untold)
+        in_hand = sum(len(work.indices) for work in self._work)
+        over = not self._work or self._work[0].epoch != submitted.epoch
+        due = submitted.time >= self._told + self._configuration.report_seconds
+        if due or over or in_hand <= 2 * self._untold.samples or self._waiting_for_release:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Report what was not reported yet."""
+        if self._untold is not None:
+            self._report(self._untold)
+            self._told, self._untold = self._untold.time, None
 
     @contextmanager
     def _communicating(self, iteration: Iteration) -> Iterator[None]:

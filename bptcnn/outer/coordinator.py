@@ -227,14 +227,15 @@ class Coordinator:
                 self._condemn(record, event.reason)
 
     def _on_submitted(self, record: NodeRecord, event: Submitted) -> None:
-        if event.sequence != record.sequence + 1:
+        submissions = event.sequence - record.sequence
+        if submissions < 1:
             raise ValueError(f"node {record.name}: submission {event.sequence} after {record.sequence}")
         committed = self._ledger.commit(record.node, event.samples_committed)
         if committed != [(event.epoch, event.samples)]:
             raise ValueError(f"node {record.name} reports {event.samples} samples of epoch {event.epoch}: {committed}")
         record.add(event)
         record.moved = event.time
-        self._submissions += 1
+        self._submissions += submissions
         tally = self._tallies.get(event.epoch, Tally())
         self._tallies[event.epoch] = tally.plus(event.samples, event.loss_sum, event.correct)
         if self._barrier:

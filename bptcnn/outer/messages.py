@@ -3,7 +3,7 @@
 Times are seconds on the driver's clock, stamped when it receives a message; the coordinator has no clock of its own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -91,13 +91,13 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """One submission, committed (and, in AGWU, merged). Its samples are all of one epoch.
+    """One submission, committed (and, in AGWU, merged), or several in a row. Its samples are all of one epoch.
 
-    `sequence` counts the node's submissions from 1; `samples_committed` counts samples over all of them, this one
-    included. `timed_samples` took `timed_seconds` of computing and communicating, waiting and the first step of a run
-    left out: that is what speed is measured from. `staleness` is in updates. `transfer_seconds`: how long weights were
-    under way for it, most of it while the node trained; `bytes_sent` and `bytes_received`: what that was, as the node
-    sees it (0 without a link).
+    `sequence` counts the node's submissions from 1: those since the report before are in this one. `samples_committed`
+    counts samples over all of them, this report's included. `timed_samples` took `timed_seconds` of computing and
+    communicating, waiting and the first step of a run left out: that is what speed is measured from. `staleness`, of
+    the last one, is in updates. `transfer_seconds`: how long weights were under way for it, most of it while the node
+    trained; `bytes_sent` and `bytes_received`: what that was, as the node sees it (0 without a link).
     """
 
     node: int
@@ -122,6 +122,17 @@ class Submitted:
     def quality(self) -> float:
         """Q_j: the accuracy on the submission's samples."""
         return self.correct / self.samples
+
+    def including(self, earlier: "Submitted") -> "Submitted":
+        """Return one report of this submission and those of `earlier`, just before it and of the same epoch."""
+        sums = {name: getattr(self, name) + getattr(earlier, name) for name in _SUMMED}
+        return replace(self, **sums)
+
+
+_SUMMED = (
+    *("samples", "loss_sum", "correct", "compute_seconds", "wait_seconds", "communication_seconds"),
+    *("timed_samples", "timed_seconds", "transfer_seconds", "bytes_sent", "bytes_received"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,12 +161,12 @@ class NodeRecord:
         return self.first_samples / (now - self.began)
 
     def add(self, event: Submitted) -> None:
-        """Count a submission."""
-        totals = self.totals
+        """Count a submission, or those of one report."""
+        totals, count = self.totals, event.sequence - self.sequence
         self.totals = replace(
             totals,
             images=totals.images + event.samples,
-            submissions=totals.submissions + 1,
+            submissions=totals.submissions + count,
             compute_seconds=totals.compute_seconds + event.compute_seconds,
             wait_seconds=totals.wait_seconds + event.wait_seconds,
             communication_seconds=totals.communication_seconds + event.communication_seconds,
@@ -174,10 +174,10 @@ class NodeRecord:
             bytes_sent=totals.bytes_sent + event.bytes_sent,
             bytes_received=totals.bytes_received + event.bytes_received,
         )
+        self.sizes.append(event.samples // count)
+        self.transfers.append(event.transfer_seconds / count)
         self.sequence = event.sequence
         self.reported = True
-        self.sizes.append(event.samples)
-        self.transfers.append(event.transfer_seconds)
         self.staleness = event.staleness
         self.samples_trained = max(self.samples_trained, event.samples_committed)
         self.speedometer.add(event.timed_samples, event.timed_seconds)

@@ -16,7 +16,8 @@ from bptcnn.outer.settings import RunSettings
 
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
 RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
-ENDING_ITERATIONS = 4  # where the run ends, so many local iterations fit into what is left
+RESERVE_PARTS = 8  # but no more than this part of a shard: the rest can move
+ENDING_PARTS = 4  # where the run ends, local iterations and what nodes have in hand are a part or two of what is left
 
 
 class Planner:
@@ -50,7 +51,8 @@ class Planner:
         """
         steps = self._settings.local_steps
         if self._settings.update != "sgwu":
-            return self._ending_steps(node) or steps
+            ending = self._ending_samples(node) // self._settings.batch_size
+            return min(ending, steps) if ending else steps
         nodes = self._heirs()
         weights = self._weights(nodes)
         return max(1, round(steps * len(nodes) * float(weights[nodes.index(node)] / weights.sum())))
@@ -60,15 +62,16 @@ class Planner:
         planned = self.local_steps(node) * self._settings.batch_size
         if self._settings.update == "sgwu":
             return planned
-        usual = 0 if self._ending_steps(node) else self._records[node].usual_samples()
+        usual = 0 if self._ending_samples(node) else self._records[node].usual_samples()
         return max(planned, usual, self._under_way(node))
 
-    def _ending_steps(self, node: int) -> int:
-        """Batches in a local iteration that the run's end makes shorter, 0 where it does not: then all end together."""
-        seconds = self._settings.batch_size * self._records[node].speedometer.seconds_per_sample()
-        if not seconds * ENDING_ITERATIONS * self._settings.local_steps > self._left:
+    def _ending_samples(self, node: int) -> int:
+        """Samples of the node's share of what is left, as the run's end divides that; 0 where it is not near."""
+        seconds = self._records[node].speedometer.seconds_per_sample()
+        iteration = seconds * self._settings.batch_size * self._settings.local_steps
+        if isnan(seconds) or self._left > ENDING_PARTS * max(iteration, RESERVE_SECONDS):
             return 0
-        return max(1, int(self._left / (seconds * ENDING_ITERATIONS)))
+        return max(self._settings.batch_size, int(self._left / (seconds * ENDING_PARTS)))
 
     def foresee(self, epoch: int) -> None:
         """Note how long the run has still to go, if `epoch` is the last one."""
@@ -81,15 +84,16 @@ class Planner:
     def least_in_hand(self, node: int) -> int:
         """Samples in hand with which the node is sent more: it reports once in a local iteration.
 
-        And it is to be busy while it reports and is answered, with a local iteration at most. Not where the run ends:
-        what is in hand cannot move, and would keep nodes from ending together.
+        And it is to be busy while it reports and is answered, with a local iteration or a part of its shard. Where the run ends, only
+        behind a link: what is in hand cannot move, and would keep nodes from ending together.
         """
         local, seconds = self.local_samples(node), self._records[node].speedometer.seconds_per_sample()
         if isnan(seconds) or self._settings.update == "sgwu":
             return 2 * local
-        if self._ending_steps(node):
-            return local
-        return local + min(local, max(self._settings.batch_size, round(RESERVE_SECONDS / seconds)))
+        if ending := self._ending_samples(node):
+            return max(ending, local + self._under_way(node))
+        most = max(local, int(self._ledger.shard_sizes()[node]) // RESERVE_PARTS)
+        return local + min(most, max(self._settings.batch_size, round(RESERVE_SECONDS / seconds)))
 
     def in_hand(self, node: int) -> int:
         """Samples sent to the node that it has still to train, as far as its reports tell."""

@@ -26,6 +26,7 @@ from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
 MOST_JOINED = 16  # places for nodes that join: a slot of 64 KiB each, until one comes
+_REPORT_SECONDS = 0.1  # nodes of this machine submit more often than the coordinator needs to hear of it
 
 
 class Launcher:
@@ -136,6 +137,7 @@ class Launcher:
             weight_decay=settings.weight_decay,
             update=settings.update,
             staleness=settings.staleness,
+            report_seconds=0.0 if member.host else _REPORT_SECONDS,
         )
 
     def _sample_source(self) -> SampleSource:

@@ -43,6 +43,7 @@ class Surroundings:
     batch_size: int = 4
     update: Update = "agwu"
     staleness: int | None = None
+    report_seconds: float = 0.0
     during: dict[int, list[Message]] = field(default_factory=dict)
     trickle: list[tuple[int, Message]] = field(default_factory=list)
     others: dict[int, int] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class Surroundings:
             weight_decay=0.125,
             update=self.update,
             staleness=self.staleness,
+            report_seconds=self.report_seconds,
         )
         build: Callable[..., Loop] = Loop
         self.loop = build(configuration, self, None, None, self, self, self.report)

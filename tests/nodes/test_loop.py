@@ -302,3 +302,40 @@ def test_a_loss_that_explodes_over_many_small_batches(monkeypatch: pytest.Monkey
     seen = Surroundings([[work(1, range(96), 24)], [STOP]], losses=losses).run(monkeypatch)
     assert len(seen.refusals) == 1
     assert [s.samples for s in seen.submissions] == [96]
+
+
+def test_submissions_are_reported_together_while_enough_is_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lasts a step, so that the third is due; then so little is in hand that each is reported at once."""
+    seconds = 2.5 * (REFRESH + STEP + SUBMIT)
+    script = [[work(1, range(40), steps=1), work(2, range(40, 48), steps=1)], [STOP]]
+    seen = Surroundings(script, report_seconds=seconds).run(monkeypatch)
+    assert [(s.epoch, s.sequence, s.samples, s.samples_committed) for s in seen.submissions] == [
+        (1, 1, 4, 4),  # nothing was told before
+        (1, 4, 12, 16),
+        (1, 7, 12, 28),
+        (1, 9, 8, 36),  # 12 are left: not twice as much
+        (1, 10, 4, 40),  # the epoch is over
+        (2, 11, 4, 44),
+        (2, 12, 4, 48),
+    ]
+    together = seen.submissions[1]
+    assert (together.correct, together.loss_sum, together.compute_seconds) == (6, 12 * LOSS, 3 * STEP)
+    assert together.communication_seconds == 3 * (REFRESH + SUBMIT)
+
+
+def test_what_was_not_reported_is_before_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    during: dict[int, list[Message]] = {2: [Pause()]}
+    script: list[list[Message]] = [[work(1, range(80), steps=1)], [RESUME], [STOP]]
+    seen = Surroundings(script, report_seconds=1e9, during=during).run(monkeypatch)
+    told = [type(event).__name__ for event in seen.events]
+    assert told[:2] == ["Submitted", "Paused"]
+    assert seen.submissions[0].sequence == 2
+
+
+def test_what_was_not_reported_is_before_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    script: list[list[Message]] = [[work(1, range(80), steps=1)], [STOP]]
+    seen = Surroundings(script, report_seconds=1e9, diverging=frozenset([3])).run(monkeypatch)
+    told = [type(event).__name__ for event in seen.events]
+    assert told[:2] == ["Submitted", "Refused"]
+    assert seen.submissions[0].samples_committed == 12
+    assert seen.trained()[12:20] == [12, 13, 14, 15, 12, 13, 14, 15]

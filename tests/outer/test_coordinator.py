@@ -190,6 +190,17 @@ def test_a_failed_nodes_samples_move_when_it_is_lost_not_before() -> None:
     assert machine.counters().images_trained == 30
 
 
+def test_one_report_may_be_of_several_submissions() -> None:
+    machine = coordinator()
+    start(machine)
+    machine.handle(submitted(0, 3, 15, 1, 15))
+    machine.handle(submitted(0, 4, 20, 1, 5))
+    machine.validate()
+    assert machine.counters().updates == 4
+    assert machine.counters().images_trained == 20
+    assert machine.statuses()[0].totals.submissions == 4
+
+
 def test_a_refused_submission_is_counted_and_its_samples_stay() -> None:
     machine = coordinator()
     start(machine)
@@ -331,7 +342,7 @@ def test_statuses_add_up() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        submitted(0, 2, 10, 1, 10),
+        submitted(0, 0, 10, 1, 10),
         submitted(0, 1, 10, 2, 10),
         submitted(0, 1, 12, 1, 10),
         submitted(0, 1, 500, 1, 500),
