@@ -84,8 +84,8 @@ class Planner:
     def least_in_hand(self, node: int) -> int:
         """Samples in hand with which the node is sent more: it reports once in a local iteration.
 
-        And it is to be busy while it reports and is answered, with a local iteration or a part of its shard. Where the run ends, only
-        behind a link: what is in hand cannot move, and would keep nodes from ending together.
+        And it is to be busy while it reports and is answered, with a local iteration or a part of its shard. Where the
+        run ends, only behind a link: what is in hand cannot move, and would keep nodes from ending together.
         """
         local, seconds = self.local_samples(node), self._records[node].speedometer.seconds_per_sample()
         if isnan(seconds) or self._settings.update == "sgwu":
