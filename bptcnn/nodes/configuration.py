@@ -1,5 +1,6 @@
 """What an agent is told on its standard input before anything else. Imports nothing that compiles."""
 
+import math
 from dataclasses import dataclass
 
 from bptcnn.networks import Network
@@ -12,8 +13,8 @@ from bptcnn.precision import Precision
 class AgentConfiguration:
     """One node of a run, whatever its transport.
 
-    `speed` below 1 emulates a slow node: `speed` x `threads` CPU-seconds per second. `report_seconds`: for so long
-    submissions may wait to be reported together; 0: each at once.
+    `speed` below 1 emulates a slow node: see `cpu_limit`. `report_seconds`: for so long submissions may wait to be
+    reported together; 0: each at once.
     """
 
     node: int
@@ -29,6 +30,11 @@ class AgentConfiguration:
     staleness: int | None
     heartbeat_seconds: float = 0.5
     report_seconds: float = 0.0
+
+    @property
+    def cpu_limit(self) -> float:
+        """CPU-seconds that it may use per second: infinite at full speed, or its helping threads would slow it down."""
+        return self.speed * self.threads if self.speed < 1.0 else math.inf
 
 
 @dataclass(frozen=True)

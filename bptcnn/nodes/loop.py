@@ -57,9 +57,7 @@ class Loop:
         self._exchange = exchange
         self._inbox = inbox
         self._report = report
-        self._throttle = Throttle(
-            configuration.speed * configuration.threads, time.monotonic, time.process_time, self._rest
-        )
+        self._throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, self._rest)
         self._work: deque[Work] = deque()  # from the first sample of the local iteration on
         self._taken, self._offset = 0, 0  # of these whole ones, and samples of the next, are in it
         self._bound = LossBound(subnetwork.network.classes)
@@ -211,8 +209,7 @@ class Loop:
             if self._stopping:
                 return
             # the newest message decides how long an iteration is
-            stale = over_stale(0, self._exchange.updates_behind(), self._configuration.staleness)
-            if (stale or steps >= self._local_steps) and self._exchange.ready():
+            if (steps >= self._local_steps or self._over_stale()) and self._exchange.ready():
                 break
         iteration.wait_seconds, self._wait_seconds = self._wait_seconds, 0.0
         begin = time.monotonic()
@@ -228,6 +225,10 @@ class Loop:
         iteration.communication_seconds += seconds
         iteration.timed_seconds += seconds
         self._tell(receipt.report(self._configuration.node, time.monotonic(), iteration))
+
+    def _over_stale(self) -> bool:
+        bound = self._configuration.staleness
+        return bound is not None and over_stale(0, self._exchange.updates_behind(), bound)
 
     def _tell(self, submitted: Submitted) -> None:
         """Report a submission, if it is time to, with those before it that were not yet.

@@ -1,12 +1,13 @@
 """Emulating a slow node: a token bucket on the process's CPU time."""
 
+import math
 from collections.abc import Callable
 
 CREDIT_SECONDS = 0.1  # of CPU time: what a node that waited may catch up on
 
 
 class Throttle:
-    """Lets a process use `rate` CPU-seconds per second, with at most CREDIT_SECONDS of CPU time in credit.
+    """Lets a process use `rate` CPU-seconds per second (infinite: all), with at most CREDIT_SECONDS in credit.
 
     `clock` and `cpu_clock` return seconds of wall time and of the process's CPU time; `sleep` takes seconds.
     """
@@ -21,6 +22,8 @@ class Throttle:
 
     def pay(self) -> None:
         """Sleep until the CPU time used since the last call is paid for."""
+        if math.isinf(self._rate):
+            return
         time, cpu = self._clock(), self._cpu_clock()
         earned = self._rate * (time - self._time) - (cpu - self._cpu)
         self._time, self._cpu = time, cpu

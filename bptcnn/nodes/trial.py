@@ -37,7 +37,7 @@ def run_trial(
         subnetwork.step(images, labels, chosen, _RATE, configuration.momentum, configuration.weight_decay)
 
     step(0)
-    throttle = Throttle(configuration.speed * configuration.threads, time.monotonic, time.process_time, time.sleep)
+    throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, time.sleep)
     began, steps, seconds = time.monotonic(), 0, 0.0
     while steps == 0 or (steps < trial.steps and seconds < trial.seconds):
         steps += 1

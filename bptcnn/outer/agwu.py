@@ -7,6 +7,7 @@ Deviation: the default rule `agwu` takes Q_j relative to the best live node's Q,
 updates, when all Q are small.
 """
 
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,9 +28,10 @@ def gamma(node: int, base_versions: npt.NDArray[np.int64], live: npt.NDArray[np.
         raise ValueError(f"the update counter cannot be {updates}")
     if updates == 0:
         return 1.0 / int(np.count_nonzero(live))
-    exponents = np.minimum(base_versions, updates) / updates
+    own = min(int(base_versions[node]), updates)
     # relative to the node's own exponent nothing overflows: all lie within [0, 1]
-    return 1.0 / float(np.sum(np.exp(exponents[live] - exponents[node])))
+    exponents = ((min(version, updates) - own) / updates for version in base_versions[live].tolist())
+    return 1.0 / sum(map(math.exp, exponents))
 
 
 def submission_scale(
@@ -58,7 +60,7 @@ def submission_scale(
 
 def relative_quality(node: int, qualities: npt.NDArray[np.float64], live: npt.NDArray[np.bool_]) -> float:
     """Q_j over the best live Q, 1 where that is 0. Arrays as in `submission_scale`."""
-    best = float(np.max(np.nan_to_num(qualities[live], nan=0.0)))
+    best = max((quality for quality in qualities[live].tolist() if quality == quality), default=0.0)  # not NaN
     return float(qualities[node]) / best if best > 0.0 else 1.0
 
 

@@ -1,5 +1,6 @@
 """A node's surroundings as a script: the loop runs in the test's thread, and waits only where the script has more."""
 
+import math
 import queue
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -159,8 +160,7 @@ class Surroundings:
         monkeypatch.setattr(loop_module, "time", clock)
         configuration: Any = SimpleNamespace(
             node=5,
-            speed=self.speed,
-            threads=1,
+            cpu_limit=self.speed if self.speed < 1.0 else math.inf,
             batch_size=self.batch_size,
             momentum=0.75,
             weight_decay=0.125,
