@@ -11,11 +11,16 @@ from typing import Any
 RUN_SECONDS = 3600
 
 
+def train_command(data: str | Path, folder: Path, *options: str) -> list[str]:
+    """Return the command of a run with options of `bptcnn train`."""
+    return [sys.executable, "-m", "bptcnn_cli", "train", str(data), *options, "--run-dir", str(folder)]
+
+
 def train(data: str | Path, *options: str, shown: bool = False) -> dict[str, Any]:
     """Train in a process of its own by options of `bptcnn train`, its output `shown` or not; return the summary."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
-        command = [sys.executable, "-m", "bptcnn_cli", "train", str(data), *options, "--run-dir", str(folder)]
+        command = train_command(data, folder, *options)
         if not shown:
             command.append("--quiet")
         subprocess.run(command, check=True, timeout=RUN_SECONDS, stdout=None if shown else subprocess.DEVNULL)
