@@ -331,9 +331,8 @@ class Coordinator:
             else:
                 self._planner.foresee(self._epoch)
                 self._planner.replenish(self._epoch)
-                if not self._may_start_next():
-                    self._planner.relieve(self._epoch)
                 ahead = self._may_start_next()
+                self._planner.relieve(self._epoch, ahead)
                 for record in self._roster.healthy():
                     for work in self._hand_out.feed(record, self._epoch, ahead, self._now):
                         self._send(record, work)

@@ -178,18 +178,28 @@ class Planner:
         if np.any(np.abs(sizes - targets) > np.maximum(1.0, TOLERANCE * targets)):
             self._note("balance", self._move(epoch, nodes, targets - sizes))
 
-    def relieve(self, epoch: int) -> None:
-        """Where no next epoch can be started: let nodes that run out take unsent samples, so that all end together."""
+    def relieve(self, epoch: int, ahead: bool) -> None:
+        """Let nodes that run out take unsent samples, so that all end together.
+
+        A node that may start the next epoch (`ahead`) has run out when it has trained its share of that, too.
+        """
         if self._settings.partition != "idpa" or self._ledger.unallocated:
             return
         nodes = self._heirs()
         sent, unsent = self._to_train(epoch, nodes)
-        needy = [not unsent[place] and sent[place] <= self.local_samples(node) for place, node in enumerate(nodes)]
+        needy = [
+            not unsent[place] and sent[place] <= self.local_samples(node) and not (ahead and self._may_go_on(node, epoch))
+            for place, node in enumerate(nodes)
+        ]
         if not unsent.any() or not any(needy):
             return
         gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
         if np.any(gains[needy] >= self._settings.batch_size):
             self._note("relief", self._move(epoch, nodes, gains))
+
+    def _may_go_on(self, node: int, epoch: int) -> bool:
+        """Tell whether the node has samples of the epoch after `epoch`, or will have when that is opened."""
+        return not self._ledger.is_open(epoch + 1) or self._ledger.queued(node, epoch + 1) > 0
 
     def _welcome(self, epoch: int) -> int:
         """A node is there again, or is new: move unsent samples so that all would end together.

@@ -83,6 +83,16 @@ def test_a_node_that_slows_down_in_the_last_epoch_is_relieved() -> None:
     assert result.seconds < 1.15 * (23.0 + 14000 / 1250)
 
 
+@pytest.mark.parametrize("slow", [0.25, 0.5])
+def test_a_node_that_slows_down_early_in_an_epoch_is_relieved_before_the_others_run_out(slow: float) -> None:
+    """The others train their share of the next epoch, then the slow node's: nobody waits for it."""
+    nodes = (SimulatedNode(1000.0, drift=slow, drift_at=11.0), *(SimulatedNode(speed) for speed in SPEEDS[1:]))
+    told = settings(epochs=5, learning_rates=(0.1,) * 5)
+    result = simulate(told, nodes, validate=False)
+    left = 5 * 20000 - 11.0 * 2000
+    assert result.seconds < 1.03 * (11.0 + left / (1000 + 1000 * slow))
+
+
 def through_json(state: CoordinatorState) -> CoordinatorState:
     return CoordinatorState.build(json.loads(json.dumps(state.scalars())), state.arrays())
 
