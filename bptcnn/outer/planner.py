@@ -188,7 +188,9 @@ class Planner:
         nodes = self._heirs()
         sent, unsent = self._to_train(epoch, nodes)
         needy = [
-            not unsent[place] and sent[place] <= self.local_samples(node) and not (ahead and self._may_go_on(node, epoch))
+            not unsent[place]
+            and sent[place] <= self.local_samples(node)
+            and not (ahead and self._may_go_on(node, epoch))
             for place, node in enumerate(nodes)
         ]
         if not unsent.any() or not any(needy):
