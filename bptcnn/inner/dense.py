@@ -43,11 +43,12 @@ class FullyConnected(Operation):
         return True
 
     def reserve(self, plan: Plan) -> None:
-        """Reserve the transposed gradient and scratch."""
+        """Reserve the transposed gradient, scratch, and the parameters' gradients."""
         if plan.training:
             panels = -(-plan.batch // COLUMNS)
             plan.arena.reserve((self.name, "gradient panels"), panels * self.units * COLUMNS)
             plan.arena.reserve((self.name, "scratch"), plan.workers * dense.BLOCK * COLUMNS)
+            plan.reserve_gradients(self.name, self.weights, self.bias)
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""

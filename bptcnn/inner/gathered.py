@@ -55,6 +55,7 @@ class GatheredConvolution(Convolution):
         plan.arena.reserve((self.name, "outputs"), pixels * filters)
         if not plan.training:
             return
+        plan.reserve_gradients(self.name, self.filter, self.bias)
         plan.arena.reserve((self.name, "gradient panels"), -(-pixels // COLUMNS) * filters * COLUMNS)
         if plan.wants_gradient(self.inputs[0]):
             plan.arena.reserve((self.name, "window gradients"), pixels * self._inputs)

@@ -68,6 +68,7 @@ class Normalisation(Operation):
         plan.arena.reserve((self.name, "sums"), len(plan.ranges), FLOAT * 3 * channels)
         plan.arena.reserve((self.name, "forward terms"), 4 * channels)
         plan.arena.reserve((self.name, "backward terms"), 3 * channels)
+        plan.reserve_gradients(self.name, self.scale, self.offset)
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""

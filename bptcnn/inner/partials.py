@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.plan import Plan, split
-from bptcnn.inner.step_settings import KEEPING, RATE
+from bptcnn.inner.step_settings import RATE
 from bptcnn.inner.tasks import NS_PER_ELEMENT, SPAN, StepBuilder
 from bptcnn.kernels import update
 from bptcnn.networks import Parameter
@@ -58,7 +58,6 @@ class PartialSums:
             partials=self.address(plan),
             parts=len(self.parts(plan)),
             part_size=self.size,
-            keeping=plan.settings.word(KEEPING),
             gradient=plan.weights_gradient(self.filter),
             settings=plan.settings.number(RATE),
             weights=plan.weights(self.filter),
@@ -71,7 +70,7 @@ class PartialSums:
         size = self.filter.size + (self.bias.size if self.bias else 0)
         record, sums = plan.record_address(f"{self.name} reduction"), plan.arena.whole((self.name, "partials"))
         for first, last in split(size, -(-size * parts // SPAN)):
-            vectors = ("gradient", "weights", "velocity")
+            vectors = ("gradient", "weights", "velocity") if plan.keeps_gradient else ("weights", "velocity")
             writes = [plan.parameter_span(vector, self.filter, first, last) for vector in vectors]
             cost = (last - first) * parts * NS_PER_ELEMENT
             step.add(f"{self.name} update", update.reduce_and_update, record, (first, last), cost, [sums], writes)

@@ -22,14 +22,26 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """Buffers and records of `lowered` at one batch size; `training` adds those of the backward pass."""
+    """Buffers and records of `lowered` at one batch size; `training` adds those of the backward pass.
 
-    def __init__(self, lowered: "Lowered", batch: int, workers: int, training: bool, settings: StepSettings) -> None:
+    With `keeps_gradient` the parameters' gradient is a vector that lasts; else parts of it, until their update.
+    """
+
+    def __init__(
+        self,
+        lowered: "Lowered",
+        batch: int,
+        workers: int,
+        training: bool,
+        settings: StepSettings,
+        keeps_gradient: bool = False,
+    ) -> None:
         self.operations = lowered.operations
         self.result = lowered.result
         self.batch = batch
         self.workers = workers
         self.training = training
+        self.keeps_gradient = training and keeps_gradient
         self.settings = settings
         self.ranges = split(batch, lowered.ranges)
         self.arena = Arena()
@@ -46,8 +58,8 @@ class Plan:
         self._reserve(lowered.size)
 
     def _reserve(self, size: int) -> None:
-        vectors = ("weights", "gradient", "velocity") if self.training else ("weights",)
-        for name in vectors:
+        kept = {"weights": True, "gradient": self.keeps_gradient, "velocity": self.training}
+        for name in (name for name, wanted in kept.items() if wanted):
             self.arena.reserve(name, size)
         for value, layout in self._layouts.items():
             needed = self._value_needed(value)
@@ -146,10 +158,20 @@ class Plan:
         """Return the address of a parameter in the weight vector, 0 for none."""
         return 0 if parameter is None else self.arena.address("weights") + FLOAT * parameter.offset
 
+    def reserve_gradients(self, name: str, *parameters: Parameter | None) -> None:
+        """Reserve where an operation's tasks leave gradients of its parameters for the update, unless all are kept."""
+        for parameter in parameters:
+            if parameter is not None and self.training and not self.keeps_gradient:
+                needed = self.needed_backward(name)
+                self.arena.reserve(("gradient", parameter.name), parameter.size, needed=needed)
+
     def weights_gradient(self, parameter: Parameter | None) -> int:
-        """Return the address of a parameter's gradient, 0 for none."""
-        found = self.arena.address("gradient")
-        return 0 if parameter is None or not found else found + FLOAT * parameter.offset
+        """Return the address of a parameter's gradient, 0 where there is none."""
+        if parameter is None:
+            return 0
+        if self.keeps_gradient:
+            return self.arena.address("gradient") + FLOAT * parameter.offset
+        return self.arena.address(("gradient", parameter.name))
 
     def parameter_span(
         self, vector: str, parameter: Parameter, begin: int | None = None, end: int | None = None
@@ -159,6 +181,8 @@ class Plan:
         Spans from different parameters never meet: an operation names its elements from one and the same parameter on.
         """
         first, last = (0, parameter.size) if begin is None or end is None else (begin, end)
+        if vector == "gradient" and not self.keeps_gradient:
+            return self.arena.span(("gradient", parameter.name), first, last)
         return Span((vector, parameter.name), first, last)
 
     # ---- records -----------------------------------------------------------------------------------------------------
@@ -170,6 +194,10 @@ class Plan:
             record[0][field] = value
         self._records[name] = record
         return int(record.ctypes.data)
+
+    def has_record(self, name: str) -> bool:
+        """Tell whether a record of that name is filled."""
+        return name in self._records
 
     def record_address(self, name: str) -> int:
         """Return the address of a record."""

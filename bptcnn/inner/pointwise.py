@@ -65,6 +65,7 @@ class PointwiseConvolution(Convolution):
         else:
             rows, needed = self._spread_rows(plan), plan.needed_backward(self.name)
             arena.reserve((self.name, "spread"), rows * outputs, needed=needed)
+            plan.reserve_gradients(self.name, self.filter, self.bias)
 
     def record(self, plan: Plan) -> None:
         """Fill the records."""

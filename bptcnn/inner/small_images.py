@@ -56,6 +56,7 @@ class SmallImagesConvolution(Convolution):
             plan.arena.reserve((self.name, "backward panels"), size, needed=plan.needed_backward(self.name))
         needed = plan.needed_backward(self.name)
         plan.arena.reserve((self.name, "gradient"), plan.batch, FLOAT * self._gradient_image, needed)
+        plan.reserve_gradients(self.name, self.filter, self.bias)
 
     def record(self, plan: Plan) -> None:
         """Fill the records."""

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from math import isnan
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, KEEPING, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
@@ -41,7 +40,8 @@ class Subnetwork:
     """One network, one batch size, `threads` workers: forward, backward and update as one task graph.
 
     `tuning` says how convolutions are computed: with the same one, results are the same bits on any number of workers.
-    Training keeps `weights`, `gradient` and `velocity`: flat float32 vectors (network.size,), writable views. With
+    Training keeps `weights`, `velocity` and, with `keeps_gradient`, `gradient`: flat float32 vectors (network.size,),
+    writable views. The gradient is the last step's; it takes memory that a part of it until its update does not. With
     `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
     "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not.
     """
@@ -55,6 +55,7 @@ class Subnetwork:
         direct: bool = False,
         tuning: Tuning = BY_RULE,
         precision: Precision = "float32",
+        keeps_gradient: bool = False,
     ) -> None:
         self.network = network
         self.batch_size = batch_size
@@ -62,11 +63,11 @@ class Subnetwork:
         self._settings = StepSettings.create()
         require_precision(precision)
         lowered = lower(network, training, direct, tuning, batch_size, precision)
-        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings)
+        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings, keeps_gradient)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")
-        self.gradient = self._vector("gradient") if training else np.zeros(0, np.float32)
+        self.gradient = self._vector("gradient") if self._plan.keeps_gradient else np.zeros(0, np.float32)
         self.velocity = self._vector("velocity") if training else np.zeros(0, np.float32)
         self._labels = np.zeros(batch_size, np.int32)
         self._prepared = executor.prepare(self._graph)
@@ -116,19 +117,17 @@ class Subnetwork:
         rate: float = float("nan"),
         momentum: float = 0.0,
         decay: float = 0.0,
-        keep_gradient: bool = False,
     ) -> StepResult:
         """Compute loss and gradient of one batch and, unless `rate` is NaN, update the weights.
 
         samples: (N, H, W, C) float32, or uint8 for value / 255, C-contiguous; labels: (N,) int32. With `order`, int32,
-        the batch is samples[order]; without, all N. At most batch_size images. `gradient` holds the gradient where the
-        weights are not updated, or with `keep_gradient`. Raises UserError for a label that is no class.
+        the batch is samples[order]; without, all N. At most batch_size images. Raises UserError for a label that is no
+        class.
         """
         images = len(samples) if order is None else len(order)
         if not 1 <= images <= self.batch_size:
             raise ValueError(f"a step takes 1 to {self.batch_size} images, not {images}")
-        keep_gradient |= isnan(rate)
-        self._run(self._prepared, samples, labels, order, images, rate, momentum, decay, keep_gradient)
+        self._run(self._prepared, samples, labels, order, images, rate, momentum, decay)
         settings = self._settings
         settings.words[STEP] += 1
         loss, correct = float(settings.numbers[LOSS]), int(settings.words[CORRECT])
@@ -151,7 +150,6 @@ class Subnetwork:
         rate: float,
         momentum: float,
         decay: float,
-        keep_gradient: bool = False,
     ) -> None:
         settings = self._settings
         settings.words[IMAGES] = images
@@ -159,7 +157,6 @@ class Subnetwork:
         settings.words[BYTES] = samples.dtype == np.uint8
         settings.words[ORDER] = 0 if order is None else order.ctypes.data
         settings.words[LABELS] = labels.ctypes.data
-        settings.words[KEEPING] = keep_gradient
         settings.numbers[:LOSS] = rate, momentum, decay
         try:
             self._executor.run(prepared)

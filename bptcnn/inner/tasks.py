@@ -7,7 +7,7 @@ thread that began it, in its cache.
 from collections.abc import Callable, Sequence, Set
 from functools import partial
 
-from bptcnn.inner.arena import Span
+from bptcnn.inner.arena import FLOAT, Span
 from bptcnn.inner.executor import end_of_step
 from bptcnn.inner.graph import GraphBuilder, Task, TaskGraph
 from bptcnn.inner.hazards import Hazards
@@ -88,8 +88,21 @@ class StepBuilder:
             self.plan.parameter_span(vector, parameter, begin, end) for vector in ("gradient", "weights", "velocity")
         ]
         ranged = (parameter.offset + begin, parameter.offset + end)
-        record = self.plan.record_address("update")
+        record = self._update_record(parameter)
         self.add(f"{name} update", update.sgd, record, ranged, (end - begin) * NS_PER_ELEMENT, spans[:1], spans[1:])
+
+    def _update_record(self, parameter: Parameter) -> int:
+        plan, name = self.plan, f"{parameter.name} update"
+        if not plan.has_record(name):
+            plan.keep(
+                name,
+                update.UPDATE,
+                settings=plan.settings.number(RATE),
+                weights=plan.arena.address("weights"),
+                gradient=plan.weights_gradient(parameter) - FLOAT * parameter.offset,
+                velocity=plan.arena.address("velocity"),
+            )
+        return plan.record_address(name)
 
     # ---- what every step has -----------------------------------------------------------------------------------------
 
@@ -128,14 +141,6 @@ class StepBuilder:
             gradient=plan.gradient(plan.result),
             loss=settings.number(LOSS),
             correct=settings.word(CORRECT),
-        )
-        plan.keep(
-            "update",
-            update.UPDATE,
-            settings=settings.number(RATE),
-            weights=plan.arena.address("weights"),
-            gradient=plan.arena.address("gradient"),
-            velocity=plan.arena.address("velocity"),
         )
         everything = (0, plan.batch)
         reads, writes = [plan.values(plan.result, *everything)], [plan.gradients(plan.result, *everything)]

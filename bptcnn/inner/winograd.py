@@ -144,6 +144,7 @@ class WinogradConvolution(Convolution):
         if by_filter.blocked:
             arena.reserve_once(self._held(plan), plan.batch, FLOAT * backward.image)
             arena.reserve((self.name, "partials"), len(plan.ranges), FLOAT * self.conv_shape[2], needed)
+            plan.reserve_gradients(self.name, self.filter)
         else:
             arena.reserve_once(self._held(plan), plan.workers, FLOAT * backward.scratch)
             self.sums.reserve(plan)

@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from bptcnn.kernels.compilation import task_kernel
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import floats, record_at
 
 REDUCTION = np.dtype(
     [
@@ -13,8 +13,7 @@ REDUCTION = np.dtype(
             "partials",  # (parts, part_size)
             "parts",
             "part_size",
-            "keeping",  # address of an int64: whether the sum is written to `gradient`, too
-            "gradient",  # address of the element that the first one is kept in
+            "gradient",  # address of the element that the first sum is kept in, 0 where it is not
             "settings",  # as in UPDATE
             "weights",  # address of the element that the first gradient belongs to
             "velocity",
@@ -64,7 +63,7 @@ def reduce_and_update(operation, first, last, part, worker):
         more = floats(o.partials + 4 * (index * o.part_size + first), size)
         for i in range(size):
             total[i] += more[i]
-    if words(o.keeping, 1)[0]:
+    if o.gradient:
         gradient = floats(o.gradient + 4 * first, size)
         for i in range(size):
             gradient[i] = total[i]

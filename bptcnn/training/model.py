@@ -51,7 +51,9 @@ class Model:
         record = tuning_record(network, batch_size, self._threads, precision) if autotune else None
         self._executor = Executor(self._threads)
         tuning = tuning_of(record)
-        self._subnetwork = Subnetwork(network, batch_size, self._executor, tuning=tuning, precision=precision)
+        self._subnetwork = Subnetwork(
+            network, batch_size, self._executor, tuning=tuning, precision=precision, keeps_gradient=True
+        )
         self._subnetwork.weights[:] = network.initial_weights(seed)
         self._evaluator: Evaluator | None = None
 

@@ -31,7 +31,7 @@ class LastingArena(Arena):
 def lasting(network: Network, batch_size: int, executor: Executor, tuning: Tuning, precision: Precision) -> Subnetwork:
     """Return a subnetwork whose values can be read after a step."""
     with mock.patch("bptcnn.inner.plan.Arena", LastingArena):
-        return Subnetwork(network, batch_size, executor, tuning=tuning, precision=precision)
+        return Subnetwork(network, batch_size, executor, tuning=tuning, precision=precision, keeps_gradient=True)
 
 
 def choices(subnetwork: Subnetwork, images: int) -> Choices:

@@ -109,7 +109,7 @@ def relative(found: Array, expected: Array) -> float:
 def test_networks(executor: Executor, way: Way) -> None:
     network, tuning = way.network, way.tuning
     case = Case.draw(network, way.images, 0)
-    usual = Subnetwork(network, way.batch, executor, tuning=tuning, precision=way.precision)
+    usual = Subnetwork(network, way.batch, executor, tuning=tuning, precision=way.precision, keeps_gradient=True)
     usual.weights[:] = case.weights
     result = usual.step(case.samples, case.labels)
     kept = lasting(network, way.batch, executor, tuning, way.precision)

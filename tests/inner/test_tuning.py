@@ -77,7 +77,7 @@ def test_any_tuning_computes_the_step(
     for decision in lowered.decisions:
         assert kinds(lowered)[decision.layers[0]] == ALGORITHMS[decision.choice.algorithm]
     case = Case.draw(network, images, seed)
-    subnetwork = Subnetwork(network, images + spare, executor, tuning=tuning)
+    subnetwork = Subnetwork(network, images + spare, executor, tuning=tuning, keeps_gradient=True)
     subnetwork.weights[:] = case.weights
     result = subnetwork.step(case.samples, case.labels)
     loss, expected = reference.loss_and_gradient(network, case.weights, case.samples, case.labels)
@@ -99,7 +99,7 @@ def test_pooling_leaves_an_algorithm_that_cannot_take_it_along(executor: Executo
         tuning = Tuning(choices=(Choice(decision.choice.shape, algorithm),))
         lowered = lower(network, training=True, tuning=tuning)
         assert ("pool1" in kinds(lowered)) == (algorithm == "small images")
-        subnetwork = Subnetwork(network, 6, executor, tuning=tuning)
+        subnetwork = Subnetwork(network, 6, executor, tuning=tuning, keeps_gradient=True)
         subnetwork.weights[:] = case.weights
         subnetwork.step(case.samples, case.labels)
         found[algorithm] = subnetwork.gradient.copy()
@@ -140,7 +140,7 @@ def test_a_tuning_says_what_winograds_tasks_go_over(
     network = Network((9, 9, 3), [Conv2D(64, 1), Conv2D(70, 3, activation="relu"), Flatten(), Dense(5)])
     _, decision = lower(network, training=True).decisions
     tuning = Tuning(choices=(Choice(decision.choice.shape, "winograd 4", over=over),))
-    subnetwork = Subnetwork(network, 6, executor, tuning=tuning)
+    subnetwork = Subnetwork(network, 6, executor, tuning=tuning, keeps_gradient=True)
     labels = {task.label.removeprefix("conv2 ") for task in subnetwork.graph.tasks}
     assert labels & {"by filter", "by input"} == over_channels
     case = Case.draw(network, 6, 0)
@@ -166,7 +166,7 @@ def test_a_tuning_gives_the_same_bits_on_any_number_of_threads(algorithm: Algori
     for threads in (1, 3, 2):
         executor = Executor(threads)
         try:
-            subnetwork = Subnetwork(network, 17, executor, tuning=tuning)
+            subnetwork = Subnetwork(network, 17, executor, tuning=tuning, keeps_gradient=True)
             subnetwork.weights[:] = case.weights
             for _ in range(2):
                 subnetwork.step(case.samples, case.labels, None, 0.01, 0.9, 1e-4)

@@ -52,7 +52,7 @@ class Case:
         self, executor: Executor, batch_size: int, direct: bool = True
     ) -> tuple[StepResult, npt.NDArray[np.float32]]:
         """Return result and gradient of one step without update; see Subnetwork for `direct`."""
-        subnetwork = Subnetwork(self.network, batch_size, executor, direct=direct)
+        subnetwork = Subnetwork(self.network, batch_size, executor, direct=direct, keeps_gradient=True)
         subnetwork.weights[:] = self.weights
         result = subnetwork.step(self.samples, self.labels)
         assert subnetwork.weights.tobytes() == self.weights.tobytes(), "no update was asked for"

@@ -85,7 +85,12 @@ def wherever_it_suits(network: Network) -> Tuning:
 def stepped(case: Case, executor: Executor, batch_size: int, rounds: bool = True) -> dict[str, float]:
     """Return the relative error of each parameter's gradient, after a step on a whole batch of other images."""
     subnetwork = Subnetwork(
-        case.network, batch_size, executor, tuning=wherever_it_suits(case.network), precision="bf16"
+        case.network,
+        batch_size,
+        executor,
+        tuning=wherever_it_suits(case.network),
+        precision="bf16",
+        keeps_gradient=True,
     )
     subnetwork.weights[:] = case.weights
     others = np.random.default_rng(1).standard_normal((batch_size, *case.network.input_shape), np.float32)

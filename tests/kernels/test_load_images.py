@@ -46,7 +46,7 @@ def test_bytes_train_as_their_fractions(executor: Executor, images: int, seed: i
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (images, *NETWORK.input_shape), np.uint8)
     labels = random.integers(0, 4, images, np.int32)
-    subnetwork = Subnetwork(NETWORK, 6, executor)
+    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
     subnetwork.weights[:] = NETWORK.initial_weights(seed)
     from_bytes, gradient = subnetwork.step(small, labels), subnetwork.gradient.copy()
     from_floats = subnetwork.step((small / 255).astype(np.float32), labels)
@@ -62,7 +62,7 @@ def test_order_picks_samples_and_labels(executor: Executor, kind: type, order: l
     samples: npt.NDArray[Any] = random.integers(0, 256, (10, *NETWORK.input_shape)).astype(kind)
     labels = random.integers(0, 4, 10, np.int32)
     picks = np.array(order, np.int32)
-    subnetwork = Subnetwork(NETWORK, 6, executor)
+    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
     subnetwork.weights[:] = NETWORK.initial_weights(seed)
     picked, gradient = subnetwork.step(samples, labels, picks), subnetwork.gradient.copy()
     plain = subnetwork.step(samples[picks].copy(), labels[picks].copy())
@@ -73,7 +73,7 @@ def test_order_picks_samples_and_labels(executor: Executor, kind: type, order: l
 
 @pytest.mark.parametrize("images", [0, 7])
 def test_an_empty_or_too_large_batch_is_an_error_of_the_caller(executor: Executor, images: int) -> None:
-    subnetwork = Subnetwork(NETWORK, 6, executor)
+    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
     samples, labels = np.zeros((images, *NETWORK.input_shape), np.float32), np.zeros(images, np.int32)
     with pytest.raises(ValueError, match="1 to 6"):
         subnetwork.step(samples, labels)

@@ -15,7 +15,7 @@ from bptcnn.networks import Dense, Flatten, Network
 def identity(classes: int, batch: int, executor: Executor) -> Subnetwork:
     """Return a network whose logits are its input."""
     network = Network((1, 1, classes), [Flatten(), Dense(classes)])
-    subnetwork = Subnetwork(network, batch, executor)
+    subnetwork = Subnetwork(network, batch, executor, keeps_gradient=True)
     subnetwork.weights[: classes * classes] = np.eye(classes, dtype=np.float32).ravel()
     return subnetwork
 

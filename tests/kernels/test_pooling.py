@@ -98,7 +98,7 @@ def test_nan_in_an_image_reaches_loss_and_output(executor: Executor, layers: lis
     result, gradient = case.stepped(executor, 3)
     assert np.isnan(result.loss)
     assert np.isnan(gradient).any()
-    subnetwork = Subnetwork(case.network, 3, executor)
+    subnetwork = Subnetwork(case.network, 3, executor, keeps_gradient=True)
     subnetwork.weights[:] = case.weights
     logits = subnetwork.forward(case.samples)
     assert np.isnan(logits[1]).all()
@@ -115,7 +115,7 @@ def test_nothing_of_a_nan_step_stays_behind(executor: Executor) -> None:
     ]
     case = Case.draw(Network((7, 7, 2), layers), 4, 4)
     _, expected = case.stepped(executor, 4)
-    subnetwork = Subnetwork(case.network, 4, executor)
+    subnetwork = Subnetwork(case.network, 4, executor, keeps_gradient=True)
     subnetwork.weights[:] = case.weights
     poisoned = np.full_like(case.samples, np.nan)
     assert np.isnan(subnetwork.step(poisoned, case.labels).loss)
