@@ -1,17 +1,19 @@
 """What training on several nodes, or by faster algorithms, costs in accuracy, and how long it takes to an accuracy.
 
-    python benchmarks/accuracy.py equal [--nodes "2;4;8"] [--seeds 5] [--epochs 8] [--results FILE.jsonl]
+    python benchmarks/accuracy.py equal [--nodes "2;4;8"] [--seeds 5] [--epochs 20] [--lr RATE] [--results FILE.jsonl]
     python benchmarks/accuracy.py algorithms [--seeds 3] [--epochs 4] [--threads 2] [--results FILE.jsonl]
     python benchmarks/accuracy.py time --peer-python TORCH/bin/python [--threads 2] [--rounds 3]
     python benchmarks/accuracy.py ddp --peer-python TORCH/bin/python [--nodes 1.0,0.5,0.25,0.25] [--rounds 3]
 
 `equal`: test accuracy after as many epochs on one node and on several, means over seeds (bar: within 0.3 points); only
-accuracy counts, so the machine need not be quiet. `algorithms`: likewise with each algorithm of the inner layer forced
-on the convolutions of `--network`, and of one that has them all (bar: 0.3 points below direct convolution, or the range
-of its seeds); see algorithms.py. `time`: seconds to `--target` on one node, against PyTorch with as many threads (bar:
-3 times shorter). `ddp`: the same on emulated nodes against PyTorch's DistributedDataParallel, a rank
-for each node, whose CPU a control group limits alike (needs root; bar: 6 times shorter). Both sides in turn, medians of
-the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05; seconds are those of training, evaluation left out.
+accuracy counts, so the machine need not be quiet. Without `--lr` the learning rate is 0.05 times the square root of the
+number of nodes, whose steps are averaged; it grows for a fifth of the epochs, then falls as a cosine. `algorithms`:
+likewise with each algorithm of the inner layer forced on the convolutions of `--network`, and of one that has them all
+(bar: 0.3 points below direct convolution, or the range of its seeds); see algorithms.py. `time`: seconds to `--target`
+on one node, against PyTorch with as many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against
+PyTorch's DistributedDataParallel, a rank for each node, whose CPU a control group limits alike (needs root; bar: 6
+times shorter). Both sides in turn, medians of the rounds; batch 64 on each node, momentum 0.9, learning rate 0.05
+(`--lr`); seconds are those of training, evaluation left out.
 `--results` keeps what was measured, so that a comparison can be made piece by piece.
 """
 
@@ -41,6 +43,12 @@ from cpu_groups import CpuGroup
 
 _PEER = Path(__file__).with_name("torch_training.py")
 _MOST_EPOCHS = 20
+_RATE = 0.05
+
+
+def scaled_rate(nodes: int, epochs: int) -> str:
+    """Return the learning rate of `equal` for so many nodes."""
+    return f"warmup(cosine({_RATE * math.sqrt(nodes):.3f}), {max(1, epochs // 5)})"
 
 
 def compare_equal(told: argparse.Namespace) -> None:
@@ -51,7 +59,8 @@ def compare_equal(told: argparse.Namespace) -> None:
     for seed in range(told.seeds):
         for team in teams:
             options = ["--network", told.network, "--threads", "1", "--nodes", ",".join(map(str, team))]
-            options += ["--epochs", str(told.epochs), "--seed", str(seed), "--lr", told.lr, "--no-measure"]
+            rate = told.lr or scaled_rate(len(team), told.epochs)
+            options += ["--epochs", str(told.epochs), "--seed", str(seed), "--lr", rate, "--no-measure"]
             options += told.options
             key = " ".join([told.data, *options])
             if key not in kept:
@@ -165,8 +174,8 @@ def main() -> None:
     parser.add_argument("--network", default="cnn2")
     parser.add_argument("--nodes", help="as of `train --nodes`; of `equal`, with ; between")
     parser.add_argument("--seeds", type=int, help="5; of `algorithms` 3")
-    parser.add_argument("--epochs", type=int, help="8; of `algorithms` 4")
-    parser.add_argument("--lr", default="0.05")
+    parser.add_argument("--epochs", type=int, help="20; of `algorithms` 4")
+    parser.add_argument("--lr", help="as of `train --lr`; of `equal` see above")
     parser.add_argument("--target", type=float, default=0.91)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -177,8 +186,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("options", nargs="*", help="further options of bptcnn train, after --")
     told = parser.parse_args()
+    if told.what != "equal" and told.lr is None:
+        told.lr = str(_RATE)
     if told.what == "equal":
-        told.nodes, told.seeds, told.epochs = told.nodes or "2;4;8", told.seeds or 5, told.epochs or 8
+        told.nodes, told.seeds, told.epochs = told.nodes or "2;4;8", told.seeds or 5, told.epochs or 20
         compare_equal(told)
     elif told.what == "algorithms":
         told.seeds, told.epochs = told.seeds or 3, told.epochs or 4
