@@ -58,9 +58,9 @@ class Plan:
         self._reserve(lowered.size)
 
     def _reserve(self, size: int) -> None:
-        kept = {"weights": True, "gradient": self.keeps_gradient, "velocity": self.training}
-        for name in (name for name, wanted in kept.items() if wanted):
-            self.arena.reserve(name, size)
+        for name, lasts in (("weights", True), ("gradient", self.keeps_gradient), ("velocity", self.training)):
+            if lasts:
+                self.arena.reserve(name, size)
         for value, layout in self._layouts.items():
             needed = self._value_needed(value)
             self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, needed, FLOAT * layout.behind)

@@ -41,7 +41,7 @@ class Subnetwork:
 
     `tuning` says how convolutions are computed: with the same one, results are the same bits on any number of workers.
     Training keeps `weights`, `velocity` and, with `keeps_gradient`, `gradient`: flat float32 vectors (network.size,),
-    writable views. The gradient is the last step's; it takes memory that a part of it until its update does not. With
+    writable views. The gradient is the last step's; where it is not kept, its parts share memory until the update. With
     `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
     "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not.
     """
