@@ -10,20 +10,17 @@ import argparse
 import dataclasses
 
 from bptcnn.inner.tuning import BY_RULE
-from bptcnn.networks import load_network
+from bptcnn.networks import ZOO, load_network
 from bptcnn.profiling.benchmarking.cases import Case
 from bptcnn.profiling.benchmarking.processes import TorchPeer, ask_own_side
 
-SMALL, LARGE = (28, 28, 1), (32, 32, 3)
-SHAPES = {"lenet5": SMALL, "cnn2": SMALL} | dict.fromkeys(
-    ("vgg11", "vgg16", "resnet18", "resnet34", "resnet50", "alexnet", "mobilenet"), LARGE
-)
+_GRAY = ("lenet5", "cnn2")
 
 
 def main() -> None:
     """Measure and print a row for each network, a pair of columns for each batch size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(SHAPES))
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", default=list(ZOO))
     parser.add_argument("--batch", default="1,16,64,256")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peer-python", required=True)
@@ -33,7 +30,7 @@ def main() -> None:
     print("| network | " + " | ".join(f"batch {batch}" for batch in batches) + " |")
     print("|---|" + "---|" * len(batches), flush=True)
     for name in told.networks:
-        network = load_network(name, SHAPES.get(name, LARGE), 10)
+        network = load_network(name, (28, 28, 1) if name in _GRAY else (32, 32, 3), 10)
         row = []
         for batch in batches:
             case = Case(network, batch, "float32")

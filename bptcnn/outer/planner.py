@@ -185,12 +185,13 @@ class Planner:
         """
         if self._settings.partition != "idpa" or self._ledger.unallocated:
             return
+        if ahead and not self._ledger.is_open(epoch + 1):  # nobody has trained any of that: mostly so
+            return
         nodes = self._heirs()
         sent, unsent = self._to_train(epoch, nodes)
         needy = [
-            not unsent[place]
+            not (unsent[place] or (ahead and self._ledger.queued(node, epoch + 1)))
             and sent[place] <= self.local_samples(node)
-            and not (ahead and self._may_go_on(node, epoch))
             for place, node in enumerate(nodes)
         ]
         if not unsent.any() or not any(needy):
@@ -198,10 +199,6 @@ class Planner:
         gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
         if np.any(gains[needy] >= self._settings.batch_size):
             self._note("relief", self._move(epoch, nodes, gains))
-
-    def _may_go_on(self, node: int, epoch: int) -> bool:
-        """Tell whether the node has samples of the epoch after `epoch`, or will have when that is opened."""
-        return not self._ledger.is_open(epoch + 1) or self._ledger.queued(node, epoch + 1) > 0
 
     def _welcome(self, epoch: int) -> int:
         """A node is there again, or is new: move unsent samples so that all would end together.

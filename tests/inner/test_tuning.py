@@ -166,7 +166,7 @@ def test_a_tuning_gives_the_same_bits_on_any_number_of_threads(algorithm: Algori
     for threads in (1, 3, 2):
         executor = Executor(threads)
         try:
-            subnetwork = Subnetwork(network, 17, executor, tuning=tuning, keeps_gradient=True)
+            subnetwork = Subnetwork(network, 17, executor, tuning=tuning)
             subnetwork.weights[:] = case.weights
             for _ in range(2):
                 subnetwork.step(case.samples, case.labels, None, 0.01, 0.9, 1e-4)

@@ -73,7 +73,7 @@ def test_order_picks_samples_and_labels(executor: Executor, kind: type, order: l
 
 @pytest.mark.parametrize("images", [0, 7])
 def test_an_empty_or_too_large_batch_is_an_error_of_the_caller(executor: Executor, images: int) -> None:
-    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
+    subnetwork = Subnetwork(NETWORK, 6, executor)
     samples, labels = np.zeros((images, *NETWORK.input_shape), np.float32), np.zeros(images, np.int32)
     with pytest.raises(ValueError, match="1 to 6"):
         subnetwork.step(samples, labels)

@@ -98,7 +98,7 @@ def test_nan_in_an_image_reaches_loss_and_output(executor: Executor, layers: lis
     result, gradient = case.stepped(executor, 3)
     assert np.isnan(result.loss)
     assert np.isnan(gradient).any()
-    subnetwork = Subnetwork(case.network, 3, executor, keeps_gradient=True)
+    subnetwork = Subnetwork(case.network, 3, executor)
     subnetwork.weights[:] = case.weights
     logits = subnetwork.forward(case.samples)
     assert np.isnan(logits[1]).all()

@@ -84,7 +84,7 @@ def test_every_weight_of_a_large_network_is_updated_once(executor: Executor) -> 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_without_a_rate_nothing_is_updated(executor: Executor, momentum: float) -> None:
     case = Case.draw(NETWORK, 6, 3)
-    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
+    subnetwork = Subnetwork(NETWORK, 6, executor)
     subnetwork.weights[:] = case.weights
     subnetwork.velocity[:] = 0.5
     subnetwork.step(case.samples, case.labels, momentum=momentum, decay=0.1)
@@ -94,6 +94,6 @@ def test_without_a_rate_nothing_is_updated(executor: Executor, momentum: float) 
 
 
 def test_a_new_subnetwork_has_no_velocity_and_no_weights_yet(executor: Executor) -> None:
-    subnetwork = Subnetwork(NETWORK, 6, executor, keeps_gradient=True)
+    subnetwork = Subnetwork(NETWORK, 6, executor)
     assert not subnetwork.velocity.any()
     assert not subnetwork.weights.any()
