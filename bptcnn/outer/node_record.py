@@ -110,6 +110,7 @@ class NodeRecord:
     first_samples: int = 0  # ...how many make its first local iteration...
     reported: bool = False  # ...and whether it has submitted any
     sizes: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))  # samples of its last submissions
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that each held it up
     transfers: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that they were under way
     reason_lost: str | None = None
     trying: bool = False  # its trial is under way
@@ -142,12 +143,17 @@ class NodeRecord:
         self.staleness = 0
         self.began, self.reported = None, False
         self.sizes.clear()
+        self.costs.clear()
         self.transfers.clear()
         self.speedometer.doubt()
 
     def usual_samples(self) -> int:
         """Samples of a submission lately, 0 without any."""
         return int(_usual(self.sizes))
+
+    def usual_cost(self) -> float:
+        """Seconds for which a submission and the copy before it hold it up lately, 0 without any."""
+        return _usual(self.costs)
 
     def under_way(self) -> int:
         """Samples that it trains while a submission is under way: at a report, it is that far beyond it."""
@@ -175,6 +181,7 @@ class NodeRecord:
             bytes_received=totals.bytes_received + event.bytes_received,
         )
         self.sizes.append(event.samples // count)
+        self.costs.append(event.communication_seconds / count)
         self.transfers.append(event.transfer_seconds / count)
         self.sequence = event.sequence
         self.reported = True

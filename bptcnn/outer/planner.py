@@ -4,7 +4,7 @@ It applies the pure functions of `partition` to the ledger with the speeds that 
 """
 
 from collections.abc import Sequence
-from math import inf, isnan
+from math import ceil, inf, isnan
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from bptcnn.outer.settings import RunSettings
 TOLERANCE = 0.1  # share of its target that a shard may be off before samples move; measured speeds scatter as much
 RESERVE_SECONDS = 0.25  # a report and its answer, over a slow link too
 RESERVE_PARTS = 8  # but no more than this part of a shard: the rest can move
+SUBMITTING_PART = 0.01  # of a node's time: what local iterations are chosen by
 ENDING_PARTS = 4  # where the run ends, local iterations and what nodes have in hand are a part or two of what is left
 
 
@@ -49,13 +50,25 @@ class Planner:
         Under SGWU they are in proportion to the share that the partition means the node to have, with the configured
         number as their mean, so that all nodes finish together if the partition fits their speeds.
         """
-        steps = self._settings.local_steps
         if self._settings.update != "sgwu":
-            ending = self._ending_samples(node) // self._settings.batch_size
+            steps, ending = self._chosen_steps(node), self._ending_samples(node) // self._settings.batch_size
             return min(ending, steps) if ending else steps
+        steps = self._settings.local_steps
         nodes = self._heirs()
         weights = self._weights(nodes)
         return max(1, round(steps * len(nodes) * float(weights[nodes.index(node)] / weights.sum())))
+
+    def _chosen_steps(self, node: int) -> int:
+        """The shortest local iteration whose submission takes no more than its part of the node's time.
+
+        Shorter ones learn faster. A node alone keeps to the most: what it does is not to depend on time.
+        """
+        most, fewest = self._settings.local_steps, self._settings.fewest_local_steps
+        if fewest is None or self._ledger.nodes == 1:
+            return most
+        record = self._records[node]
+        step = record.speedometer.seconds_per_sample() * self._settings.batch_size
+        return fewest if isnan(step) else min(most, max(fewest, ceil(record.usual_cost() / (SUBMITTING_PART * step))))
 
     def local_samples(self, node: int) -> int:
         """Samples in the node's local iteration: as planned, or more where it trains on behind a slow link."""
@@ -68,7 +81,7 @@ class Planner:
     def _ending_samples(self, node: int) -> int:
         """Samples of the node's share of what is left, as the run's end divides that; 0 where it is not near."""
         seconds = self._records[node].speedometer.seconds_per_sample()
-        iteration = seconds * self._settings.batch_size * self._settings.local_steps
+        iteration = seconds * self._settings.batch_size * self._chosen_steps(node)
         if isnan(seconds) or self._left > ENDING_PARTS * max(iteration, RESERVE_SECONDS):
             return 0
         return max(self._settings.batch_size, int(self._left / (seconds * ENDING_PARTS)))

@@ -30,7 +30,9 @@ class RunSettings:
     so long is killed (DESIGN: noticed within 5 s); `ready_seconds` and `progress_seconds`: the same for a node that
     does not become ready, or that lives but makes no progress on what it owes (or for 20 of its batches, if longer).
     `return_seconds`: how long a run without a live node waits for one that may return. `trial_seconds`: for how long
-    each node's speed is measured before the run, one after the other (0: not at all).
+    each node's speed is measured before the run, one after the other (0: not at all). `fewest_local_steps`: without a
+    barrier, several nodes' local iterations may be so short, down from `local_steps`, if submissions cost little
+    (None: they may not).
     """
 
     nodes: tuple[NodeProfile, ...]
@@ -48,6 +50,7 @@ class RunSettings:
     progress_seconds: float = 120.0
     return_seconds: float = 300.0
     trial_seconds: float = 0.0
+    fewest_local_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for what a user can get wrong."""
@@ -72,6 +75,8 @@ class RunSettings:
                 raise UserError(f"the speed of node {node.name} must be positive, not {node.speed}")
         if len(self.learning_rates) != self.epochs:
             raise ValueError(f"{len(self.learning_rates)} learning rates for {self.epochs} epochs")
+        if self.fewest_local_steps is not None and not 1 <= self.fewest_local_steps <= self.local_steps:
+            raise ValueError(f"{self.fewest_local_steps} to {self.local_steps} local steps")
 
     @property
     def alone(self) -> bool:

@@ -132,13 +132,14 @@ def _require_memory(network: Network, train: Samples, settings: TrainSettings, m
 
 
 def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> RunSettings:
-    assert settings.local_steps is not None  # chosen where the user did not
+    fewest, most = settings.local_step_range()
     return RunSettings(
         nodes=profiles(members),
         samples=len(train),
         epochs=settings.epochs,
         batch_size=settings.batch_size,
-        local_steps=settings.local_steps,
+        local_steps=most,
+        fewest_local_steps=fewest,
         learning_rates=settings.learning_rates(),
         update=settings.update,
         partition=settings.partition,

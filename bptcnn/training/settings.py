@@ -16,7 +16,7 @@ from bptcnn.training.schedules import learning_rates
 
 _MOST_NODES = 256
 _TWO_NODES = (1.0, 1.0)
-_LOCAL_STEPS = 8
+_LOCAL_STEPS = (2, 8)  # as submissions' cost allows (outer/README.md)
 _HOST_LOCAL_STEPS = 32  # a quarter of the weights to move (benchmarks/hosts.py)
 _MOST = {
     "epochs": 1_000_000,
@@ -37,7 +37,8 @@ class TrainSettings:
     start without one of them. `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
 
     `precision`: of the products in convolutions; weights, sums and evaluation are float32.
-    `lr` is a number, an expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `staleness`: a
+    `lr` is a number, an expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `local_steps`
+    None: 32 where there are hosts, else 8, or down to 2 where submissions cost little. `staleness`: a
     node more than so many updates behind submits early (None: no bound). `validation`: the share of the training set
     that is held out to choose the best epoch and to stop by; without, the test set serves. `patience`: stop after so
     many epochs without a better one (None: never). `threads` None: the usable cores, shared out. `measure`: measure
@@ -57,7 +58,7 @@ class TrainSettings:
     lr: str = "0.05"
     momentum: float = 0.9
     weight_decay: float = 0.0
-    local_steps: int | None = None  # 8, or 32 where there are hosts
+    local_steps: int | None = None
     staleness: int | None = None
     threads: int | None = None
     autotune: bool = True
@@ -81,16 +82,14 @@ class TrainSettings:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
         object.__setattr__(self, "lr", str(self.lr))
-        if self.local_steps is None:
-            object.__setattr__(self, "local_steps", _LOCAL_STEPS if self.hosts is None else _HOST_LOCAL_STEPS)
         kinds = (("update", Update), ("partition", Partition), ("wire", Wire), ("precision", Precision))
         for name, kind in kinds:
             if name != "wire" or self.wire is not None:
                 check_choice(name, getattr(self, name), kind)
-        for name in ("epochs", "batch_size", "local_steps"):
+        for name in ("epochs", "batch_size"):
             check_whole(name, getattr(self, name), 1)
         check_whole("seed", self.seed, 0)
-        for name, least in (("staleness", 0), ("threads", 1), ("patience", 1)):
+        for name, least in (("local_steps", 1), ("staleness", 0), ("threads", 1), ("patience", 1)):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), least)
         check_share("momentum", self.momentum, 0.0 <= self.momentum < 1.0, "at least 0 and below 1")
@@ -102,6 +101,12 @@ class TrainSettings:
             reachable = 0.0 < self.target_accuracy <= 1.0
             check_share("target accuracy", self.target_accuracy, reachable, "above 0, at most 1")
         self.learning_rates()
+
+    def local_step_range(self) -> tuple[int, int]:
+        """Return the fewest and the most steps of a local iteration: those given, or what is chosen from."""
+        if self.local_steps is not None:
+            return self.local_steps, self.local_steps
+        return _LOCAL_STEPS if self.hosts is None else (_HOST_LOCAL_STEPS, _HOST_LOCAL_STEPS)
 
     def learning_rates(self) -> tuple[float, ...]:
         """Return the learning rate of every epoch."""

@@ -29,6 +29,7 @@ def _texts() -> dict[str, str]:
     texts = {name: str(value) for name, value in dataclasses.asdict(TrainSettings()).items()}
     return {
         **texts,
+        "local_steps": " to ".join(map(str, TrainSettings().local_step_range())),
         "nodes": str(len(TrainSettings().nodes)),
         "network": NETWORK,
         "updates": ", ".join(get_args(Update)),

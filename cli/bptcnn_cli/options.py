@@ -103,7 +103,8 @@ LocalSteps = Annotated[
     typer.Option(
         metavar="S",
         rich_help_panel=_NODES,
-        help="Batches a node trains between submissions. Default: {local_steps}, with hosts 32.",
+        help="Batches a node trains between submissions. Default: {local_steps}, as few as their cost allows; "
+        "with hosts 32.",
     ),
 ]
 Staleness = Annotated[

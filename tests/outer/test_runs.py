@@ -193,6 +193,25 @@ def test_long_local_iterations_get_shorter_where_the_run_ends(seed: int) -> None
     assert result.efficiency >= 0.97
 
 
+@pytest.mark.parametrize(
+    ("cost", "steps"),
+    [(0.0, (2, 2, 2, 2)), (0.002, (4, 2, 2, 2)), (0.005, (8, 4, 2, 2)), (0.1, (8, 8, 8, 8))],
+)
+def test_local_iterations_are_as_short_as_their_cost_allows(cost: float, steps: tuple[int, ...]) -> None:
+    """A submission takes 1 % of a node's time; here one costs all nodes as much, whose steps take 64 to 256 ms."""
+    told = settings(samples=100_000, local_steps=8, fewest_local_steps=2)
+    result = run(told, merge_seconds=cost)
+    for status, count in zip(result.statuses, steps, strict=True):
+        assert status.totals.images / status.totals.submissions == pytest.approx(64 * count, rel=0.15)
+
+
+@pytest.mark.parametrize(("update", "nodes"), [("agwu", 1), ("sgwu", 4)])
+def test_local_steps_are_as_told_of_one_node_and_where_nodes_wait(update: Update, nodes: int) -> None:
+    told = settings((1.0,) * nodes, samples=60000, local_steps=16, fewest_local_steps=2, update=update)
+    result = simulate(told, (SimulatedNode(1000.0),) * nodes, Conditions(), validate=False)
+    assert result.counters.images_trained / result.submissions == pytest.approx(64 * 16, rel=0.1)
+
+
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("travel", [0.0, 0.2])
 def test_a_node_that_returns_gets_its_share_again(update: Update, travel: float) -> None:

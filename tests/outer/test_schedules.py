@@ -76,6 +76,8 @@ def random_run(seed: int, update: Update, partition: Partition) -> tuple[RunSett
         return_seconds=RETURN_SECONDS,
         trial_seconds=float(rng.choice([0.0, 0.5])),
     )
+    if rng.random() < 0.5:
+        settings = replace(settings, fewest_local_steps=int(rng.integers(1, settings.local_steps + 1)))
     conditions = Conditions(
         delay=float(rng.choice([0.0, 0.002, 0.3])),
         merge_seconds=float(rng.choice([0.0, 0.005, 0.1])),

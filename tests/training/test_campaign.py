@@ -35,7 +35,7 @@ def campaign(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
             update=draw.choice(["agwu", "agwu-published", "sgwu"]),
             observer=lost,
             partition=draw.choice(["idpa", "static", "uniform"]),
-            local_steps=draw.choice([1, 2, 8]),
+            local_steps=draw.choice([None, 1, 2, 8]),
             staleness=draw.choice([None, 0, 3]),
             seed=seed,
         )

@@ -19,7 +19,7 @@ MANY = 100_000  # epochs: the run is interrupted
 def campaign(folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run under faults, until all nodes that join train, are lost or have left; sometimes it is resumed."""
     draw = random.Random(seed)
-    nodes, steps = draw.randint(1, 3), draw.choice([1, 2, 8])
+    nodes, steps = draw.randint(1, 3), draw.choice([None, 1, 2, 8])
     with monkeypatch.context() as patch, spying(folder) as spy:
         doomed = schedule(spy, draw, nodes)
         poison(patch, draw, doomed)

@@ -278,7 +278,7 @@ def _is_valid(text: str) -> bool:
         lr=st.sampled_from(["0.05", "0.1 / epoch", "where(epoch > 2, 0.01, 0.1)"]),
         momentum=st.floats(0.0, 1.0, exclude_max=True),
         weight_decay=st.floats(0.0, 1.0),
-        local_steps=st.integers(1, 64),
+        local_steps=st.none() | st.integers(1, 64),
         staleness=st.none() | st.integers(0, 100),
         threads=st.none() | st.integers(1, 64),
         seed=st.integers(0, 2**40),
