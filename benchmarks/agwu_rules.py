@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -28,7 +28,6 @@ from typing import Any, get_args
 from unittest.mock import patch
 
 import numpy as np
-import numpy.typing as npt
 from runs import Kept, node_name
 
 from bptcnn.data import Samples, load
@@ -52,9 +51,9 @@ _EVALUATE_EVERY = 2500  # images
 _LAST = 4  # evaluations whose mean is a run's accuracy: one alone is noisy at a constant learning rate
 _TEST_IMAGES = 2500
 
-Versions = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+Versions = Sequence[int]
+Floats = Sequence[float]
+Flags = Sequence[bool]
 Scale = Callable[[int, Versions, Floats, Flags, int], float]
 
 
@@ -63,21 +62,21 @@ Scale = Callable[[int, Versions, Floats, Flags, int], float]
 
 def _constant(factor: float) -> Scale:
     def scale(node: int, _: Versions, qualities: Floats, live: Flags, __: int) -> float:
-        return (factor if live.sum() > 1 else 1.0) * relative_quality(node, qualities, live)
+        return (factor if sum(live) > 1 else 1.0) * relative_quality(node, qualities, live)
 
     return scale
 
 
 def _by_count(power: float) -> Scale:
     """m^-power."""
-    return lambda node, _, qualities, live, __: float(live.sum()) ** -power * relative_quality(node, qualities, live)
+    return lambda node, _, qualities, live, __: float(sum(live)) ** -power * relative_quality(node, qualities, live)
 
 
 def _by_staleness(power: float) -> Scale:
     """(1 + s)^-power, s being how many updates were merged since the node's copy."""
 
     def scale(node: int, versions: Versions, qualities: Floats, live: Flags, updates: int) -> float:
-        stale = max(0, updates - int(versions[node]))
+        stale = max(0, updates - versions[node])
         return float((1.0 + stale) ** -power) * relative_quality(node, qualities, live)
 
     return scale

@@ -71,6 +71,11 @@ UNLIMITED = -1
 TABLE_COLUMNS = (BASE, QUALITY, LIVE, MERGED, COMMITTED)
 
 
+def table_rows(writers: int) -> Words:
+    """Return room for what `read_table` reads."""
+    return np.empty((len(TABLE_COLUMNS), writers), np.int64)
+
+
 @compiled("int64(int64[::1])")
 def _base(memory: Words) -> int:
     return np.int64(memory.ctypes.data)  # type: ignore[return-value]  # unsigned would turn sums into floats
@@ -246,6 +251,55 @@ def commit(memory: Words, writer: int, scale: float, samples: int, user: Words, 
     return int(sequence)
 
 
+@compiled("int64(int64[::1], int64, int64)")
+def load(memory: Words, writer: int, field: int) -> int:
+    """Return one word of the writer's control block."""
+    return int(load_acquire(_control(_base(memory), writer) + 8 * field))
+
+
+@compiled("void(int64[::1], int64, int64, int64)")
+def store(memory: Words, writer: int, field: int, value: int) -> None:
+    """Set one word of the writer's control block."""
+    store_release(_control(_base(memory), writer) + 8 * field, value)
+
+
+@compiled("int64(int64[::1])")
+def merged_updates(memory: Words) -> int:
+    """Return how many submissions have been merged by all writers."""
+    base = _base(memory)
+    total = 0
+    for writer in range(words(base, HEADER_WORDS)[WRITERS]):
+        total += load_acquire(_control(base, writer) + 8 * MERGED)
+    return total
+
+
+@compiled("boolean(int64[::1], int64)")
+def pending(memory: Words, writer: int) -> bool:
+    """Tell whether the writer's last submission is committed and not yet merged."""
+    # merged first: it follows committed, so an answer of False cannot be a mix of two moments
+    merged = load(memory, writer, MERGED)
+    return load(memory, writer, COMMITTED) > merged
+
+
+@compiled("int64(int64[::1], int64, float64, int64)")
+def submit(memory: Words, writer: int, scale: float, samples: int) -> int:
+    """Commit and merge the staged delta; return its sequence number, 0 if the submission before it is not merged."""
+    if pending(memory, writer):
+        return 0
+    sequence = commit(memory, writer, scale, samples, np.zeros(USER_WORDS, np.int64), UNLIMITED)
+    merge(memory, writer, UNLIMITED)
+    return int(sequence)
+
+
+@compiled("int64(int64[::1], int64, float32[::1])")
+def refresh(memory: Words, writer: int, out: Floats) -> int:
+    """Copy the weight set, publish and return its version, which is read before the copy."""
+    version = merged_updates(memory)
+    snapshot(memory, out)
+    store(memory, writer, BASE, version)
+    return int(version)
+
+
 @compiled("int64(int64[::1], int64, int64[::1])")
 def read_submission(memory: Words, writer: int, out: Words) -> int:
     """Copy the record of the writer's last committed submission; return its sequence number, 0 if there is none."""
@@ -265,38 +319,23 @@ def rescale(memory: Words, writer: int, scale: float) -> None:
     words(_record(control, load_acquire(control + 8 * COMMITTED)), RECORD_WORDS).view(np.float64)[SCALE] = scale
 
 
-@compiled("int64(int64[::1], int64, int64)")
-def load(memory: Words, writer: int, field: int) -> int:
-    """Return one word of the writer's control block."""
-    return int(load_acquire(_control(_base(memory), writer) + 8 * field))
-
-
-@compiled("void(int64[::1], int64, int64, int64)")
-def store(memory: Words, writer: int, field: int, value: int) -> None:
-    """Set one word of the writer's control block."""
-    store_release(_control(_base(memory), writer) + 8 * field, value)
-
-
 @compiled("int64(int64[::1], int64)")
 def spare_slot(memory: Words, writer: int) -> int:
     """Return the spare slot of a writer that is not merging."""
     return _spare(_base(memory), writer)
 
 
-@compiled("int64(int64[::1])")
-def merged_updates(memory: Words) -> int:
-    """Return how many submissions have been merged by all writers."""
-    base = _base(memory)
-    total = 0
-    for writer in range(words(base, HEADER_WORDS)[WRITERS]):
-        total += load_acquire(_control(base, writer) + 8 * MERGED)
-    return total
-
-
 @compiled("void(int64[::1], int64[:, ::1])")
 def read_table(memory: Words, out: Words) -> None:
-    """Copy the words named by TABLE_COLUMNS of every writer into the columns of `out`."""
+    """Copy the words named by TABLE_COLUMNS of every writer into the rows of `out`."""
     base = _base(memory)
-    for writer in range(out.shape[0]):
-        for column in range(out.shape[1]):
-            out[writer, column] = load_acquire(_control(base, writer) + 8 * TABLE_COLUMNS[column])
+    for writer in range(out.shape[1]):
+        for column in range(out.shape[0]):
+            out[column, writer] = load_acquire(_control(base, writer) + 8 * TABLE_COLUMNS[column])
+
+
+@compiled("void(int64[::1], int64, float64, int64[:, ::1])")
+def publish(memory: Words, writer: int, quality: float, out: Words) -> None:
+    """Set the writer's quality, then read the table."""
+    store(memory, writer, QUALITY, np.array([quality]).view(np.int64)[0])
+    read_table(memory, out)

@@ -42,11 +42,17 @@ class Submission:
 class Table:
     """What every process may know of all writers; one entry per writer."""
 
-    base_versions: npt.NDArray[np.int64]  # the updates counted when the writer last refreshed
-    qualities: npt.NDArray[np.float64]
-    live: npt.NDArray[np.bool_]
-    sequences: npt.NDArray[np.int64]  # submissions committed
-    merged: npt.NDArray[np.int64]  # submissions merged: `sequences`, or one less
+    base_versions: list[int]  # the updates counted when the writer last refreshed
+    qualities: list[float]
+    live: list[bool]
+    sequences: list[int]  # submissions committed
+    merged: list[int]  # submissions merged: `sequences`, or one less
+
+    @classmethod
+    def of(cls, rows: merging.Words) -> Self:
+        """Make sense of what `merging` has read."""
+        bases, _, live, merged, committed = rows.tolist()
+        return cls(bases, rows.view(np.float64)[1].tolist(), [flag != 0 for flag in live], committed, merged)
 
 
 class WeightBuffer:
@@ -118,7 +124,7 @@ class WeightBuffer:
 
     def snapshot(self, out: npt.NDArray[np.float32]) -> None:
         """Copy the weight set into `out`, float32 [parameters]: segments are never torn, nobody is held up."""
-        merging.snapshot(self.words, self._weights(out))
+        merging.snapshot(self.words, _checked_weights(out, self.layout.parameters))
 
     def store(self, weights: npt.NDArray[np.float32]) -> None:
         """Overwrite the weight set, float32 [parameters], while no writer commits or merges.
@@ -127,7 +133,7 @@ class WeightBuffer:
         """
         if any(self.pending(writer) for writer in range(self.layout.writers)):
             raise RuntimeError("the weight set cannot be overwritten: a committed submission is not merged yet")
-        merging.replace(self.words, self._weights(weights))
+        merging.replace(self.words, _checked_weights(weights, self.layout.parameters))
 
     def updates(self) -> int:
         """Return the version of the weight set: the number of submissions merged so far."""
@@ -147,9 +153,7 @@ class WeightBuffer:
 
     def pending(self, writer: int) -> bool:
         """Tell whether the writer's last submission is committed and not yet merged."""
-        # merged first: it follows committed, so an answer of False cannot be a mix of two moments
-        merged = merging.load(self.words, self._checked(writer), layout.MERGED)
-        return merging.load(self.words, writer, layout.COMMITTED) > merged
+        return merging.pending(self.words, self._checked(writer))
 
     def merge_for(self, writer: int, scale: float) -> bool:
         """Merge the submission of a writer that waits, with `scale` instead of its own; False if it has none.
@@ -174,14 +178,9 @@ class WeightBuffer:
 
     def table(self) -> Table:
         """Return a copy of what the writers have published of themselves."""
-        rows = np.empty((self.layout.writers, len(merging.TABLE_COLUMNS)), np.int64)
+        rows = merging.table_rows(self.layout.writers)
         merging.read_table(self.words, rows)
-        bases, qualities, live, merged, committed = np.ascontiguousarray(rows.T)
-        return Table(bases, qualities.view(np.float64), live != 0, committed, merged)
-
-    def set_quality(self, writer: int, quality: float) -> None:
-        """Publish the writer's quality, its accuracy on its own samples."""
-        merging.store(self.words, self._checked(writer), layout.QUALITY, int(np.float64(quality).view(np.int64)))
+        return Table.of(rows)
 
     def set_live(self, writer: int, live: bool) -> None:
         """Publish whether the writer takes part."""
@@ -213,12 +212,11 @@ class WeightBuffer:
             raise IndexError(f"writer {writer} of {self.layout.writers}")
         return writer
 
-    def _weights(self, array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        if array.shape != (self.layout.parameters,) or array.dtype != np.float32 or not array.flags.c_contiguous:
-            raise ValueError(
-                f"weights: expected contiguous float32 ({self.layout.parameters},), got {array.dtype} {array.shape}"
-            )
-        return array
+
+def _checked_weights(array: npt.NDArray[np.float32], parameters: int) -> npt.NDArray[np.float32]:
+    if array.shape != (parameters,) or array.dtype != np.float32 or not array.flags.c_contiguous:
+        raise ValueError(f"weights: expected contiguous float32 ({parameters},), got {array.dtype} {array.shape}")
+    return array
 
 
 class Writer:
@@ -245,6 +243,12 @@ class Writer:
         """Tell whether the last submission is committed and not yet merged."""
         return self._buffer.pending(self.index)
 
+    def publish(self, quality: float) -> Table:
+        """Publish the writer's quality, its accuracy on its own samples; return what all have published."""
+        rows = merging.table_rows(self._buffer.layout.writers)
+        merging.publish(self._buffer.words, self.index, quality, rows)
+        return Table.of(rows)
+
     def commit(self, scale: float, samples: int, user: Sequence[int] = (0, 0, 0, 0)) -> int:
         """Make the staged delta a submission and return its sequence number, 1 for a buffer's first.
 
@@ -252,11 +256,20 @@ class Writer:
         `user` is for the caller. Raises RuntimeError if the last submission is not merged yet.
         """
         if self.pending:
-            raise RuntimeError(f"writer {self.index}: the last submission is not merged yet")
-        if not math.isfinite(scale) or samples < 0 or len(user) != layout.USER_WORDS:
-            raise ValueError(f"writer {self.index}: no submission with scale {scale}, samples {samples}, user {user}")
+            raise self._unmerged()
+        self._require(scale, samples)
+        if len(user) != layout.USER_WORDS:
+            raise ValueError(f"writer {self.index}: no submission with user {user}: {layout.USER_WORDS} words")
         words = np.array(user, np.int64)
         return merging.commit(self._buffer.words, self.index, scale, samples, words, merging.UNLIMITED)
+
+    def submit(self, scale: float, samples: int) -> int:
+        """Commit and merge at once; return the sequence number. Arguments and errors as of `commit`."""
+        self._require(scale, samples)
+        sequence = merging.submit(self._buffer.words, self.index, scale, samples)
+        if not sequence:
+            raise self._unmerged()
+        return sequence
 
     def merge(self) -> None:
         """Merge the committed submission into the weight set; nothing to do if it is merged already."""
@@ -267,7 +280,11 @@ class Writer:
 
         The version is read before the copy: all updates that it counts are in the copy, newer ones may be.
         """
-        version = self._buffer.updates()
-        self._buffer.snapshot(out)
-        merging.store(self._buffer.words, self.index, layout.BASE, version)
-        return version
+        return merging.refresh(self._buffer.words, self.index, _checked_weights(out, self._buffer.layout.parameters))
+
+    def _require(self, scale: float, samples: int) -> None:
+        if not math.isfinite(scale) or samples < 0:
+            raise ValueError(f"writer {self.index}: no submission with scale {scale}, samples {samples}")
+
+    def _unmerged(self) -> RuntimeError:
+        return RuntimeError(f"writer {self.index}: the last submission is not merged yet")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bptcnn.kernels import rounding
 from bptcnn.memory import WeightBuffer
-from bptcnn.nodes.divergence import require_finite
+from bptcnn.nodes.divergence import require_finite, surely_finite
 from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
@@ -33,6 +33,17 @@ class Iteration:
     timed_samples: int = 0
     timed_seconds: float = 0.0
 
+    def include(self, earlier: "Iteration") -> None:
+        """Count what the local iterations before it have done, which are of the same epoch."""
+        self.samples += earlier.samples
+        self.loss_sum += earlier.loss_sum
+        self.correct += earlier.correct
+        self.compute_seconds += earlier.compute_seconds
+        self.wait_seconds += earlier.wait_seconds
+        self.communication_seconds += earlier.communication_seconds
+        self.timed_samples += earlier.timed_samples
+        self.timed_seconds += earlier.timed_seconds
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -46,16 +57,16 @@ class Receipt:
     staleness: int
     moved: int = 0
 
-    def report(self, node: int, time: float, iteration: Iteration) -> Submitted:
-        """Return the event that tells the coordinator."""
+    def report(self, node: int, time: float, iteration: Iteration, count: int = 1) -> Submitted:
+        """Return the event that tells the coordinator of this submission, the last of `count` that `iteration` sums."""
         return Submitted(
             node=node,
             time=time,
             sequence=self.sequence,
             samples_committed=self.samples_committed,
             staleness=self.staleness,
-            bytes_sent=self.moved,
-            bytes_received=self.moved,
+            bytes_sent=self.moved * count,
+            bytes_received=self.moved * count,
             **vars(iteration),
         )
 
@@ -100,18 +111,16 @@ class Committer:
     """One node's place in the weight buffer: under AGWU it merges, under SGWU the coordinator does once all have."""
 
     def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
+        self._parameters = buffer.layout.parameters
         self._buffer = buffer
         self._writer = buffer.writer(node)
         self._node = node
         self._update: Update = update
-        self._version = 0
-        self._moved = 4 * buffer.layout.parameters
         self.samples_committed = buffer.submission(node).samples
 
     def refresh(self, out: FloatArray) -> int:
         """Copy the weight set; publish and return the version that the node starts from."""
-        self._version = self._writer.refresh(out)
-        return self._version
+        return self._writer.refresh(out)
 
     def updates(self) -> int:
         """Return the number of submissions merged so far."""
@@ -132,20 +141,19 @@ class Committer:
         `version` is what it was trained from; `correct` of its `samples` were right; `largest` bounds its magnitudes.
         Raises Diverged where it is not finite.
         """
-        require_finite(self.delta, largest)
-        self._buffer.set_quality(self._node, correct / samples)
-        updates = self._buffer.updates()
-        scale = 0.0  # SGWU: the coordinator weighs the round
-        if self._update != "sgwu":
-            table = self._buffer.table()
+        if not surely_finite(largest, self._parameters):
+            require_finite(self.delta)
+        table = self._writer.publish(correct / samples)
+        updates = sum(table.merged)
+        if self._update == "sgwu":
+            sequence = self._writer.commit(0.0, samples)  # the coordinator weighs the round
+        else:
             scale = submission_scale(
                 self._update, self._node, table.base_versions, table.qualities, table.live, updates
             )
+            sequence = self._writer.submit(scale, samples)
         self.samples_committed += samples
-        sequence = self._writer.commit(scale, samples)
-        if self._update != "sgwu":
-            self._writer.merge()
-        return Receipt(sequence, self.samples_committed, updates - version, self._moved)
+        return Receipt(sequence, self.samples_committed, updates - version, 4 * self._parameters)
 
 
 class SharedExchange:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from bptcnn.inner.subnetwork import ImageArray, IndexArray, Subnetwork
 from bptcnn.nodes.configuration import AgentConfiguration
 from bptcnn.nodes.divergence import Diverged, LossBound
-from bptcnn.nodes.exchange import Exchange, Iteration
+from bptcnn.nodes.exchange import Exchange, Iteration, Receipt
 from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
 from bptcnn.nodes.trial import run_trial
@@ -27,7 +27,6 @@ from bptcnn.outer import (
     Release,
     Resume,
     Stop,
-    Submitted,
     Trial,
     Work,
     over_stale,
@@ -68,7 +67,8 @@ class Loop:
         self._wait_seconds = 0.0
         self._unreported_seconds = 0.0
         self._steps = 0
-        self._untold: Submitted | None = None  # submissions that are not reported yet
+        self._receipt: Receipt | None = None  # of the last submission that is not reported yet...
+        self._untold, self._untold_count = Iteration(0), 0  # ...what it and those before did, and their number
         self._told = 0.0  # when the last report was
         self.samples_trained = 0
 
@@ -143,7 +143,9 @@ class Loop:
             self._offset += len(parts[-1])
             if self._offset == len(indices):
                 self._taken, self._offset = self._taken + 1, 0
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)) if parts else None
+        if len(parts) > 1:
+            return np.concatenate(parts)
+        return parts[0] if parts else None
 
     def _drop_taken(self) -> None:
         """What the local iteration has taken is submitted."""
@@ -224,30 +226,33 @@ class Loop:
             return
         iteration.communication_seconds += seconds
         iteration.timed_seconds += seconds
-        self._tell(receipt.report(self._configuration.node, time.monotonic(), iteration))
+        self._tell(receipt, iteration)
 
     def _over_stale(self) -> bool:
         bound = self._configuration.staleness
         return bound is not None and over_stale(0, self._exchange.updates_behind(), bound)
 
-    def _tell(self, submitted: Submitted) -> None:
+    def _tell(self, receipt: Receipt, iteration: Iteration) -> None:
         """Report a submission, if it is time to, with those before it that were not yet.
 
         A report costs the coordinator more than a small submission costs the node. At once where others wait for it or
         samples are wanted soon.
         """
-        self._untold = submitted if self._untold is None else submitted.including(self._untold)
+        if self._receipt is not None:
+            iteration.include(self._untold)
+        self._receipt, self._untold, self._untold_count = receipt, iteration, self._untold_count + 1
         in_hand = sum(len(work.indices) for work in self._work)
-        over = not self._work or self._work[0].epoch != submitted.epoch
-        due = submitted.time >= self._told + self._configuration.report_seconds
+        over = not self._work or self._work[0].epoch != iteration.epoch
+        due = time.monotonic() >= self._told + self._configuration.report_seconds
         if due or over or in_hand <= 2 * self._untold.samples or self._waiting_for_release:
             self._tell_all()
 
     def _tell_all(self) -> None:
         """Report what was not reported yet."""
-        if self._untold is not None:
-            self._report(self._untold)
-            self._told, self._untold = self._untold.time, None
+        if self._receipt is not None:
+            self._told = time.monotonic()
+            self._report(self._receipt.report(self._configuration.node, self._told, self._untold, self._untold_count))
+            self._receipt, self._untold_count = None, 0
 
     @contextmanager
     def _communicating(self, iteration: Iteration) -> Iterator[None]:

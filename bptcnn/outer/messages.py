@@ -3,7 +3,7 @@
 Times are seconds on the driver's clock, stamped when it receives a message; the coordinator has no clock of its own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -122,17 +122,6 @@ class Submitted:
     def quality(self) -> float:
         """Q_j: the accuracy on the submission's samples."""
         return self.correct / self.samples
-
-    def including(self, earlier: "Submitted") -> "Submitted":
-        """Return one report of this submission and those of `earlier`, just before it and of the same epoch."""
-        sums = {name: getattr(self, name) + getattr(earlier, name) for name in _SUMMED}
-        return replace(self, **sums)
-
-
-_SUMMED = (
-    *("samples", "loss_sum", "correct", "compute_seconds", "wait_seconds", "communication_seconds"),
-    *("timed_samples", "timed_seconds", "transfer_seconds", "bytes_sent", "bytes_received"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,7 +285,7 @@ class Driver:
         node.kill()
         del self._nodes[index]
         submission = self._buffer.submission(index)
-        quality = float(self._buffer.table().qualities[index]) if submission.sequence else 0.0
+        quality = self._buffer.table().qualities[index] if submission.sequence else 0.0
         if self._assignment.settings.update == "sgwu":
             self._buffer.set_live(index, False)  # its round is still to be merged by MergeRound
         else:

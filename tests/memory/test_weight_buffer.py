@@ -17,7 +17,7 @@ from bptcnn.memory import WeightBuffer
 from bptcnn.memory.layout import SEGMENT_FLOATS, Layout
 
 SIZES = (1, 2, 15, SEGMENT_FLOATS - 1, SEGMENT_FLOATS, SEGMENT_FLOATS + 1, 2 * SEGMENT_FLOATS + 77)
-ACTIONS = ("merge", "merge_for", "finish", "refresh", "quality", "store")
+ACTIONS = ("submit", "merge", "merge_for", "finish", "refresh", "quality", "store")
 
 
 def contents(buffer: WeightBuffer) -> npt.NDArray[np.float32]:
@@ -46,8 +46,8 @@ def act(buffer: WeightBuffer, model: Model, action: str, index: int, seed: int, 
         buffer.store(numbers)
         model.weights = numbers
     elif action == "quality":
-        buffer.set_quality(index, scale)
         buffer.set_live(index, seed % 2 == 0)
+        assert writer.publish(scale).qualities[index] == scale
         model.qualities[index], model.live[index] = scale, seed % 2 == 0
     elif action == "refresh":
         out = np.empty_like(numbers)
@@ -58,21 +58,25 @@ def act(buffer: WeightBuffer, model: Model, action: str, index: int, seed: int, 
         writer.delta[:] = numbers
         model.sequences[index] += 1
         model.samples[index] += seed
-        assert writer.commit(scale, seed, (seed, -1, 2**62, index)) == model.sequences[index]
-        assert writer.pending
-        assert np.array_equal(contents(buffer), model.weights)
+        user = (0,) * 4 if action == "submit" else (seed, -1, 2**62, index)
+        if action == "submit":
+            assert writer.submit(scale, seed) == model.sequences[index]
+        else:
+            assert writer.commit(scale, seed, user) == model.sequences[index]
+            assert writer.pending
+            assert np.array_equal(contents(buffer), model.weights)
         if action == "merge":
             writer.merge()
         elif action == "finish":
             assert buffer.finish(index)
             model.live[index] = False
-        else:
+        elif action == "merge_for":
             scale = scale + 1
             assert buffer.merge_for(index, scale)
         model.weights = model.weights + np.float32(scale) * numbers
         record = buffer.submission(index)
         assert (record.sequence, record.merged, record.scale) == (model.sequences[index], True, scale)
-        assert (record.samples, record.user) == (model.samples[index], (seed, -1, 2**62, index))
+        assert (record.samples, record.user) == (model.samples[index], user)
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,10 +105,10 @@ def test_any_sequence_of_actions_matches_the_model(
             assert np.array_equal(contents(buffer), model.weights)
             assert buffer.updates() == sum(model.sequences)
         table = buffer.table()
-        assert table.base_versions.tolist() == model.bases
-        assert table.qualities.tolist() == model.qualities
-        assert table.live.tolist() == model.live
-        assert table.sequences.tolist() == table.merged.tolist() == model.sequences
+        assert table.base_versions == model.bases
+        assert table.qualities == model.qualities
+        assert table.live == model.live
+        assert table.sequences == table.merged == model.sequences
 
 
 def test_merging_and_finishing_twice_changes_nothing() -> None:
@@ -159,6 +163,8 @@ def test_a_pending_submission_guards_its_delta() -> None:
         with pytest.raises(RuntimeError, match="not merged"):
             writer.commit(1.0, 1)
         with pytest.raises(RuntimeError, match="not merged"):
+            writer.submit(1.0, 1)
+        with pytest.raises(RuntimeError, match="not merged"):
             buffer.store(np.zeros(100, np.float32))
         writer.merge()
         writer.delta[:] = 1
@@ -170,6 +176,9 @@ def test_what_makes_no_sense_is_refused() -> None:
         for scale, samples, user in [(np.nan, 1, (0,) * 4), (1.0, -1, (0,) * 4), (1.0, 1, (0,) * 3)]:
             with pytest.raises(ValueError, match="no submission"):
                 writer.commit(scale, samples, user)
+        for scale, samples in [(np.inf, 1), (1.0, -1)]:
+            with pytest.raises(ValueError, match="no submission"):
+                writer.submit(scale, samples)
         for index in (-1, 2):
             with pytest.raises(IndexError):
                 buffer.writer(index)

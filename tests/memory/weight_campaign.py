@@ -94,7 +94,7 @@ def check(buffer: WeightBuffer) -> None:
     out = np.empty(PARAMETERS, np.float32)
     buffer.snapshot(out)
     assert np.array_equal(out, UNITS * np.float32(total)), (out[::SEGMENT_FLOATS], total)
-    assert buffer.updates() == buffer.table().sequences.sum()
+    assert buffer.updates() == sum(buffer.table().sequences)
 
 
 def spin(seconds: float) -> None:

@@ -179,7 +179,7 @@ def test_a_node_starts_from_the_weight_set(bench: Bench) -> None:
         assert exchanges[0].updates_behind() == 0
         np.testing.assert_allclose(out, contents(bench), rtol=bench.tolerance)
         assert bench.buffer.updates() == expected
-    assert bench.buffer.table().base_versions.tolist() == [2, 0, 0]
+    assert bench.buffer.table().base_versions == [2, 0, 0]
 
 
 @pytest.mark.parametrize("update", ["agwu", "agwu-published"])
@@ -191,7 +191,7 @@ def test_a_submission_is_merged_with_the_scale_of_the_rule(bench: Bench, update:
     for number, (node, correct) in enumerate([(0, 3), (2, 8), (1, 1), (2, 5), (0, 10)]):
         delta = random.standard_normal(PARAMETERS).astype(np.float32)
         table = bench.buffer.table()
-        qualities = table.qualities.copy()
+        qualities = list(table.qualities)
         qualities[node] = correct / 10
         scale = submission_scale(update, node, table.base_versions, qualities, table.live, number)  # type: ignore[arg-type]
         expected += scale * delta
