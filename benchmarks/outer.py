@@ -6,9 +6,9 @@
 Nodes are separated by `;`, each as of `train --nodes`, 1 thread a node: emulated ones leave no more work to the machine
 than it has cores, so 1, 2, 4 and 8 nodes share the same two cores (the default). Rounds alternate: in each, every team
 of nodes trains once in each way, an epoch of about `--seconds` (resnet18: 6 times that, for a step of an emulated node
-takes a second). Before and after each run every node's speed is measured alone, on its cores and within its limit, and
-once a round all of them together, as independent processes without communication: the ceiling. Efficiency is a run's
-images/s over the summed speeds. Medians of the rounds.
+takes a second). Before and after each run every node's speed is measured alone, on its cores, within its limit and on
+as many images, and once a round all of them together, as independent processes without communication: the ceiling.
+Efficiency is a run's images/s over the summed speeds. Medians of the rounds.
 
 Shares are of the nodes' time: waiting (for samples, or under SGWU for the others), merging, imbalance (standing still
 at epochs' ends), slower (what steps took beyond their time alone), other.
@@ -105,9 +105,10 @@ def try_team(
     results: dict[str, Found] = {}
     with Probes(commands, subprocess.Popen) as probes:
         seconds = max(_PROBE_SECONDS, _FEWEST_STEPS * _BATCH / min(probes.alone(0.5)))
-        together, before = probes.together(seconds), probes.alone(seconds)
+        images = round(sum(probes.alone(seconds)) * told.seconds * _PATIENCE.get(network, 1.0))
         data = folder / "data.npz"
-        write_data(data, round(sum(before) * told.seconds * _PATIENCE.get(network, 1.0)))
+        write_data(data, images)
+        together, before = probes.together(seconds, images), probes.alone(seconds, images)
         run = ["--network", network, "--threads", "1", "--nodes", ",".join(map(str, nodes))]
         run += ["--epochs", str(told.epochs), "--no-measure"]
         print(f"  {network} on {node_name(nodes)}: together {listed(together)} images/s", flush=True)
@@ -116,7 +117,7 @@ def try_team(
             others = Others()
             summary = train(data, *run, "--update", update, "--partition", partition, *told.options)
             foreign = others.cores()
-            after = probes.alone(seconds)
+            after = probes.alone(seconds, images)
             alone, before = mean_speeds(before, after), after
             results[way] = found = judge(summary, alone, together, foreign)
             print(

@@ -3,7 +3,9 @@
     python benchmarks/speeds.py NETWORK [--speed 0.5] [--cores 0,1] [--threads 1]
 
 is one such process, a probe: it says `ready`, and then for each line of seconds on standard input trains for so long,
-as a node of that speed on those cores would, and says its images/s. Between measurements it is idle.
+as a node of that speed on those cores would, and says its images/s. Between measurements it is idle. It trains the
+embedded images, or as many as a line tells behind the seconds, the same ones over and over: what does not fit into
+caches takes longer to read.
 """
 
 import argparse
@@ -37,23 +39,23 @@ class Probes:
         return process.stdout.readline().strip()
 
     @staticmethod
-    def _ask(process: "subprocess.Popen[str]", seconds: float) -> None:
+    def _ask(process: "subprocess.Popen[str]", seconds: float, images: int) -> None:
         assert process.stdin is not None
-        process.stdin.write(f"{seconds}\n")
+        process.stdin.write(f"{seconds} {images}\n")
         process.stdin.flush()
 
-    def alone(self, seconds: float) -> list[float]:
+    def alone(self, seconds: float, images: int = 0) -> list[float]:
         """Return the images/s of each, one after the other."""
         speeds = []
         for process in self._processes:
-            self._ask(process, seconds)
+            self._ask(process, seconds, images)
             speeds.append(float(self._hear(process)))
         return speeds
 
-    def together(self, seconds: float) -> list[float]:
+    def together(self, seconds: float, images: int = 0) -> list[float]:
         """Return the images/s of each while all train."""
         for process in self._processes:
-            self._ask(process, seconds)
+            self._ask(process, seconds, images)
         return [float(self._hear(process)) for process in self._processes]
 
     def __enter__(self) -> Self:
@@ -116,6 +118,8 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core) for core in told.cores.split(",")})
 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # ssh passes no PYTHONPATH on
+    import numpy as np
+
     import bptcnn as bpt
     from bptcnn.inner.executor import Executor
     from bptcnn.inner.subnetwork import Subnetwork
@@ -144,14 +148,21 @@ def main() -> None:
         staleness=None,
     )
 
+    images, labels = train.images, train.labels
+
     def measure(seconds: float) -> float:
-        tried = run_trial(Trial(seconds, ENOUGH_STEPS), node, subnetwork, train.images, train.labels)
+        tried = run_trial(Trial(seconds, ENOUGH_STEPS), node, subnetwork, images, labels)
         return tried.images / tried.seconds
 
     measure(0.5)
     print("ready", flush=True)
     for line in sys.stdin:
-        print(measure(float(line)), flush=True)
+        seconds, *told_images = line.split()
+        count = int(told_images[0]) if told_images else 0
+        if count > len(images):
+            rows = np.arange(count) % len(train)
+            images, labels = train.images[rows], train.labels[rows]
+        print(measure(float(seconds)), flush=True)
 
 
 if __name__ == "__main__":
