@@ -2,8 +2,9 @@
 
 A script for any Python that has PyTorch. A request comes as JSON on standard input, one for each rank: the network as
 `bptcnn.profiling.benchmarking.flattening` writes it, `data` (an .npz of images uint8 (N, H, W, C) and labels),
-`threads`, `batch_size` (of a rank), `lr`, `momentum`, `epochs`, `target`, `seed`, `rank`, `ranks`, `port`. Rank 0 says
-a line of JSON for each epoch: seconds of training so far, evaluation left out, and test accuracy.
+`threads`, `batch_size` (of a rank), `rates` (the learning rate of each epoch), `momentum`, `target`, `seed`, `rank`,
+`ranks`, `port`. Rank 0 says a line of JSON for each epoch: seconds of training so far, evaluation left out, and test
+accuracy.
 """
 
 import json
@@ -53,7 +54,7 @@ def main() -> None:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(told["port"]))
         distributed.init_process_group("gloo", rank=rank, world_size=ranks)
         model = nn.parallel.DistributedDataParallel(alone)
-    optimizer = torch.optim.SGD(alone.parameters(), lr=told["lr"], momentum=told["momentum"], foreach=True)
+    optimizer = torch.optim.SGD(alone.parameters(), lr=told["rates"][0], momentum=told["momentum"], foreach=True)
 
     def barrier() -> None:
         if ranks > 1:
@@ -70,7 +71,8 @@ def main() -> None:
 
     seconds = 0.0
     share = len(x) // (ranks * batch_size) * batch_size  # of each rank: whole batches
-    for epoch in range(told["epochs"]):
+    for epoch, rate in enumerate(told["rates"]):
+        optimizer.param_groups[0]["lr"] = rate
         barrier()
         began = time.perf_counter()
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(1000 * told["seed"] + epoch))
