@@ -13,8 +13,9 @@ likewise with each algorithm of the inner layer forced on the convolutions of `-
 on one node, against PyTorch with as many threads (bar: 3 times shorter). `ddp`: the same on emulated nodes against
 PyTorch's DistributedDataParallel, a rank for each node, whose CPU a control group limits alike (needs root; bar: 6
 times shorter). Both sides in turn, medians of the rounds; batch 64 on each node, momentum 0.9, on both sides a learning
-rate (`--lr`) of 0.05 that falls by a fifth each epoch: at a constant 0.05 cnn2 stays about 90.6 %, and chance decides
-when, and whether, it passes 91 %. Seconds are those of training, evaluation left out.
+rate (`--lr`) of 0.05 times the square root of the number of nodes that falls by a fifth each epoch: at a constant 0.05
+cnn2 stays about 90.6 %, and chance decides when, and whether, it passes 91 %. Seconds are those of training, evaluation
+left out.
 `--results` keeps what was measured, so that a comparison can be made piece by piece.
 """
 
@@ -46,12 +47,16 @@ from cpu_groups import CpuGroup
 _PEER = Path(__file__).with_name("torch_training.py")
 _MOST_EPOCHS = 20
 _RATE = 0.05
-_FALLING = f"{_RATE} * 0.8 ** (epoch - 1)"
 
 
 def scaled_rate(nodes: int, epochs: int) -> str:
     """Return the learning rate of `equal` for so many nodes."""
     return f"warmup(cosine({_RATE * math.sqrt(nodes):.3f}), {max(1, epochs // 5)})"
+
+
+def falling_rate(nodes: int) -> str:
+    """Return the learning rate of `time` and `ddp`."""
+    return f"{_RATE * math.sqrt(nodes):.3f} * 0.8 ** (epoch - 1)"
 
 
 def compare_equal(told: argparse.Namespace) -> None:
@@ -145,6 +150,7 @@ def _free_port() -> int:
 def compare_times(told: argparse.Namespace, nodes: tuple[float, ...], bar: float) -> None:
     """Print both sides' times; `nodes` empty: one node, and one process, of `--threads`."""
     kept = Kept(told.results)
+    told.lr = told.lr or falling_rate(len(nodes) or 1)
     threads = 1 if nodes else told.threads
     own_options = ["--nodes", ",".join(map(str, nodes)) if nodes else "1", "--threads", str(threads)]
     common = f"{told.data} {told.network} {told.target} {own_options}"
@@ -187,13 +193,11 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("options", nargs="*", help="further options of bptcnn train, after --")
     told = parser.parse_args()
-    if told.what != "equal" and told.lr is None:
-        told.lr = str(_RATE) if told.what == "algorithms" else _FALLING
     if told.what == "equal":
         told.nodes, told.seeds, told.epochs = told.nodes or "2;4;8", told.seeds or 5, told.epochs or 20
         compare_equal(told)
     elif told.what == "algorithms":
-        told.seeds, told.epochs = told.seeds or 3, told.epochs or 4
+        told.seeds, told.epochs, told.lr = told.seeds or 3, told.epochs or 4, told.lr or str(_RATE)
         compare_algorithms(told)
     elif told.what == "time":
         compare_times(told, (), 3.0)
