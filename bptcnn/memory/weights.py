@@ -3,8 +3,9 @@
     node (Writer)                                     coordinator (WeightBuffer)
     refresh(out)   version k and a copy               submission(w), table(), updates()
     delta[:] = ... staged in shared memory            SGWU: merge_for(w, scale) while w waits
-    commit(...)    one store: it will be merged       after w was killed and reaped: finish(w)
-    merge()        AGWU: merges it itself             end of epoch, nobody merging: snapshot, store
+    publish(q)     its quality; what all published    after w was killed and reaped: finish(w)
+    commit(...)    one store: it will be merged       end of epoch, nobody merging: snapshot, store
+    submit(...)    AGWU: commits and merges itself
 
 A submission exists from its commit on: if its writer dies, `finish` merges what is missing. Before the commit it never
 happened. Either way exactly once, and `updates` counts it once. Guarantees and memory order: see `merging`.
