@@ -110,7 +110,7 @@ class NodeRecord:
     first_samples: int = 0  # ...how many make its first local iteration...
     reported: bool = False  # ...and whether it has submitted any
     sizes: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT))  # samples of its last submissions
-    costs: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that each held it up
+    costs: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that each took, its way too
     transfers: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that they were under way
     reason_lost: str | None = None
     trying: bool = False  # its trial is under way
@@ -152,7 +152,7 @@ class NodeRecord:
         return int(_usual(self.sizes))
 
     def usual_cost(self) -> float:
-        """Seconds for which a submission and the copy before it hold it up lately, 0 without any."""
+        """Seconds that a submission takes lately, with the copy before it and its way; 0 without any."""
         return _usual(self.costs)
 
     def under_way(self) -> int:
@@ -181,7 +181,7 @@ class NodeRecord:
             bytes_received=totals.bytes_received + event.bytes_received,
         )
         self.sizes.append(event.samples // count)
-        self.costs.append(event.communication_seconds / count)
+        self.costs.append((event.communication_seconds + event.transfer_seconds) / count)
         self.transfers.append(event.transfer_seconds / count)
         self.sequence = event.sequence
         self.reported = True

@@ -205,6 +205,13 @@ def test_local_iterations_are_as_short_as_their_cost_allows(cost: float, steps: 
         assert status.totals.images / status.totals.submissions == pytest.approx(64 * count, rel=0.15)
 
 
+def test_a_submission_costs_the_time_on_its_way_too() -> None:
+    """Else a node behind a link would submit without a break."""
+    told = settings((1.0, 1.0), samples=60000, local_steps=8, fewest_local_steps=2)
+    result = simulate(told, (SimulatedNode(1000.0, travel=0.02),) * 2, Conditions(merge_seconds=0.0), validate=False)
+    assert result.counters.images_trained / result.submissions == pytest.approx(64 * 8, rel=0.1)
+
+
 @pytest.mark.parametrize(("update", "nodes"), [("agwu", 1), ("sgwu", 4)])
 def test_local_steps_are_as_told_of_one_node_and_where_nodes_wait(update: Update, nodes: int) -> None:
     told = settings((1.0,) * nodes, samples=60000, local_steps=16, fewest_local_steps=2, update=update)
