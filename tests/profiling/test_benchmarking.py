@@ -210,6 +210,6 @@ def test_memory_grows_with_the_batch() -> None:
     small, large = (
         ask_own_side(replace(case, batch_size=n), 1, "memory", tuning=RULES)["peak_mb"] for n in (256, 1024)
     )
-    at_least = 768 * (14 * 14 * 32 + 7 * 7 * 64) * 4 / 1e6  # what pooling gives is kept until the backward pass
-    assert large - small > at_least
+    gradient = 768 * (28 * 28 * 32) * 4 / 1e6  # of the first convolution
+    assert large - small > 0.9 * gradient  # a peak scatters by a megabyte
     assert math.isfinite(large)
