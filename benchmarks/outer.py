@@ -104,8 +104,9 @@ def try_team(
     ]
     results: dict[str, Found] = {}
     with Probes(commands, subprocess.Popen) as probes:
-        seconds = max(_PROBE_SECONDS, _FEWEST_STEPS * _BATCH / min(probes.alone(0.5)))
-        images = round(sum(probes.alone(seconds)) * told.seconds * _PATIENCE.get(network, 1.0))
+        rough = probes.alone(0.5)
+        seconds = max(_PROBE_SECONDS, _FEWEST_STEPS * _BATCH / min(rough))
+        images = round(sum(rough) * told.seconds * _PATIENCE.get(network, 1.0))
         data = folder / "data.npz"
         write_data(data, images)
         together, before = probes.together(seconds, images), probes.alone(seconds, images)

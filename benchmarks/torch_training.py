@@ -22,6 +22,24 @@ sys.path.insert(0, str(FOLDER))
 EVALUATION_BATCH = 500
 
 
+def read_part(path: str, part: str) -> tuple[Any, Any]:
+    """Return images, float32 (N, C, H, W), and labels of `train` or `test`."""
+    import torch
+
+    with np.load(path) as data:
+        images = data[f"x_{part}"].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        return torch.from_numpy(images), torch.from_numpy(data[f"y_{part}"].astype(np.int64))
+
+
+def accuracy(model: Any, x: Any, y: Any) -> float:
+    """Return the share of images that the model gets right."""
+    import torch
+
+    with torch.no_grad():
+        parts = [slice(i, i + EVALUATION_BATCH) for i in range(0, len(x), EVALUATION_BATCH)]
+        return sum(int((model(x[part]).argmax(1) == y[part]).sum()) for part in parts) / len(x)
+
+
 def main() -> None:
     """Train as one rank."""
     told: dict[str, Any] = json.load(sys.stdin)
@@ -42,12 +60,8 @@ def main() -> None:
         def forward(self, x: Any) -> Any:
             return self._layers(x)
 
-    def tensors(part: str) -> tuple[Any, Any]:
-        images = data[f"x_{part}"].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-        return torch.from_numpy(images), torch.from_numpy(data[f"y_{part}"].astype(np.int64))
-
-    with np.load(told["data"]) as data:
-        (x, y), (x_test, y_test) = tensors("train"), tensors("test")
+    x, y = read_part(told["data"], "train")
+    test = read_part(told["data"], "test")
     alone = Module().to(memory_format=torch.channels_last)
     model: Any = alone
     if ranks > 1:
@@ -59,15 +73,6 @@ def main() -> None:
     def barrier() -> None:
         if ranks > 1:
             distributed.barrier()
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            parts = range(0, len(x_test), EVALUATION_BATCH)
-            right = sum(
-                int((alone(x_test[i : i + EVALUATION_BATCH]).argmax(1) == y_test[i : i + EVALUATION_BATCH]).sum())
-                for i in parts
-            )
-        return right / len(x_test)
 
     seconds = 0.0
     share = len(x) // (ranks * batch_size) * batch_size  # of each rank: whole batches
@@ -85,7 +90,7 @@ def main() -> None:
             optimizer.step()
         barrier()
         seconds += time.perf_counter() - began
-        reached = torch.tensor(accuracy() if rank == 0 else 0.0)
+        reached = torch.tensor(accuracy(alone, *test) if rank == 0 else 0.0)
         if rank == 0:
             print(json.dumps({"seconds": seconds, "accuracy": float(reached)}), flush=True)
         if ranks > 1:

@@ -21,17 +21,12 @@ class Diverged(ArithmeticError):
     """Loss or weights are no longer numbers, or the loss has exploded."""
 
 
-def surely_finite(largest: float, count: int) -> bool:
-    """Tell whether the norm of `count` numbers whose magnitudes are at most `largest` must be a number, too."""
-    return largest * largest * count < _FAR_BELOW
-
-
 def require_finite(progress: npt.NDArray[np.float32], largest: float = math.inf) -> None:
     """Raise Diverged where what a node has learned is beyond numbers, or its norm is.
 
     `largest`: an upper bound of the magnitudes. Where it is small enough, `progress` need not be looked at.
     """
-    if surely_finite(largest, progress.size):
+    if largest * largest * progress.size < _FAR_BELOW:
         return
     with np.errstate(over="ignore", invalid="ignore"):
         size = np.dot(progress, progress)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bptcnn.kernels import rounding
 from bptcnn.memory import WeightBuffer
-from bptcnn.nodes.divergence import require_finite, surely_finite
+from bptcnn.nodes.divergence import require_finite
 from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
@@ -111,9 +111,9 @@ class Committer:
     """One node's place in the weight buffer: under AGWU it merges, under SGWU the coordinator does once all have."""
 
     def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
-        self._parameters = buffer.layout.parameters
         self._buffer = buffer
         self._writer = buffer.writer(node)
+        self._staged = buffer.delta(node)
         self._node = node
         self._update: Update = update
         self.samples_committed = buffer.submission(node).samples
@@ -141,8 +141,7 @@ class Committer:
         `version` is what it was trained from; `correct` of its `samples` were right; `largest` bounds its magnitudes.
         Raises Diverged where it is not finite.
         """
-        if not surely_finite(largest, self._parameters):
-            require_finite(self.delta)
+        require_finite(self._staged, largest)
         table = self._writer.publish(correct / samples)
         updates = sum(table.merged)
         if self._update == "sgwu":
@@ -153,7 +152,7 @@ class Committer:
             )
             sequence = self._writer.submit(scale, samples)
         self.samples_committed += samples
-        return Receipt(sequence, self.samples_committed, updates - version, 4 * self._parameters)
+        return Receipt(sequence, self.samples_committed, updates - version, self._staged.nbytes)
 
 
 class SharedExchange:
