@@ -1,8 +1,9 @@
 """3x3 convolutions as a step runs them, in multiples of the multiply-add peak, by the operations of direct ones.
 
-    python benchmarks/winograd.py [--threads T] [--batch N] [--seconds S] [--direct] [SHAPE ...]
+    python benchmarks/winograd.py [--threads T] [--batch N] [--seconds S] [--algorithms NAME,NAME...] [SHAPE ...]
 
-SHAPE is channels,filters,side; without any, 64 to 512 channels on images of the VGG and ResNet families and odd ones.
+NAME is an algorithm of `bptcnn.inner.tuning`, or "rule"; several take turns. SHAPE is channels,filters,side; without
+any, 64 to 512 channels on images of the VGG and ResNet families and odd ones.
 Counts everything that a step does for the layer: transforms of the filters, bias, rectifier, which the backward pass
 undoes, and the sum over parts of the filters' gradient. A pass takes the time in which any of its tasks runs, on all
 threads. The gradients by input and by filter are told apart by a second network, in which nobody wants that by input.
@@ -17,8 +18,9 @@ import numpy as np
 
 from bptcnn.inner.convolution import Convolution
 from bptcnn.inner.executor import Executor
-from bptcnn.inner.lowering import operations
+from bptcnn.inner.lowering import lower
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.tuning import BY_RULE, Choice, Tuning
 from bptcnn.inner.winograd import WinogradConvolution
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.profiling.peak import measure_peak
@@ -38,14 +40,18 @@ FORWARD = ("forward", "pack forward")
 class Layer:
     """One convolution in a network, behind a layer that wants its input gradient, or behind none."""
 
-    def __init__(self, executor: Executor, batch: int, shape: tuple[int, int, int], wanted: bool, direct: bool) -> None:
+    def __init__(
+        self, executor: Executor, batch: int, shape: tuple[int, int, int], wanted: bool, algorithm: str
+    ) -> None:
         channels, filters, side = shape
         before = [MaxPool2D(1)] if wanted else []
         layers = [*before, Conv2D(filters, 3, activation="relu"), MaxPool2D(1, side), Flatten(), Dense(2)]
         network = Network((side, side, channels), layers)
-        self.operation = next(o for o in operations(network) if isinstance(o, Convolution))
+        tuning = _tuning(network, algorithm, batch)
+        lowered = lower(network, training=True, tuning=tuning, batch=batch)
+        self.operation = next(o for o in lowered.operations if isinstance(o, Convolution))
         self.work = 2 * batch * self.operation.multiply_adds
-        self._subnetwork = Subnetwork(network, batch, executor, direct=direct)
+        self._subnetwork = Subnetwork(network, batch, executor, tuning=tuning)
         self._subnetwork.weights[:] = network.initial_weights(0)
         self._samples = np.random.default_rng(0).random((batch, side, side, channels), np.float32)
         self._labels = np.zeros(batch, np.int32)
@@ -70,6 +76,17 @@ class Layer:
         return _covered(ahead), _covered(behind)
 
 
+def _tuning(network: Network, algorithm: str, batch: int) -> Tuning:
+    """Return what has the convolution computed by an algorithm."""
+    if algorithm == "rule":
+        return BY_RULE
+    (decision,) = lower(network, training=True, batch=batch).decisions
+    found = [one for one in decision.algorithms if one == algorithm]
+    if not found:
+        raise SystemExit(f"{decision.choice.shape}: one of {', '.join(decision.algorithms)}, not {algorithm}")
+    return Tuning(choices=(Choice(decision.choice.shape, found[0]),))
+
+
 def _covered(spans: list[tuple[int, int]]) -> float:
     """Return the seconds that a set of spans, in nanoseconds, covers."""
     total, reached = 0, 0
@@ -85,26 +102,33 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each shape's rounds")
-    parser.add_argument("--direct", action="store_true", help="without Winograd's algorithm")
+    parser.add_argument("--algorithms", default="rule")
     parser.add_argument("shapes", nargs="*", help="channels,filters,side")
     options = parser.parse_args()
     shapes = [tuple(map(int, text.split(","))) for text in options.shapes] or SHAPES
+    algorithms = options.algorithms.split(",")
     executor = Executor(options.threads)
     print(f"batch {options.batch}, {options.threads} threads")
     names = ("peak", "limit", "forward", "by input", "by filter", "whole")
-    print(f"{'channels filters side':>22}" + "".join(f"{name:>10}" for name in names))
+    print(f"{'channels filters side':>22}{'algorithm':>14}" + "".join(f"{name:>10}" for name in names))
     for shape in shapes:
-        layers = [Layer(executor, options.batch, shape, wanted, options.direct) for wanted in (True, False)]
-        rounds: list[tuple[float, ...]] = []
-        before, end = measure_peak(options.threads), time.monotonic() + options.seconds
-        while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.monotonic() < end):
-            (ahead, behind), (_, by_filter) = (layer.seconds() for layer in layers)
-            rounds.append((ahead, behind, by_filter))
+        sides = {
+            name: [Layer(executor, options.batch, shape, wanted, name) for wanted in (True, False)]
+            for name in algorithms
+        }
+        rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in algorithms}
+        before, end, done = measure_peak(options.threads), time.monotonic() + options.seconds * len(algorithms), 0
+        while done < LEAST_ROUNDS or (done < MOST_ROUNDS and time.monotonic() < end):
+            for name, layers in sides.items():
+                (ahead, behind), (_, by_filter) = (layer.seconds() for layer in layers)
+                rounds[name].append((ahead, behind, by_filter))
+            done += 1
         peak = (before + measure_peak(options.threads)) / 2
-        ahead, behind, by_filter = np.median(rounds, axis=0)
-        seconds = ahead, behind - by_filter, by_filter, (ahead + behind) / 3
-        cells = "".join(f"{layers[0].work / 1e9 / s / peak:10.2f}" for s in seconds)
-        print(f"{' '.join(map(str, shape)):>22}{peak:10.0f}{layers[0].limit:10.2f}{cells}", flush=True)
+        for name, (layer, _) in sides.items():
+            ahead, behind, by_filter = np.median(rounds[name], axis=0)
+            seconds = ahead, behind - by_filter, by_filter, (ahead + behind) / 3
+            cells = "".join(f"{layer.work / 1e9 / s / peak:10.2f}" for s in seconds)
+            print(f"{' '.join(map(str, shape)):>22}{name:>14}{peak:10.0f}{layer.limit:10.2f}{cells}", flush=True)
     executor.close()
 
 

@@ -12,7 +12,8 @@ from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.precision import Precision
 
 _LEAST_PIXELS = 8  # of a side; measured on Zen 5: 0.73 to 0.88 of bfloat16's time, 1.15 on images of 4x4
-WINOGRAD: tuple[Algorithm, ...] = ("winograd 2", "winograd 4")
+_BY_TILE: dict[int, Algorithm] = {2: "winograd 2", 4: "winograd 4", 5: "winograd 5"}
+WINOGRAD = tuple(_BY_TILE.values())
 
 
 def choose(op: Convolution, tuning: Tuning, batch: int, precision: Precision, direct: bool = False) -> Choice:
@@ -67,7 +68,7 @@ def rule(op: Convolution, batch: int, precision: Precision) -> Algorithm:
     tile = tile_for(op)
     if _takes_bfloat16(op, precision) and not (tile and _outruns_bfloat16(op)):
         return "bfloat16"
-    return "winograd 4" if tile else _rule_without_winograd(op)
+    return _BY_TILE[tile] if tile else _rule_without_winograd(op)
 
 
 def _outruns_bfloat16(op: Convolution) -> bool:
@@ -96,7 +97,7 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
             return SmallImagesConvolution(**vars(op))
         case "pointwise":
             return PointwiseConvolution(**vars(op))
-        case "winograd 2" | "winograd 4":
+        case "winograd 2" | "winograd 4" | "winograd 5":
             return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]), over=choice.over)
         case "bfloat16":
             from bptcnn.inner.bfloat16_convolution import Bfloat16Convolution

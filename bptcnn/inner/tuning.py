@@ -7,8 +7,10 @@ here.
 from dataclasses import dataclass
 from typing import Literal
 
-Algorithm = Literal["direct", "winograd 2", "winograd 4", "small images", "gathered", "pointwise", "bfloat16"]
-"""Winograd's with tiles of 2 x 2 or 4 x 4 outputs; `small images`: tiles over the images of the batch; `gathered`: a
+Algorithm = Literal[
+    "direct", "winograd 2", "winograd 4", "winograd 5", "small images", "gathered", "pointwise", "bfloat16"
+]
+"""Winograd's with tiles of so many outputs each way; `small images`: tiles over the images of the batch; `gathered`: a
 dense layer over the windows of all output pixels; `pointwise`: 1x1, over the pixels of many images; `bfloat16`:
 products of bfloat16 blocks, where the precision allows them."""
 

@@ -30,6 +30,7 @@ from bptcnn.kernels.winograd_sizes import BackwardSizes, WinogradSizes
 _LEAST_CHANNELS = 32  # with fewer the transforms cost more than they save
 _CHANNELS_LIMIT = 16  # below, on any CPU
 _LEAST_PIXELS = 4  # rows and columns of an output: smaller ones fill no tile
+_PRODUCT_COSTS = {4: 1.0, 5: 1.09}  # by tile: of a product with its share of the transforms (Zen 4)
 
 # What follows was measured on Sapphire Rapids and Zen 5: `python benchmarks/winograd.py`.
 _PART_TILES = 128  # of a partial sum, where that leaves a few of them
@@ -45,7 +46,14 @@ def tile_for(op: Convolution) -> int:
     if not may_tile(op) or min(rows, columns) < _LEAST_PIXELS or min(channels, outs) < _LEAST_CHANNELS:
         return 0
     one_tile = max(rows, columns) == _LEAST_PIXELS  # other algorithms go across images, too: these filters are too few
-    return 0 if one_tile and channels * outs < _FILTERS_SIZE else 4
+    if one_tile and channels * outs < _FILTERS_SIZE:
+        return 0
+    return min(_PRODUCT_COSTS, key=lambda tile: _products(op, tile) * _PRODUCT_COSTS[tile])
+
+
+def _products(op: Convolution, tile: int) -> int:
+    """Return the products of an image and a pair of channels: those outside an image count, too."""
+    return -(-op.conv_shape[0] // tile) * -(-op.conv_shape[1] // tile) * (tile + 2) ** 2
 
 
 def may_tile(op: Convolution) -> bool:
@@ -56,7 +64,7 @@ def may_tile(op: Convolution) -> bool:
 
 @dataclass(frozen=True)
 class WinogradConvolution(Convolution):
-    """With tiles of `tile` x `tile` outputs (2 or 4): F(tile x tile, 3 x 3); `over`: how it is divided into tasks."""
+    """With tiles of `tile` x `tile` outputs: F(tile x tile, 3 x 3); `over`: how it is divided into tasks."""
 
     tile: int
     over: TasksOver = "rule"

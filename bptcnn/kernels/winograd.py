@@ -30,7 +30,7 @@ WINOGRAD = np.dtype(
         (name, np.int64)
         for name in (
             "batch",  # address of the number of images in this step
-            "size",  # outputs per row of a tile: 2 or 4
+            "size",  # outputs per row of a tile
             "input",  # address of the window of output pixel (0, 0) in image 0
             "input_image",  # strides in elements from image to image, row to row
             "input_row",

@@ -46,7 +46,7 @@ def block_for(points: int, channels: int, cache: int, least: int = _LEAST_BLOCK)
 
 @dataclass(frozen=True)
 class WinogradSizes:
-    """A 3x3 convolution with stride 1 in tiles of size x size outputs (2 or 4); `pool_rows` 0 where nothing is pooled.
+    """A 3x3 convolution with stride 1 in tiles of size x size outputs; `pool_rows` 0 where nothing is pooled.
 
     For a gradient by input, channels are those of the output gradient and out_channels those of the input gradient.
     `blocked`: tasks go over blocks of output channels, too, and transform the filters themselves.

@@ -1,4 +1,4 @@
-"""Winograd's transforms of tiles, F(4x4, 3x3) and F(2x2, 3x3): generated from their matrices, for a vector of channels.
+"""Winograd's transforms of tiles, F(m x m, 3x3): generated from their matrices, for a vector of channels.
 
 A tile of m x m outputs of a 3x3 convolution is A^T [(G g G^T) * (B^T d B)] A, where d is the tile of (m + 2)^2 inputs,
 g the filter and * elementwise (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). Its gradient
@@ -31,8 +31,9 @@ Matrix = tuple[tuple[Fraction, ...], ...]
 INPUT, OUTPUT, GRADIENT, FILTER, FILTER_GRADIENT = range(5)
 """Kinds of transforms: inputs B^T d B, outputs A^T M A, output gradients A y A^T, filters, filters' gradients."""
 
-SIZES = (2, 4)
-"""Outputs per row of a tile."""
+SIZES = (2, 4, 5)
+"""Outputs per row of a tile. The points of the transforms are 0, 1, -1 and, but for the last, infinity; from 4 on 2 and
+-2; for 5 also 1/2 and -1/2, so that all but 0 come in pairs."""
 
 
 def _matrix(text: str) -> Matrix:
@@ -46,14 +47,22 @@ def _transposed(matrix: Matrix) -> Matrix:
 _INPUT = {  # B^T
     2: _matrix("1 0 -1 0, 0 1 1 0, 0 -1 1 0, 0 1 0 -1"),
     4: _matrix("4 0 -5 0 1 0, 0 -4 -4 1 1 0, 0 4 -4 -1 1 0, 0 -2 -1 2 1 0, 0 2 -1 -2 1 0, 0 4 0 -5 0 1"),
+    5: _matrix(
+        "-1 0 21/4 0 -21/4 0 1, 0 1 1 -17/4 -17/4 1 1, 0 -1 1 17/4 -17/4 -1 1, 0 1/2 1/4 -5/2 -5/4 2 1,"
+        "0 -1/2 1/4 5/2 -5/4 -2 1, 0 2 4 -5/2 -5 1/2 1, 0 -2 4 5/2 -5 -1/2 1"
+    ),
 }
 _FILTER = {  # G
     2: _matrix("1 0 0, 1/2 1/2 1/2, 1/2 -1/2 1/2, 0 0 1"),
     4: _matrix("1/4 0 0, -1/6 -1/6 -1/6, -1/6 1/6 -1/6, 1/24 1/12 1/6, 1/24 -1/12 1/6, 0 0 1"),
+    5: _matrix(
+        "-1 0 0, -2/9 -2/9 -2/9, -2/9 2/9 -2/9, 1/90 1/45 2/45, 1/90 -1/45 2/45, 32/45 16/45 8/45, 32/45 -16/45 8/45"
+    ),
 }
 _OUTPUT = {  # A^T
     2: _matrix("1 1 1 0, 0 1 -1 -1"),
     4: _matrix("1 1 1 1 1 0, 0 1 -1 2 -2 0, 0 1 1 4 4 0, 0 1 -1 8 -8 1"),
+    5: _matrix("1 1 1 1 1 1 1, 0 1 -1 2 -2 1/2 -1/2, 0 1 1 4 4 1/4 1/4, 0 1 -1 8 -8 1/8 -1/8, 0 1 1 16 16 1/16 1/16"),
 }
 
 

@@ -42,7 +42,7 @@ _RANGES = (8, 32, 64)
 _MOST_RANGES = 8  # for each thread: more only cut tasks into pieces
 _PARTS = (8, 4)
 _ALGORITHMS: tuple[Algorithm, ...] = (
-    "bfloat16", "gathered", "pointwise", "small images", "winograd 4", "winograd 2", "direct",
+    "bfloat16", "gathered", "pointwise", "small images", "winograd 5", "winograd 4", "winograd 2", "direct",
 )  # fmt: skip
 _OVER: tuple[TasksOver, ...] = ("channels by filter", "channels", "images")  # of Winograd's tasks
 _STEP = "step"

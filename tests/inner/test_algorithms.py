@@ -78,6 +78,17 @@ def test_tasks_over_images_and_channels(executor: Executor, side: int, channels:
     check_step(executor, network, 19, 5, 0)
 
 
+@pytest.mark.parametrize(
+    ("side", "channels", "tile"),
+    [(4, 32, 0), (4, 256, 4), (5, 32, 5), (8, 32, 4), (10, 64, 5), (14, 32, 5), (16, 64, 4), (20, 64, 5), (28, 64, 4)],
+)
+def test_tiles_are_those_with_the_least_work(side: int, channels: int, tile: int) -> None:
+    """A layer of 5x5 tiles has 49 products in each, one of 4x4 tiles 36, also in what reaches over the edges."""
+    network = Network((side, side, 2), [Conv2D(channels, 1), Conv2D(channels, 3), Flatten(), Dense(5)])
+    found = [op.tile for op in lower(network, training=True).operations if isinstance(op, WinogradConvolution)]
+    assert found == ([tile] if tile else [])
+
+
 @pytest.mark.parametrize(("side", "batch", "parts"), [(13, 64, 8), (13, 32, 8), (28, 64, 16), (13, 6, 6)])
 def test_partial_sums_are_of_a_few_tiles(executor: Executor, side: int, batch: int, parts: int) -> None:
     """At least 128 where that leaves eight sums, and at most one for each of the 16 ranges of images."""

@@ -24,6 +24,7 @@ ALGORITHMS = {
     "direct": "Convolution",
     "winograd 2": "WinogradConvolution",
     "winograd 4": "WinogradConvolution",
+    "winograd 5": "WinogradConvolution",
     "small images": "SmallImagesConvolution",
     "gathered": "GatheredConvolution",
     "pointwise": "PointwiseConvolution",
@@ -152,7 +153,7 @@ def test_a_tuning_says_what_winograds_tasks_go_over(
 
 @pytest.mark.parametrize(
     ("algorithm", "over"),
-    [("direct", "rule"), ("winograd 2", "rule"), ("winograd 4", "channels"), ("small images", "rule")],
+    [("direct", "rule"), ("winograd 2", "rule"), ("winograd 5", "channels"), ("small images", "rule")],
 )
 def test_a_tuning_gives_the_same_bits_on_any_number_of_threads(algorithm: Algorithm, over: TasksOver) -> None:
     network = ZOO["resnet18"]((16, 16, 3), 10)

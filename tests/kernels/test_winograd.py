@@ -11,7 +11,7 @@ from winograd_layers import GUARD, Forward, Layer, Pads, Shape, run
 from bptcnn.kernels.winograd import transform_filters, winograd
 from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, SIZES, transform_matrix
 
-TOLERANCE = {2: 1e-5, 4: 1e-4}
+TOLERANCE = {2: 1e-5, 4: 1e-4, 5: 2e-4}
 """Relative to the largest output. Seen: 1e-6 with tiles of 2 x 2, 1e-5 with 4 x 4."""
 
 LEAST = 1.0
@@ -130,7 +130,7 @@ def test_forward_with_pooling(
 def test_what_is_no_number_stays_in_its_image_and_near_its_pixel(size: int, value: float) -> None:
     layer = Layer(Shape(3, 9, 10, 5, 6))
     layer.input[1, 5, 5] = value
-    given = layer.forward_record(size, relu=True)
+    given = layer.forward_record(size, relu=bool(np.isnan(value)))  # which makes minus infinity 0
     forward(layer, given)
     finite = np.isfinite(given.output)
     assert finite[[0, 2]].all()

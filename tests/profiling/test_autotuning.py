@@ -46,7 +46,7 @@ def path() -> Iterator[Path]:
 def test_variants_try_each_candidate_wherever_it_fits() -> None:
     variants = {v.candidate: v for v in _variants(lower(NETWORK, training=True).decisions, BATCH, 1)}
     assert (FIRST.algorithm, SECOND.algorithm) == ("direct", "small images")
-    others = {"direct", "winograd 4", "winograd 2"}
+    others = {"direct", "winograd 5", "winograd 4", "winograd 2"}
     assert set(variants) == {*others, "8 ranges", "4 parts", "8 parts"}
     for algorithm in others:
         assert variants[algorithm].tuning == Tuning(choices=(Choice(SECOND.shape, algorithm),))  # type: ignore[arg-type]
@@ -104,11 +104,12 @@ def test_a_network_is_tuned_and_what_was_tried_is_told(monkeypatch: pytest.Monke
     monkeypatch.setattr(autotuning, "_MOST_ROUNDS", 1)
     said: list[str] = []
     found = autotune(NETWORK, BATCH, 1, tell=said.append)
-    assert said[:6] == [f"tuning tuned: {n} of 6" for n in range(1, 7)]
+    assert said[:7] == [f"tuning tuned: {n} of 7" for n in range(1, 8)]
     assert fits(found, NETWORK, BATCH, "float32")
     assert (found.network, found.threads) == ("tuned", 1)
     tried = [t.candidate for t in found.trial if t.candidate != "all that was chosen"]
-    assert list(dict.fromkeys(tried)) == ["8 ranges", "8 parts", "4 parts", "winograd 4", "winograd 2", "direct"]
+    algorithms = ["winograd 5", "winograd 4", "winograd 2", "direct"]
+    assert list(dict.fromkeys(tried)) == ["8 ranges", "8 parts", "4 parts", *algorithms]
     assert all(t.rule_ms > 0 and t.candidate_ms > 0 for t in found.trial)
     chosen = {(t.shape, t.candidate) for t in found.trial if t.chosen}
     for choice in found.tuning.choices:
@@ -128,7 +129,7 @@ def test_with_bf16_float32_algorithms_are_the_candidates(monkeypatch: pytest.Mon
     assert fits(found, NETWORK, BATCH, "bf16")
     assert not fits(found, NETWORK, BATCH, "float32")
     tried = {t.candidate for t in found.trial if t.shape == second.choice.shape}
-    assert tried == {"small images", "winograd 4", "winograd 2", "direct"}
+    assert tried == {"small images", "winograd 5", "winograd 4", "winograd 2", "direct"}
 
 
 def test_without_a_choice_there_is_nothing_to_try() -> None:
