@@ -375,13 +375,12 @@ class Executor:
         self.threads = threads
         self._state = np.zeros((_WORKERS + threads, _LINE), np.int64)
         self._state[_GATE, 0] = _CLOSED
+        self._address = int(self._state.ctypes.data)  # asking takes longer than a small step's scheduling
         self._running = threading.Lock()
         own: list[threading.Thread] = []
         self._finalizer = weakref.finalize(self, _close, self._state, own)
         for index in range(1, threads):
-            thread = threading.Thread(
-                target=_serve, args=(self._state.ctypes.data, index), daemon=True, name=f"bptcnn-{index}"
-            )
+            thread = threading.Thread(target=_serve, args=(self._address, index), daemon=True, name=f"bptcnn-{index}")
             try:
                 thread.start()
             except RuntimeError:  # the system's or the group's limit
@@ -398,7 +397,7 @@ class Executor:
         with self._running:
             if not self._finalizer.alive:
                 raise RuntimeError("the executor is closed")
-            status = int(_step(self._state.ctypes.data, prepared.address))
+            status = int(_step(self._address, prepared.address))
         if status:
             raise KernelError(status, prepared.graph.tasks[int(self._state[_FAILED, 0])].label)
 

@@ -11,7 +11,7 @@ from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, StepSettings
+from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, Located, StepSettings
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
@@ -69,7 +69,9 @@ class Subnetwork:
         self.weights = self._vector("weights")
         self.gradient = self._vector("gradient") if self._plan.keeps_gradient else np.zeros(0, np.float32)
         self.velocity = self._vector("velocity") if training else np.zeros(0, np.float32)
-        self._labels = np.zeros(batch_size, np.int32)
+        self._labels, self._order = np.zeros(batch_size, np.int32), np.zeros(batch_size, np.int32)
+        self._located_samples, self._located_labels = Located(), Located()
+        self._order_address = int(self._order.ctypes.data)
         self._prepared = executor.prepare(self._graph)
         self._measure_costs()
 
@@ -153,10 +155,14 @@ class Subnetwork:
     ) -> None:
         settings = self._settings
         settings.words[IMAGES] = images
-        settings.words[SAMPLES] = samples.ctypes.data
+        settings.words[SAMPLES] = self._located_samples.address(samples)
         settings.words[BYTES] = samples.dtype == np.uint8
-        settings.words[ORDER] = 0 if order is None else order.ctypes.data
-        settings.words[LABELS] = labels.ctypes.data
+        settings.words[LABELS] = self._located_labels.address(labels)
+        if order is None:
+            settings.words[ORDER] = 0
+        else:
+            self._order[:images] = order
+            settings.words[ORDER] = self._order_address
         settings.numbers[:LOSS] = rate, momentum, decay
         try:
             self._executor.run(prepared)

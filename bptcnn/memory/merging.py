@@ -68,6 +68,8 @@ from bptcnn.memory.layout import (
 Words = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 UNLIMITED = -1
+NOWHERE: Floats = np.empty(0, np.float32)
+"""Where a copy is not wanted."""
 TABLE_COLUMNS = (BASE, QUALITY, LIVE, MERGED, COMMITTED)
 
 
@@ -151,11 +153,26 @@ def _build(base: int, segment: int, old: int, new: int, writer: int, sequence: i
         after[index] = before[index] + scale * delta[index]
 
 
-@compiled("int64(int64[::1], int64, int64)")
-def merge(memory: Words, writer: int, steps: int) -> int:
+@compiled("void(int64, int64, int64, float32[::1], float32[::1])")
+def _copy(base: int, segment: int, slot: int, out: Floats, other: Floats) -> None:
+    """Copy a slot to a segment's place in `out` and in `other`, unless that is NOWHERE."""
+    first, length = segment * SEGMENT_FLOATS, _length(base, segment)
+    source = floats(_slot(base, slot) + words(base, HEADER_WORDS)[SLOT_HEADER], length)
+    target = out[first : first + length]
+    for index in range(length):  # assigning slices is several times slower
+        target[index] = source[index]
+    if other.size:
+        target = other[first : first + length]
+        for index in range(length):
+            target[index] = source[index]
+
+
+@compiled("int64(int64[::1], int64, int64, float32[::1], float32[::1])")
+def merge_and_copy(memory: Words, writer: int, steps: int, out: Floats, other: Floats) -> int:
     """Merge the writer's committed submission into every segment that lacks it; return the steps that are left.
 
-    A scale of 0 changes no weight, whatever the delta holds: such a submission is only counted.
+    What it makes of a segment is copied to `out` and `other` as well, unless that is NOWHERE. A scale of 0 changes no
+    weight, whatever the delta holds: such a submission is only counted, and nothing is copied.
     """
     base = _base(memory)
     control = _control(base, writer)
@@ -179,6 +196,8 @@ def merge(memory: Words, writer: int, steps: int) -> int:
         if steps == 0:
             return 0
         _build(base, segment, old, spare, writer, sequence, scale)
+        if out.size:
+            _copy(base, segment, spare, out, other)
         steps -= 1
         if steps == 0:
             return 0
@@ -196,6 +215,13 @@ def merge(memory: Words, writer: int, steps: int) -> int:
         return 0
     store_release(control + 8 * MERGED, sequence)
     return steps
+
+
+@compiled("int64(int64[::1], int64, int64)")
+def merge(memory: Words, writer: int, steps: int) -> int:
+    """`merge_and_copy`, without a copy."""
+    nowhere = np.empty(0, np.float32)
+    return merge_and_copy(memory, writer, steps, nowhere, nowhere)
 
 
 @compiled("void(int64[::1], float32[::1])")
@@ -218,17 +244,17 @@ def replace(memory: Words, weights: Floats) -> None:
     store_release(control + 8 * INTENT, _intent(NO_SEGMENT, spare, 0))
 
 
-@compiled("void(int64[::1], float32[::1])")
-def snapshot(memory: Words, out: Floats) -> None:
-    """Copy the weight set; each segment is one that existed, different segments may be of different times."""
+@compiled("void(int64[::1], float32[::1], float32[::1])")
+def snapshot(memory: Words, out: Floats, other: Floats) -> None:
+    """Copy the weight set to `out` and to `other`, unless that is NOWHERE.
+
+    Each segment is one that existed, different segments may be of different times.
+    """
     base = _base(memory)
-    header = words(base, HEADER_WORDS)
-    for segment in range(header[SEGMENTS]):
-        first = segment * SEGMENT_FLOATS
-        length = _length(base, segment)
+    for segment in range(words(base, HEADER_WORDS)[SEGMENTS]):
         while True:
             word = load_acquire(_word(base, segment))
-            out[first : first + length] = floats(_slot(base, word & SLOT_MASK) + header[SLOT_HEADER], length)
+            _copy(base, segment, word & SLOT_MASK, out, other)
             fence_acquire()
             if load_acquire(_word(base, segment)) == word:
                 break
@@ -281,21 +307,28 @@ def pending(memory: Words, writer: int) -> bool:
     return load(memory, writer, COMMITTED) > merged
 
 
-@compiled("int64(int64[::1], int64, float64, int64)")
-def submit(memory: Words, writer: int, scale: float, samples: int) -> int:
-    """Commit and merge the staged delta; return its sequence number, 0 if the submission before it is not merged."""
+@compiled("UniTuple(int64, 2)(int64[::1], int64, float64, int64, float32[::1], float32[::1])")
+def submit(memory: Words, writer: int, scale: float, samples: int, out: Floats, other: Floats) -> tuple[int, int]:
+    """Commit and merge the staged delta, and `refresh`; return its sequence number and the version.
+
+    (0, 0), and nothing is done, if the submission before it is not merged.
+    """
     if pending(memory, writer):
-        return 0
+        return 0, 0
+    version = merged_updates(memory) + 1
     sequence = commit(memory, writer, scale, samples, np.zeros(USER_WORDS, np.int64), UNLIMITED)
-    merge(memory, writer, UNLIMITED)
-    return int(sequence)
+    merge_and_copy(memory, writer, UNLIMITED, out, other)
+    if scale == 0:
+        snapshot(memory, out, other)
+    store(memory, writer, BASE, version)
+    return int(sequence), int(version)
 
 
-@compiled("int64(int64[::1], int64, float32[::1])")
-def refresh(memory: Words, writer: int, out: Floats) -> int:
+@compiled("int64(int64[::1], int64, float32[::1], float32[::1])")
+def refresh(memory: Words, writer: int, out: Floats, other: Floats) -> int:
     """Copy the weight set, publish and return its version, which is read before the copy."""
     version = merged_updates(memory)
-    snapshot(memory, out)
+    snapshot(memory, out, other)
     store(memory, writer, BASE, version)
     return int(version)
 

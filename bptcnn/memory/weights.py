@@ -5,7 +5,7 @@
     delta[:] = ... staged in shared memory            SGWU: merge_for(w, scale) while w waits
     publish(q)     its quality; what all published    after w was killed and reaped: finish(w)
     commit(...)    one store: it will be merged       end of epoch, nobody merging: snapshot, store
-    submit(...)    AGWU: commits and merges itself
+    submit(...)    AGWU: commits, merges, refreshes
 
 A submission exists from its commit on: if its writer dies, `finish` merges what is missing. Before the commit it never
 happened. Either way exactly once, and `updates` counts it once. Guarantees and memory order: see `merging`.
@@ -125,7 +125,7 @@ class WeightBuffer:
 
     def snapshot(self, out: npt.NDArray[np.float32]) -> None:
         """Copy the weight set into `out`, float32 [parameters]: segments are never torn, nobody is held up."""
-        merging.snapshot(self.words, _checked_weights(out, self.layout.parameters))
+        merging.snapshot(self.words, _checked_weights(out, self.layout.parameters), merging.NOWHERE)
 
     def store(self, weights: npt.NDArray[np.float32]) -> None:
         """Overwrite the weight set, float32 [parameters], while no writer commits or merges.
@@ -264,24 +264,37 @@ class Writer:
         words = np.array(user, np.int64)
         return merging.commit(self._buffer.words, self.index, scale, samples, words, merging.UNLIMITED)
 
-    def submit(self, scale: float, samples: int) -> int:
-        """Commit and merge at once; return the sequence number. Arguments and errors as of `commit`."""
+    def submit(
+        self, scale: float, samples: int, out: merging.Floats, other: merging.Floats = merging.NOWHERE
+    ) -> tuple[int, int]:
+        """Commit, merge at once and refresh; return the sequence number and the version of `out` and `other`.
+
+        That has this submission, all updates that it counts, and maybe newer ones. Arguments and errors as of `commit`
+        and `refresh`.
+        """
         self._require(scale, samples)
-        sequence = merging.submit(self._buffer.words, self.index, scale, samples)
+        self._require_weights(out, other)
+        sequence, version = merging.submit(self._buffer.words, self.index, scale, samples, out, other)
         if not sequence:
             raise self._unmerged()
-        return sequence
+        return sequence, version
 
     def merge(self) -> None:
         """Merge the committed submission into the weight set; nothing to do if it is merged already."""
         merging.merge(self._buffer.words, self.index, merging.UNLIMITED)
 
-    def refresh(self, out: npt.NDArray[np.float32]) -> int:
-        """Copy the weight set into `out`, float32 [parameters], publish and return its version.
+    def refresh(self, out: merging.Floats, other: merging.Floats = merging.NOWHERE) -> int:
+        """Copy the weight set into `out` and `other`, float32 [parameters]; publish and return its version.
 
         The version is read before the copy: all updates that it counts are in the copy, newer ones may be.
         """
-        return merging.refresh(self._buffer.words, self.index, _checked_weights(out, self._buffer.layout.parameters))
+        self._require_weights(out, other)
+        return merging.refresh(self._buffer.words, self.index, out, other)
+
+    def _require_weights(self, out: merging.Floats, other: merging.Floats) -> None:
+        _checked_weights(out, self._buffer.layout.parameters)
+        if other is not merging.NOWHERE:
+            _checked_weights(other, self._buffer.layout.parameters)
 
     def _require(self, scale: float, samples: int) -> None:
         if not math.isfinite(scale) or samples < 0:

@@ -4,7 +4,6 @@ One object per node holds its place in the weight buffer (`Committer`): in the n
 the coordinator's process for a node behind a network.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.kernels import rounding
-from bptcnn.memory import WeightBuffer
+from bptcnn.memory import NOWHERE, WeightBuffer
 from bptcnn.nodes.divergence import require_finite
 from bptcnn.outer import Submitted, Update, submission_scale
 
@@ -49,13 +48,14 @@ class Iteration:
 class Receipt:
     """A submission as committed: its number, the node's samples over all of them, how many updates it was behind.
 
-    `moved`: bytes of weights each way.
+    `moved`: bytes of weights each way. `version`: that of the global weights which the node has been given, if it has.
     """
 
     sequence: int
     samples_committed: int
     staleness: int
     moved: int = 0
+    version: int | None = None
 
     def report(self, node: int, time: float, iteration: Iteration, count: int = 1) -> Submitted:
         """Return the event that tells the coordinator of this submission, the last of `count` that `iteration` sums."""
@@ -118,9 +118,9 @@ class Committer:
         self._update: Update = update
         self.samples_committed = buffer.submission(node).samples
 
-    def refresh(self, out: FloatArray) -> int:
-        """Copy the weight set; publish and return the version that the node starts from."""
-        return self._writer.refresh(out)
+    def refresh(self, out: FloatArray, other: FloatArray = NOWHERE) -> int:
+        """Copy the weight set, once or twice; publish and return the version that the node starts from."""
+        return self._writer.refresh(out, other)
 
     def updates(self) -> int:
         """Return the number of submissions merged so far."""
@@ -135,24 +135,26 @@ class Committer:
         """Where to stage what the node has learned since the copy of `version`."""
         return self._writer.delta
 
-    def commit(self, version: int, samples: int, correct: int, largest: float = math.inf) -> Receipt:
-        """Commit the staged delta with the scale that the update rule gives, and merge it under AGWU.
+    def commit(
+        self, version: int, samples: int, correct: int, largest: float, out: FloatArray, other: FloatArray = NOWHERE
+    ) -> Receipt:
+        """Commit the staged delta with the scale that the update rule gives; under AGWU merge it and refresh.
 
         `version` is what it was trained from; `correct` of its `samples` were right; `largest` bounds its magnitudes.
         Raises Diverged where it is not finite.
         """
         require_finite(self._staged, largest)
         table = self._writer.publish(correct / samples)
-        updates = sum(table.merged)
+        updates, refreshed = sum(table.merged), None
         if self._update == "sgwu":
             sequence = self._writer.commit(0.0, samples)  # the coordinator weighs the round
         else:
             scale = submission_scale(
                 self._update, self._node, table.base_versions, table.qualities, table.live, updates
             )
-            sequence = self._writer.submit(scale, samples)
+            sequence, refreshed = self._writer.submit(scale, samples, out, other)
         self.samples_committed += samples
-        return Receipt(sequence, self.samples_committed, updates - version, self._staged.nbytes)
+        return Receipt(sequence, self.samples_committed, updates - version, self._staged.nbytes, refreshed)
 
 
 class SharedExchange:
@@ -163,12 +165,13 @@ class SharedExchange:
     def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
         self._committer = Committer(buffer, node, update)
         self._base = np.empty(buffer.layout.parameters, np.float32)
-        self._version = 0
+        self._version = 0  # of the base
+        self._refreshed: FloatArray | None = None  # weights that are the base, by the last submission
 
     def begin(self, weights: FloatArray) -> None:
-        """Copy the weight set."""
-        self._version = self._committer.refresh(self._base)
-        weights[:] = self._base
+        """Copy the weight set, unless the last submission has and nothing was merged since."""
+        if weights is not self._refreshed or self._committer.updates() != self._version:
+            self._version = self._committer.refresh(self._base, weights)
 
     def settle(self, weights: FloatArray) -> None:
         """Nothing travels."""
@@ -182,9 +185,15 @@ class SharedExchange:
         return self._committer.updates() - self._version
 
     def submit(self, weights: FloatArray, iteration: Iteration) -> Receipt:
-        """Stage the difference to the copy and commit it."""
+        """Stage the difference to the copy and commit it; under AGWU `weights` are the global ones then."""
         largest = rounding.subtract(weights, self._base, self._committer.delta)
-        return self._committer.commit(self._version, iteration.samples, iteration.correct, largest)
+        samples, correct = iteration.samples, iteration.correct
+        receipt = self._committer.commit(self._version, samples, correct, largest, self._base, weights)
+        self._refreshed = None
+        if receipt.version is not None:
+            self._refreshed, self._version = weights, receipt.version
+        return receipt
 
     def forget(self) -> None:
-        """`begin` copies the weight set each time."""
+        """Have `begin` copy the weight set."""
+        self._refreshed = None

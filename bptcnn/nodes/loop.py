@@ -3,9 +3,8 @@
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +56,9 @@ class Loop:
         self._inbox = inbox
         self._report = report
         self._throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, self._rest)
-        self._work: deque[Work] = deque()  # from the first sample of the local iteration on
-        self._taken, self._offset = 0, 0  # of these whole ones, and samples of the next, are in it
+        self._work: deque[Work] = deque()
+        self._start = 0  # of the first Work: where the local iteration begins
+        self._taken, self._offset = 0, 0  # so many whole ones, and samples of the next, are trained
         self._bound = LossBound(subnetwork.network.classes)
         self._refusals = 0  # in a row
         self._local_steps = 1
@@ -151,9 +151,7 @@ class Loop:
         """What the local iteration has taken is submitted."""
         for _ in range(self._taken):
             self._work.popleft()
-        if self._offset:
-            self._work[0] = replace(self._work[0], indices=self._work[0].indices[self._offset :])
-        self._taken = self._offset = 0
+        self._taken, self._start = 0, self._offset
 
     def _try_to_iterate(self) -> None:
         """One local iteration. What diverges in it is refused: it ends as if it had not begun."""
@@ -174,7 +172,7 @@ class Loop:
         if self._refusals == MOST_REFUSALS:
             again = f"{reason}, {MOST_REFUSALS} times in a row"
             raise Diverged(f"{again}: training diverged, try a smaller learning rate")
-        self._taken = self._offset = 0
+        self._taken, self._offset = 0, self._start
         while self._exchange.overlapped and not self._stopping:
             self._exchange.settle(self._subnetwork.weights)
             if self._exchange.ready():
@@ -190,8 +188,9 @@ class Loop:
         """Bring the weights up to date, train, submit. It grows while the last submission travels."""
         head = self._work[0]
         weights = self._subnetwork.weights
-        with self._communicating(iteration):
-            self._exchange.begin(weights)
+        begin = time.monotonic()
+        self._exchange.begin(weights)
+        self._count_communication(iteration, begin)
         steps = 0
         while True:
             batch = self._next_batch(head.epoch)
@@ -206,8 +205,9 @@ class Loop:
             if self._pausing:  # what is in hand waits
                 self._pause()
             if self._exchange.overlapped:
-                with self._communicating(iteration):
-                    self._exchange.settle(weights)
+                begin = time.monotonic()
+                self._exchange.settle(weights)
+                self._count_communication(iteration, begin)
             if self._stopping:
                 return
             # the newest message decides how long an iteration is
@@ -241,7 +241,7 @@ class Loop:
         if self._receipt is not None:
             iteration.include(self._untold)
         self._receipt, self._untold, self._untold_count = receipt, iteration, self._untold_count + 1
-        in_hand = sum(len(work.indices) for work in self._work)
+        in_hand = sum(len(work.indices) for work in self._work) - self._start
         over = not self._work or self._work[0].epoch != iteration.epoch
         due = time.monotonic() >= self._told + self._configuration.report_seconds
         if due or over or in_hand <= 2 * self._untold.samples or self._waiting_for_release:
@@ -254,11 +254,8 @@ class Loop:
             self._report(self._receipt.report(self._configuration.node, self._told, self._untold, self._untold_count))
             self._receipt, self._untold_count = None, 0
 
-    @contextmanager
-    def _communicating(self, iteration: Iteration) -> Iterator[None]:
-        """Count what happens within as communication, and what the last submission took after it was sent."""
-        begin = time.monotonic()
-        yield
+    def _count_communication(self, iteration: Iteration, begin: float) -> None:
+        """Count as communication what happened since `begin`, and what the last submission took once it was sent."""
         seconds = time.monotonic() - begin + self._unreported_seconds
         self._unreported_seconds = 0.0
         iteration.communication_seconds += seconds

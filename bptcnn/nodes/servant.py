@@ -120,8 +120,10 @@ class Servant:
                 raise Impossible("it submitted again before its round was merged")
             self.shipments.take(submission.epoch, submission.samples)
             largest = decode(self._wire, frame.payload, self._committer.delta)
-            receipt = self._committer.commit(submission.version, submission.samples, submission.correct, largest)
-            self._version = self._committer.refresh(self._weights)
+            about = submission.version, submission.samples, submission.correct
+            receipt = self._committer.commit(*about, largest, self._weights)
+            if receipt.version is not None:
+                self._version = receipt.version
             sent, received = channel.bytes_sent, channel.bytes_received
             iteration = Iteration(**{field.name: getattr(submission, field.name) for field in fields(Iteration)})
             report = replace(

@@ -59,7 +59,7 @@ class Ledger:
         self._sent = [0] * nodes
         self._committed = [0] * nodes
         self._closed = 0
-        self._sizes: Counts | None = None  # counted when asked for: that is after every event
+        self._sizes = self._counted()
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,6 @@ class Ledger:
 
     def shard_sizes(self) -> Counts:
         """Samples owned by each node, int64 (m,)."""
-        if self._sizes is None:
-            self._sizes = np.bincount(self._owner[self._owner >= 0], minlength=self.nodes).astype(np.int64)
         return self._sizes.copy()
 
     def is_open(self, epoch: int) -> bool:
@@ -114,7 +112,7 @@ class Ledger:
         self._streams.append(deque())
         self._sent.append(0)
         self._committed.append(0)
-        self._sizes = None
+        self._sizes = np.append(self._sizes, 0)
         for book in self._books.values():
             book.queues.append(_NONE)
 
@@ -144,7 +142,7 @@ class Ledger:
                 raise ValueError(f"cannot take {count} of {self._pool.size} samples")
             given, self._pool = self._pool[:count], self._pool[count:]
             self._owner[given] = node
-            self._sizes = None
+            self._sizes[node] += count
             for book in self._books.values():
                 book.queues[node] = np.concatenate([book.queues[node], given])
 
@@ -215,7 +213,7 @@ class Ledger:
         ordered, first = np.unique(np.concatenate([*queues, shard]), return_index=True)
         ordered = ordered[np.argsort(first, kind="stable")]
         self._owner[ordered] = np.asarray(heirs, np.int32)[interleave(ordered.size, weights)]
-        self._sizes = None
+        self._sizes = self._counted()
         for book in self._books.values():
             orphans, book.queues[node] = book.queues[node], _NONE
             for heir in heirs:
@@ -232,12 +230,15 @@ class Ledger:
         if any(np.isin(segment.indices, moved).any() for segment in self._streams[giver]):
             raise ValueError(f"cannot move samples from node {giver} in epoch {epoch}: they were sent in another one")
         self._owner[moved] = receiver
-        self._sizes = None
+        self._sizes[[giver, receiver]] += (-count, count)
         for book in self._books.values():
             queues = book.queues
             goes = np.isin(queues[giver], moved)
             going, queues[giver] = queues[giver][goes], queues[giver][~goes]
             queues[receiver] = np.concatenate([queues[receiver], going])
+
+    def _counted(self) -> Counts:
+        return np.bincount(self._owner[self._owner >= 0], minlength=self.nodes).astype(np.int64)
 
     # ---- proof -------------------------------------------------------------------------------------------------------
 
@@ -251,6 +252,7 @@ class Ledger:
             for segment in stream:
                 assert segment.epoch in self._books, f"node {node} was sent samples of a closed epoch"
                 assert np.all(self._owner[segment.indices] == node), f"node {node} was sent what it does not own"
+        assert np.array_equal(self._sizes, self._counted()), "shards are miscounted"
         new = self._closed
         for epoch, book in self._books.items():
             places = [self._pool, *book.queues]

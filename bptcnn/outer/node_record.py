@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 
 from bptcnn.outer.messages import Submitted, Tried
@@ -12,9 +12,11 @@ RECENT = 4  # submissions that tell their usual size
 WINDOW_BATCHES = 64  # speed is that of about this many last batches, so that drift shows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NodeTotals:
     """What a node has done in the whole run, earlier parts of a resumed one included.
+
+    A record's own goes on counting; whoever keeps it takes a copy.
 
     refused: local iterations that diverged and were not submitted.
     live_seconds: while the run trained and the node was there; of these, paused_seconds stood still at epochs' ends
@@ -169,17 +171,14 @@ class NodeRecord:
     def add(self, event: Submitted) -> None:
         """Count a submission, or those of one report."""
         totals, count = self.totals, event.sequence - self.sequence
-        self.totals = replace(
-            totals,
-            images=totals.images + event.samples,
-            submissions=totals.submissions + count,
-            compute_seconds=totals.compute_seconds + event.compute_seconds,
-            wait_seconds=totals.wait_seconds + event.wait_seconds,
-            communication_seconds=totals.communication_seconds + event.communication_seconds,
-            transfer_seconds=totals.transfer_seconds + event.transfer_seconds,
-            bytes_sent=totals.bytes_sent + event.bytes_sent,
-            bytes_received=totals.bytes_received + event.bytes_received,
-        )
+        totals.images += event.samples
+        totals.submissions += count
+        totals.compute_seconds += event.compute_seconds
+        totals.wait_seconds += event.wait_seconds
+        totals.communication_seconds += event.communication_seconds
+        totals.transfer_seconds += event.transfer_seconds
+        totals.bytes_sent += event.bytes_sent
+        totals.bytes_received += event.bytes_received
         self.sizes.append(event.samples // count)
         self.costs.append((event.communication_seconds + event.transfer_seconds) / count)
         self.transfers.append(event.transfer_seconds / count)
@@ -191,7 +190,7 @@ class NodeRecord:
 
     def refuse(self, samples_committed: int) -> None:
         """Count a refused submission: what was trained beyond its commits is trained anew."""
-        self.totals = replace(self.totals, refused=self.totals.refused + 1)
+        self.totals.refused += 1
         self.samples_trained = samples_committed
 
     def add_trial(self, event: Tried) -> None:
@@ -201,21 +200,21 @@ class NodeRecord:
 
     def add_wait(self, seconds: float) -> None:
         """Count what it waited outside of any submission."""
-        self.totals = replace(self.totals, wait_seconds=self.totals.wait_seconds + seconds)
+        self.totals.wait_seconds += seconds
 
     def spend(self, seconds: float, recording: bool) -> None:
         """Count time that has passed while it was live: of training or, `recording`, of an epoch's end."""
-        totals = self.totals
         if recording:
-            self.totals = replace(totals, recording_seconds=totals.recording_seconds + seconds)
+            self.totals.recording_seconds += seconds
             return
-        paused = totals.paused_seconds + (seconds if self.paused else 0.0)
-        self.totals = replace(totals, live_seconds=totals.live_seconds + seconds, paused_seconds=paused)
+        self.totals.live_seconds += seconds
+        if self.paused:
+            self.totals.paused_seconds += seconds
 
     def add_unreported(self, images: int, submissions: int) -> None:
         """Count what a lost node had committed without saying so."""
-        totals = self.totals
-        self.totals = replace(totals, images=totals.images + images, submissions=totals.submissions + submissions)
+        self.totals.images += images
+        self.totals.submissions += submissions
 
 
 def _usual(values: Sequence[float]) -> float:

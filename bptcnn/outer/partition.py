@@ -7,7 +7,8 @@ Speeds are images per second, or anything proportional to it; only their ratios 
 
 from collections.abc import Sequence
 from fractions import Fraction
-from math import isfinite
+from math import isfinite, isnan
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -110,26 +111,27 @@ def estimate_speeds(profiled: Sequence[float] | Floats, seconds_per_sample: Sequ
     A node without one keeps its profiled speed, scaled by the median of measured over profiled of the others.
     Raises ValueError for a speed or a time that is not positive and finite.
     """
-    profile = np.array([float(speed) for speed in _fractions(profiled)])
-    seconds = np.asarray(seconds_per_sample, np.float64)
-    if seconds.shape != profile.shape:
-        raise ValueError(f"{profile.size} profiled speeds but {seconds.size} measurements")
-    measured = ~np.isnan(seconds)
-    if not measured.any():
-        return profile
-    if not np.all(np.isfinite(seconds[measured]) & (seconds[measured] > 0)):
+    profile = _positive(profiled)
+    seconds = [float(second) for second in seconds_per_sample]
+    if len(seconds) != len(profile):
+        raise ValueError(f"{len(profile)} profiled speeds but {len(seconds)} measurements")
+    measured = [(second, speed) for second, speed in zip(seconds, profile, strict=True) if not isnan(second)]
+    if not all(isfinite(second) and second > 0 for second, _ in measured):
         raise ValueError(f"seconds per sample must be positive and finite: {seconds}")
-    scale = float(np.median(1.0 / (seconds[measured] * profile[measured])))
-    speeds = profile * scale
-    speeds[measured] = 1.0 / seconds[measured]
-    return speeds
+    scale = median(1.0 / (second * speed) for second, speed in measured) if measured else 1.0
+    known = zip(seconds, profile, strict=True)
+    return np.array([speed * scale if isnan(second) else 1.0 / second for second, speed in known])
 
 
 def _fractions(weights: Sequence[float] | Floats) -> list[Fraction]:
+    return [Fraction(value) for value in _positive(weights)]
+
+
+def _positive(weights: Sequence[float] | Floats) -> list[float]:
     values = [float(weight) for weight in weights]
     if not values or not all(isfinite(value) and value > 0 for value in values):
         raise ValueError(f"speeds and weights must be positive and finite: {values}")
-    return [Fraction(value) for value in values]
+    return values
 
 
 def _round_to(total: int, quotas: list[Fraction]) -> Counts:

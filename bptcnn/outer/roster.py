@@ -1,6 +1,7 @@
 """The roster: the records of all nodes, who of them is live, and what displays and checkpoints take of them."""
 
 from collections.abc import Sequence
+from copy import copy
 from math import isnan
 
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
@@ -75,7 +76,7 @@ class Roster:
                 record.name,
                 not record.lost,
                 record.paused,
-                record.totals,
+                copy(record.totals),
                 float(speed),
                 not isnan(record.speedometer.seconds_per_sample()),
                 int(size) / self._samples,
@@ -92,11 +93,11 @@ class Roster:
         states = []
         for record in self.records:
             seconds = record.speedometer.seconds_per_sample()
-            states.append(NodeState(record.name, record.totals, None if isnan(seconds) else seconds))
+            states.append(NodeState(record.name, copy(record.totals), None if isnan(seconds) else seconds))
         return (*states, *self.departed)
 
     def _restore(self, record: NodeRecord, state: NodeState) -> None:
-        record.totals = state.totals
+        record.totals = copy(state.totals)
         if state.seconds_per_sample is not None:
             samples = MEASURED_BATCHES * self._batch_size
             record.speedometer.add(samples, samples * state.seconds_per_sample)

@@ -60,7 +60,12 @@ def act(buffer: WeightBuffer, model: Model, action: str, index: int, seed: int, 
         model.samples[index] += seed
         user = (0,) * 4 if action == "submit" else (seed, -1, 2**62, index)
         if action == "submit":
-            assert writer.submit(scale, seed) == model.sequences[index]
+            out, other = np.empty_like(numbers), np.empty_like(numbers)
+            model.bases[index] = sum(model.sequences)
+            found = writer.submit(scale, seed, out, *([other] if seed % 2 else []))
+            assert found == (model.sequences[index], model.bases[index])
+            for copy in [out, other][: 1 + seed % 2]:
+                assert np.array_equal(copy, contents(buffer))
         else:
             assert writer.commit(scale, seed, user) == model.sequences[index]
             assert writer.pending
@@ -163,7 +168,7 @@ def test_a_pending_submission_guards_its_delta() -> None:
         with pytest.raises(RuntimeError, match="not merged"):
             writer.commit(1.0, 1)
         with pytest.raises(RuntimeError, match="not merged"):
-            writer.submit(1.0, 1)
+            writer.submit(1.0, 1, np.empty(100, np.float32))
         with pytest.raises(RuntimeError, match="not merged"):
             buffer.store(np.zeros(100, np.float32))
         writer.merge()
@@ -178,7 +183,7 @@ def test_what_makes_no_sense_is_refused() -> None:
                 writer.commit(scale, samples, user)
         for scale, samples in [(np.inf, 1), (1.0, -1)]:
             with pytest.raises(ValueError, match="no submission"):
-                writer.submit(scale, samples)
+                writer.submit(scale, samples, np.empty(100, np.float32))
         for index in (-1, 2):
             with pytest.raises(IndexError):
                 buffer.writer(index)
@@ -188,6 +193,10 @@ def test_what_makes_no_sense_is_refused() -> None:
         for array in wrong:
             with pytest.raises(ValueError, match="expected contiguous float32"):
                 buffer.snapshot(array)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="expected contiguous float32"):
+                writer.refresh(np.zeros(100, np.float32), array)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="expected contiguous float32"):
+                writer.submit(1.0, 1, array)  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="expected contiguous float32"):
                 buffer.store(array)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="closed"):

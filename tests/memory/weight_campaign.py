@@ -39,17 +39,34 @@ def submitted(writer: int, sequences: Numbers) -> tuple[Numbers, Numbers]:
     return np.where(numbers == 0, 6 - block // 2 % 2 * 12, numbers), 1 + block % 2
 
 
+def words(sequence: int) -> tuple[int, ...]:
+    """Return the user's words of a submission: `Writer.submit` leaves 0."""
+    return (sequence,) * 4 if sequence % 2 else (0,) * 4
+
+
+def torn(weights: npt.NDArray[np.float32]) -> int:
+    """Return how many segments of a copy are not one number times their unit."""
+    segments = [weights[first : first + SEGMENT_FLOATS] for first in range(0, PARAMETERS, SEGMENT_FLOATS)]
+    return sum(bool(np.any(s != s[0]) or s[0] % unit) for s, unit in zip(segments, np.unique(UNITS), strict=True))
+
+
 def write(buffer: WeightBuffer, index: int, submissions: int) -> None:
     """Submit that often; -1 is until killed. Children of a parent that gave up end by themselves."""
     parent = os.getppid()
     writer = buffer.writer(index)
     sequence = buffer.submission(index).sequence
+    out, other = np.empty(PARAMETERS, np.float32), np.empty(PARAMETERS, np.float32)
     while submissions != 0 and os.getppid() == parent:
         sequence += 1
         numbers, scales = submitted(index, np.array([sequence]))
         np.multiply(UNITS, np.float32(numbers[0]), out=writer.delta)
-        assert writer.commit(int(scales[0]), 3, (sequence,) * 4) == sequence
-        writer.merge()
+        if sequence % 2:
+            assert writer.commit(int(scales[0]), 3, words(sequence)) == sequence
+            writer.merge()
+        else:
+            assert writer.submit(int(scales[0]), 3, out, other)[0] == sequence
+            assert not torn(out)
+            assert np.array_equal(out, other)
         submissions -= 1
 
 
@@ -60,12 +77,10 @@ def read(buffer: WeightBuffer, flags: Numbers) -> None:
     while not flags[STOP] and os.getppid() == parent:
         buffer.snapshot(out)
         flags[SNAPSHOTS] += 1
-        for first in range(0, PARAMETERS, SEGMENT_FLOATS):
-            segment = out[first : first + SEGMENT_FLOATS]
-            flags[TORN] += bool(np.any(segment != segment[0]) or segment[0] % UNITS[first])
+        flags[TORN] += torn(out)
         for writer in range(WRITERS):
             record = buffer.submission(writer)
-            flags[TORN] += record.samples != 3 * record.sequence or record.user != (record.sequence,) * 4
+            flags[TORN] += record.samples != 3 * record.sequence or record.user != words(record.sequence)
 
 
 def fork(action: Callable[[], None]) -> int:

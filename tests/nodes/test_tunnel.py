@@ -1,6 +1,7 @@
 """The node's side of submissions that travel: what its weights are made of, whatever is under way."""
 
 import contextlib
+import math
 import queue
 import socket
 import threading
@@ -300,7 +301,7 @@ class Merged:
         while not stop.is_set():
             version = self.committer.refresh(scratch)
             self.committer.delta[:] = drawn(noise, 0.01)
-            self.committer.commit(version, 1, 1)
+            self.committer.commit(version, 1, 1, math.inf, scratch)
             self.note()
 
 
