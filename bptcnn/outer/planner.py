@@ -61,10 +61,12 @@ class Planner:
     def _chosen_steps(self, node: int) -> int:
         """The shortest local iteration whose submission takes no more than its part of the node's time.
 
-        Shorter ones learn faster. A node alone keeps to the most: what it does is not to depend on time.
+        Shorter ones learn faster. What a node alone does is not to depend on time.
         """
         most, fewest = self._settings.local_steps, self._settings.fewest_local_steps
-        if fewest is None or self._ledger.nodes == 1:
+        if self._ledger.nodes == 1:
+            return self._settings.alone_local_steps or most
+        if fewest is None:
             return most
         record = self._records[node]
         step = record.speedometer.seconds_per_sample() * self._settings.batch_size

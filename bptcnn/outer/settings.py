@@ -32,7 +32,8 @@ class RunSettings:
     `return_seconds`: how long a run without a live node waits for one that may return. `trial_seconds`: for how long
     each node's speed is measured before the run, one after the other (0: not at all). `fewest_local_steps`: without a
     barrier, several nodes' local iterations may be so short, down from `local_steps`, if submissions cost little
-    (None: they may not).
+    (None: they may not). `alone_local_steps`: without a barrier, those of a node alone, which learns the same however
+    seldom it submits (None: `local_steps`).
     """
 
     nodes: tuple[NodeProfile, ...]
@@ -51,6 +52,7 @@ class RunSettings:
     return_seconds: float = 300.0
     trial_seconds: float = 0.0
     fewest_local_steps: int | None = None
+    alone_local_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UserError for what a user can get wrong."""
@@ -77,6 +79,8 @@ class RunSettings:
             raise ValueError(f"{len(self.learning_rates)} learning rates for {self.epochs} epochs")
         if self.fewest_local_steps is not None and not 1 <= self.fewest_local_steps <= self.local_steps:
             raise ValueError(f"{self.fewest_local_steps} to {self.local_steps} local steps")
+        if self.alone_local_steps is not None and self.alone_local_steps < 1:
+            raise ValueError(f"{self.alone_local_steps} local steps of a node alone")
 
     @property
     def alone(self) -> bool:

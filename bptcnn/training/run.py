@@ -16,6 +16,7 @@ from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
 from bptcnn.profiling.files import read_tuning, write_tuning
+from bptcnn.profiling.network import flops_per_image
 from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
@@ -31,6 +32,8 @@ from bptcnn.training.summary import NodeSummary, Summary
 
 _TRIAL_SECONDS = 1.0  # a node's trial before the run takes about so long...
 _TRIALS_SECONDS = 10.0  # ...and all of them together
+_ALONE_FLOPS = 1e11  # of a local iteration of a node alone: some tenths of a second
+_MOST_ALONE = 32  # steps of that; cnn2's 8 on 2 threads would spend 3 % of the time on submitting
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def train_run(
     if settings.validation is not None:
         train, measured = split_validation(dataset.train, settings.validation, settings.seed)
     members = gather(network, settings, observer)
-    outer = _outer_settings(train, settings, members)
+    outer = _outer_settings(network, train, settings, members)
     coordinator = Coordinator(outer, start.state)
     _require_memory(network, train, settings, members)
     assignment = Assignment(network, train, measured, settings, members, outer, start)
@@ -131,8 +134,11 @@ def _require_memory(network: Network, train: Samples, settings: TrainSettings, m
     require_available(need, what, "use fewer nodes or a smaller batch")
 
 
-def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> RunSettings:
+def _outer_settings(
+    network: Network, train: Samples, settings: TrainSettings, members: tuple[Member, ...]
+) -> RunSettings:
     fewest, most = settings.local_step_range()
+    step = settings.batch_size * flops_per_image(network)
     return RunSettings(
         nodes=profiles(members),
         samples=len(train),
@@ -140,6 +146,7 @@ def _outer_settings(train: Samples, settings: TrainSettings, members: tuple[Memb
         batch_size=settings.batch_size,
         local_steps=most,
         fewest_local_steps=fewest,
+        alone_local_steps=most if settings.local_steps else max(most, min(_MOST_ALONE, int(_ALONE_FLOPS / step))),
         learning_rates=settings.learning_rates(),
         update=settings.update,
         partition=settings.partition,

@@ -38,12 +38,12 @@ class TrainSettings:
 
     `precision`: of the products in convolutions; weights, sums and evaluation are float32. `lr` is a number, an
     expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `local_steps` None: 32 where there
-    are hosts, else 8, or down to 2 where submissions cost little. `staleness`: a node more than so many updates behind
-    submits early (None: no bound). `validation`: the share of the training set that is held out to choose the best
-    epoch and to stop by; without, the test set serves. `patience`: stop after so many epochs without a better one
-    (None: never). `threads` None: the usable cores, shared out. `measure`: measure each node's speed alone before the
-    run, for its efficiency. `autotune`: choose the algorithms of the step by measuring them once on each machine;
-    without, by rules.
+    are hosts, else 8, or down to 2 where submissions cost little, or up to 32 of a small network on a node alone.
+    `staleness`: a node more than so many updates behind submits early (None: no bound). `validation`: the share of the
+    training set that is held out to choose the best epoch and to stop by; without, the test set serves. `patience`:
+    stop after so many epochs without a better one (None: never). `threads` None: the usable cores, shared out.
+    `measure`: measure each node's speed alone before the run, for its efficiency. `autotune`: choose the algorithms of
+    the step by measuring them once on each machine; without, by rules.
     """
 
     nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts

@@ -247,9 +247,12 @@ def test_a_resumed_run_knows_a_node_that_had_joined_by_its_name() -> None:
 # ---- a node alone ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("update", ["agwu", "sgwu"])
-def test_what_a_node_alone_trains_does_not_depend_on_time(update: Update, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = RunSettings((NodeProfile("n0", 100.0),), 1013, 3, 10, 3, (0.1,) * 3, update=update)
+@pytest.mark.parametrize(("update", "alone", "steps"), [("agwu", None, 3), ("agwu", 5, 5), ("sgwu", 5, 3)])
+def test_what_a_node_alone_trains_does_not_depend_on_time(
+    update: Update, alone: int | None, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = RunSettings((NodeProfile("n0", 100.0),), 1013, 3, 10, 3, (0.1,) * 3, update=update)
+    settings = replace(told, alone_local_steps=alone)
     handle, kept = Coordinator.handle, []
 
     def handles(self: Coordinator, event: Event) -> list[Action]:
@@ -269,4 +272,4 @@ def test_what_a_node_alone_trains_does_not_depend_on_time(update: Update, monkey
         order = [(epoch, index) for epoch, *indices in streamed for index in indices]
         seen.append((list(kept), order))
     assert seen[0] == seen[1] == seen[2]
-    assert {samples for _, samples in seen[0][0]} == {30, 1013 % 30}
+    assert {samples for _, samples in seen[0][0]} == {10 * steps, 1013 % (10 * steps)}
