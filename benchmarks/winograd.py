@@ -96,13 +96,23 @@ def _covered(spans: list[tuple[int, int]]) -> float:
     return total / 1e9
 
 
+def _alternated(sides: dict[str, list[Layer]], seconds: float) -> dict[str, list[float]]:
+    """Return each side's seconds, medians over rounds: forward, backward, and backward by filter only."""
+    rounds: list[list[tuple[float, ...]]] = []
+    end = time.monotonic() + seconds
+    while len(rounds) < LEAST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.monotonic() < end):
+        timed = [[layer.seconds() for layer in layers] for layers in sides.values()]
+        rounds.append([(ahead, behind, by_filter) for (ahead, behind), (_, by_filter) in timed])
+    return dict(zip(sides, np.median(rounds, axis=0).tolist(), strict=True))
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each shape's rounds")
-    parser.add_argument("--algorithms", default="rule")
+    parser.add_argument("--algorithms", default="rule", help="names with , between")
     parser.add_argument("shapes", nargs="*", help="channels,filters,side")
     options = parser.parse_args()
     shapes = [tuple(map(int, text.split(","))) for text in options.shapes] or SHAPES
@@ -116,16 +126,11 @@ def main() -> None:
             name: [Layer(executor, options.batch, shape, wanted, name) for wanted in (True, False)]
             for name in algorithms
         }
-        rounds: dict[str, list[tuple[float, ...]]] = {name: [] for name in algorithms}
-        before, end, done = measure_peak(options.threads), time.monotonic() + options.seconds * len(algorithms), 0
-        while done < LEAST_ROUNDS or (done < MOST_ROUNDS and time.monotonic() < end):
-            for name, layers in sides.items():
-                (ahead, behind), (_, by_filter) = (layer.seconds() for layer in layers)
-                rounds[name].append((ahead, behind, by_filter))
-            done += 1
+        before = measure_peak(options.threads)
+        medians = _alternated(sides, options.seconds * len(sides))
         peak = (before + measure_peak(options.threads)) / 2
         for name, (layer, _) in sides.items():
-            ahead, behind, by_filter = np.median(rounds[name], axis=0)
+            ahead, behind, by_filter = medians[name]
             seconds = ahead, behind - by_filter, by_filter, (ahead + behind) / 3
             cells = "".join(f"{layer.work / 1e9 / s / peak:10.2f}" for s in seconds)
             print(f"{' '.join(map(str, shape)):>22}{name:>14}{peak:10.0f}{layer.limit:10.2f}{cells}", flush=True)

@@ -97,8 +97,8 @@ def computed(op: Convolution, choice: Choice) -> Convolution:
             return SmallImagesConvolution(**vars(op))
         case "pointwise":
             return PointwiseConvolution(**vars(op))
-        case "winograd 2" | "winograd 4" | "winograd 5":
-            return WinogradConvolution(**vars(op), tile=int(choice.algorithm[-1]), over=choice.over)
+        case algorithm if algorithm in WINOGRAD:
+            return WinogradConvolution(**vars(op), tile=int(algorithm[-1]), over=choice.over)
         case "bfloat16":
             from bptcnn.inner.bfloat16_convolution import Bfloat16Convolution
 

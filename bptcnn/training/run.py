@@ -32,8 +32,6 @@ from bptcnn.training.summary import NodeSummary, Summary
 
 _TRIAL_SECONDS = 1.0  # a node's trial before the run takes about so long...
 _TRIALS_SECONDS = 10.0  # ...and all of them together
-_ALONE_FLOPS = 1e11  # of a local iteration of a node alone: some tenths of a second
-_MOST_ALONE = 32  # steps of that; cnn2's 8 on 2 threads would spend 3 % of the time on submitting
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,6 @@ def _outer_settings(
     network: Network, train: Samples, settings: TrainSettings, members: tuple[Member, ...]
 ) -> RunSettings:
     fewest, most = settings.local_step_range()
-    step = settings.batch_size * flops_per_image(network)
     return RunSettings(
         nodes=profiles(members),
         samples=len(train),
@@ -146,7 +143,7 @@ def _outer_settings(
         batch_size=settings.batch_size,
         local_steps=most,
         fewest_local_steps=fewest,
-        alone_local_steps=most if settings.local_steps else max(most, min(_MOST_ALONE, int(_ALONE_FLOPS / step))),
+        alone_local_steps=settings.alone_local_steps(settings.batch_size * flops_per_image(network)),
         learning_rates=settings.learning_rates(),
         update=settings.update,
         partition=settings.partition,

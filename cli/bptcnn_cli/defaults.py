@@ -30,6 +30,7 @@ def _texts() -> dict[str, str]:
     return {
         **texts,
         "local_steps": " to ".join(map(str, TrainSettings().local_step_range())),
+        "alone_local_steps": f"{TrainSettings().local_step_range()[1]} to {TrainSettings().alone_local_steps(1)}",
         "nodes": str(len(TrainSettings().nodes)),
         "network": NETWORK,
         "updates": ", ".join(get_args(Update)),

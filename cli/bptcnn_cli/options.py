@@ -104,7 +104,7 @@ LocalSteps = Annotated[
         metavar="S",
         rich_help_panel=_NODES,
         help="Batches a node trains between submissions. Default: {local_steps}, as few as their cost allows; "
-        "with hosts 32, with a node alone 8 to 32.",
+        "with hosts 32, with a node alone {alone_local_steps}.",
     ),
 ]
 Staleness = Annotated[

@@ -40,7 +40,8 @@ def test_the_help_of_train_shows_the_defaults(tmp_path: Path) -> None:
     assert f"Default: {defaults.lr}." in words
     assert f"Of SGD, in [0, 1). Default: {defaults.momentum}." in words
     (fewest, most), (steps, _) = defaults.local_step_range(), TrainSettings(hosts="hosts.toml").local_step_range()
-    assert f"Default: {fewest} to {most}, as few as their cost allows; with hosts {steps}, with a node alone" in words
+    alone = f"with a node alone {most} to {defaults.alone_local_steps(1)}."
+    assert f"Default: {fewest} to {most}, as few as their cost allows; with hosts {steps}, {alone}" in words
     assert "agwu, agwu-published, sgwu" in words
 
 

@@ -11,7 +11,7 @@ from winograd_layers import GUARD, Forward, Layer, Pads, Shape, run
 from bptcnn.kernels.winograd import transform_filters, winograd
 from bptcnn.kernels.winograd_transforms import FILTER, INPUT, OUTPUT, SIZES, transform_matrix
 
-TOLERANCE = {2: 1e-5, 4: 1e-4, 5: 2e-4}
+TOLERANCE = {2: 1e-5, 4: 1e-4, 5: 1e-4}
 """Relative to the largest output. Seen: 1e-6 with tiles of 2 x 2, 1e-5 with 4 x 4."""
 
 LEAST = 1.0
@@ -125,12 +125,18 @@ def test_forward_with_pooling(
     assert (np.abs(taken - expected)[alive] <= near).all()
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_stays_in_its_image_and_near_its_pixel(size: int, value: float) -> None:
+@pytest.mark.parametrize(
+    ("size", "value", "relu"),
+    [
+        *((size, np.nan, True) for size in SIZES),
+        *((size, np.inf, False) for size in SIZES),
+        *((size, np.inf, True) for size in SIZES if size != 5),  # there it may be minus infinity, of which it makes 0
+    ],
+)
+def test_what_is_no_number_stays_in_its_image_and_near_its_pixel(size: int, value: float, relu: bool) -> None:
     layer = Layer(Shape(3, 9, 10, 5, 6))
     layer.input[1, 5, 5] = value
-    given = layer.forward_record(size, relu=bool(np.isnan(value)))  # which makes minus infinity 0
+    given = layer.forward_record(size, relu=relu)
     forward(layer, given)
     finite = np.isfinite(given.output)
     assert finite[[0, 2]].all()

@@ -301,3 +301,11 @@ def test_configurations_that_are_no_toml(tmp_path: Path, content: bytes | None) 
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("told", "step_flops", "steps"),
+    [({}, 10**9, 32), ({}, 10**10, 10), ({}, 10**12, 8), ({"local_steps": 3}, 10**9, 3), ({"hosts": "h"}, 10**12, 32)],
+)
+def test_a_node_alone_submits_small_networks_seldom(told: dict[str, Any], step_flops: int, steps: int) -> None:
+    assert TrainSettings(**told).alone_local_steps(step_flops) == steps
