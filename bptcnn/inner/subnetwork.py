@@ -74,6 +74,7 @@ class Subnetwork:
         self._order_address = int(self._order.ctypes.data)
         self._prepared = executor.prepare(self._graph)
         self._measure_costs()
+        self.restart()  # steps on zeros write neither weights nor velocity: have their memory before any work
 
     def _vector(self, name: str) -> FloatArray:
         return self._plan.arena.view(name, self.network.size).view(np.float32)

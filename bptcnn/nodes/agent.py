@@ -44,7 +44,8 @@ class Agent:
         while True:
             trained = self._loop.samples_trained if self._loop else 0
             self._station.report(Heartbeat(node, time.monotonic(), trained))
-            time.sleep(seconds)
+            # at the same moments as others of this machine: the coordinator wakes up once for all
+            time.sleep(seconds - time.monotonic() % seconds)
 
     def run(self) -> int:
         """Do all that the coordinator asks; return the exit code."""

@@ -28,7 +28,7 @@ class AgentConfiguration:
     weight_decay: float
     update: Update
     staleness: int | None
-    heartbeat_seconds: float = 0.5
+    heartbeat_seconds: float = 1.0
     report_seconds: float = 0.0
 
     @property

@@ -165,7 +165,7 @@ class SharedExchange:
     def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
         self._committer = Committer(buffer, node, update)
         self._base = np.empty(buffer.layout.parameters, np.float32)
-        self._version = 0  # of the base
+        self._version = self._committer.refresh(self._base)  # of the base; memory is there before the clock runs
         self._refreshed: FloatArray | None = None  # weights that are the base, by the last submission
 
     def begin(self, weights: FloatArray) -> None:

@@ -162,9 +162,10 @@ class Coordinator:
         if self._phase is Phase.FINISHED:
             return []
         self._spend(event.time)
+        follows = not isinstance(event, Heartbeat)  # what it tells is judged at Ticks
         match event:
             case Tick():
-                self._on_tick()
+                follows = self._on_tick()
             case EpochRecorded():
                 self._on_recorded(event)
             case NodeLost():
@@ -182,7 +183,8 @@ class Coordinator:
                     record.heard = event.time
                     record.spoke = True
                     self._on_message(record, event)
-        self._advance()
+        if follows:
+            self._advance()
         actions, self._actions = self._actions, []
         return actions
 
@@ -301,9 +303,13 @@ class Coordinator:
                 record.paused = False
                 self._send(record, Resume())
 
-    def _on_tick(self) -> None:
+    def _on_tick(self) -> bool:
+        """Judge who has missed a deadline; return whether anything may follow.
+
+        Of what is planned, only the speeds of nodes that have not submitted yet depend on time.
+        """
         if not self._deadlines.tick(self._now):
-            return
+            return False
         for record in self._roster.live():
             missed = self._deadlines.missed(record, self._owes(record), self._now)
             if missed:
@@ -311,11 +317,13 @@ class Coordinator:
         if self._deadlines.hopeless(self._now):
             for record in self._records:
                 record.away = False
+            return True
+        return bool(self._actions) or any(record.began is not None and not record.reported for record in self._records)
 
     # ---- what follows from the state ---------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Do all that the state allows; called after every event, so nothing waits for a particular one."""
+        """Do all that the state allows; called after every event from which anything may follow."""
         if self._phase is Phase.STARTING and self._roster.is_ready():
             trial = self._trials.begin(self._settings.epochs - self._epoch + 1)
             if trial:

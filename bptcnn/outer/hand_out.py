@@ -28,8 +28,7 @@ class HandOut:
     def feed(self, record: NodeRecord, epoch: int, ahead: bool, now: float) -> Iterator[Work]:
         """The node's next samples if it has few in hand: of this epoch, and (`ahead`) behind them of the next."""
         node, ledger = record.node, self._ledger
-        unit = self._settings.batch_size
-        low = self._planner.least_in_hand(node)
+        unit, low = self._planner.unit(node), self._planner.least_in_hand(node)
         if ledger.nodes == 1:
             unit *= self._planner.local_steps(node)
             low = max(low, _ALONE_ITERATIONS * unit)

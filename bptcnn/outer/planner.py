@@ -51,8 +51,8 @@ class Planner:
         number as their mean, so that all nodes finish together if the partition fits their speeds.
         """
         if self._settings.update != "sgwu":
-            steps, ending = self._chosen_steps(node), self._ending_samples(node) // self._settings.batch_size
-            return min(ending, steps) if ending else steps
+            steps, ending = self._chosen_steps(node), self._ending_samples(node)
+            return max(1, min(ending // self._settings.batch_size, steps)) if ending else steps
         steps = self._settings.local_steps
         nodes = self._heirs()
         weights = self._weights(nodes)
@@ -77,16 +77,24 @@ class Planner:
         planned = self.local_steps(node) * self._settings.batch_size
         if self._settings.update == "sgwu":
             return planned
-        usual = 0 if self._ending_samples(node) else self._records[node].usual_samples()
-        return max(planned, usual, self._under_way(node))
+        if ending := self._ending_samples(node):
+            return max(min(planned, ending), self._under_way(node))
+        return max(planned, self._records[node].usual_samples(), self._under_way(node))
+
+    def unit(self, node: int) -> int:
+        """Samples that the node is given multiples of, as long as there are more: a batch, but where the run ends."""
+        return min(self._settings.batch_size, self.local_samples(node))
 
     def _ending_samples(self, node: int) -> int:
-        """Samples of the node's share of what is left, as the run's end divides that; 0 where it is not near."""
+        """Samples of the node's share of what is left, as the run's end divides that; 0 where it is not near.
+
+        A batch may take seconds, so it may be divided, too.
+        """
         seconds = self._records[node].speedometer.seconds_per_sample()
         iteration = seconds * self._settings.batch_size * self._chosen_steps(node)
         if isnan(seconds) or self._left > ENDING_PARTS * max(iteration, RESERVE_SECONDS):
             return 0
-        return max(self._settings.batch_size, int(self._left / (seconds * ENDING_PARTS)))
+        return max(ceil(self._settings.batch_size / ENDING_PARTS), int(self._left / (seconds * ENDING_PARTS)))
 
     def foresee(self, epoch: int) -> None:
         """Note how long the run has still to go, if `epoch` is the last one."""
@@ -212,7 +220,7 @@ class Planner:
         if not unsent.any() or not any(needy):
             return
         gains = rebalance(sent + unsent, sent, self._weights(nodes)) - sent - unsent
-        if np.any(gains[needy] >= self._settings.batch_size):
+        if any(need and gain >= self.unit(node) for need, gain, node in zip(needy, gains, nodes, strict=True)):
             self._note("relief", self._move(epoch, nodes, gains))
 
     def _welcome(self, epoch: int) -> int:

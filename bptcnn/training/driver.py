@@ -56,7 +56,7 @@ from bptcnn.training.stopping import reason_to_stop
 from bptcnn.training.visits import Door, Ended, Greeting
 from bptcnn.version import VERSION
 
-_TICK_SECONDS = 0.25
+_TICK_SECONDS = 0.5  # at whole multiples, when heartbeats come, too: waking up costs more than handling both
 _STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
 
 
@@ -194,7 +194,8 @@ class Driver:
                 self._attend_returns()
                 self._handle(Tick(time.monotonic()))
                 self._show()
-                tick = time.monotonic() + _TICK_SECONDS
+                now = time.monotonic()
+                tick = now - now % _TICK_SECONDS + _TICK_SECONDS
         return self.outcome
 
     def stop(self, reason: str) -> None:
@@ -326,9 +327,7 @@ class Driver:
 
     def _attend_joins(self) -> None:
         """Take in who asks for it, let go who leaves."""
-        wishes = self._joins.attend(
-            self.coordinator.statuses(), self.coordinator.epoch, self._assignment.settings.epochs
-        )
+        wishes = self._joins.attend(self.coordinator.statuses, self.coordinator.epoch, self._assignment.settings.epochs)
         for wish in wishes:
             now = time.monotonic()
             match wish:

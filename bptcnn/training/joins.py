@@ -9,7 +9,7 @@ One is prepared at a time. Its place is that of a lost node of the same name, or
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bptcnn.errors import UserError
@@ -79,14 +79,15 @@ class Joins:
         self._preparation: _Preparation | None = None
         self._stays: dict[int, _Stay] = {}
 
-    def attend(self, statuses: Sequence[NodeStatus], epoch: int, epochs: int) -> list[Joining | Leaving]:
+    def attend(self, statuses: Callable[[], Sequence[NodeStatus]], epoch: int, epochs: int) -> list[Joining | Leaving]:
         """Do what is due, without waiting, and return what the driver is to do; called several times a second."""
         self._admit_visitors()
         self._hear()
         wishes: list[Joining | Leaving] = [Leaving(index) for index in self._leaving()]
-        self._tell(statuses, epoch, epochs)
+        if self._stays:
+            self._tell(statuses(), epoch, epochs)
         if self._preparation is None and self._waiting:
-            self._prepare(*self._waiting.popleft(), statuses)
+            self._prepare(*self._waiting.popleft(), statuses())
         elif self._preparation is not None and not self._preparation.thread.is_alive():
             wishes += self._prepared(self._preparation)
             self._preparation = None

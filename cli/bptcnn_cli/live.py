@@ -28,7 +28,6 @@ class LiveDisplay(Display):
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._spinner: Spinner | None = None
         self._since = 0.0
-        self._snapshot: Snapshot | None = None
 
     def setup(self, message: str) -> None:
         """Show the step with a clock."""
@@ -47,8 +46,7 @@ class LiveDisplay(Display):
 
     def progress(self, snapshot: Snapshot) -> None:
         """Show where the run is."""
-        self._snapshot = snapshot
-        self.tick()
+        self._live.update(picture(snapshot, self._console.height), refresh=True)
 
     def epoch_ended(self, row: EpochRow, best: bool) -> None:
         """Print the epoch above the picture."""
@@ -83,8 +81,13 @@ class LiveDisplay(Display):
         """Print who is back."""
         self._console.print(Text.assemble((f"{name} is back", "green"), " and trains"))
 
+    @property
+    def moves(self) -> bool:
+        """Whether a step of the set-up goes on."""
+        return self._spinner is not None
+
     def tick(self) -> None:
-        """Draw the next frame."""
+        """Draw the spinner's next frame."""
         if self._spinner is not None:
             seconds = int(time.monotonic() - self._since)
             shown: RenderableType = self._spinner
@@ -92,8 +95,6 @@ class LiveDisplay(Display):
                 shown = Table.grid(padding=(0, 1))
                 shown.add_row(self._spinner, Text(f"{seconds} s", style="dim"))
             self._live.update(shown, refresh=True)
-        elif self._snapshot is not None:
-            self._live.update(picture(self._snapshot, self._console.height), refresh=True)
 
     def close(self) -> None:
         """Take the picture away; the lines stay."""

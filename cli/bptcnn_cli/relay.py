@@ -22,6 +22,11 @@ _INTERRUPTED_SECONDS = 2.0  # who wants to stop does not wait for the terminal t
 class Display(Observer):
     """An observer that draws. All methods are called from one thread."""
 
+    @property
+    def moves(self) -> bool:
+        """Whether something moves while nothing is told, so that `tick` is wanted."""
+        return False
+
     def tick(self) -> None:
         """Some time has passed."""
 
@@ -59,7 +64,7 @@ class Relay(Observer):
         try:
             while True:
                 try:
-                    call = self._calls.get(timeout=_FRAME_SECONDS)
+                    call = self._calls.get(timeout=_FRAME_SECONDS if self._display.moves else None)
                 except queue.Empty:
                     call = self._display.tick
                 if call is None:

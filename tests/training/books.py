@@ -23,7 +23,7 @@ from bptcnn.outer import (
     Work,
 )
 
-TICK_SECONDS = 0.25  # between the driver's ticks: a process that is held up ticks less...
+TICK_SECONDS = 0.5  # between the driver's ticks: a process that is held up ticks less...
 SLEPT_SECONDS = 2.0  # ...and after so long without one, it gives all nodes a fresh period
 MOST_TICKS = round(5.0 / TICK_SECONDS) + 2  # what the design allows, and what is on its way
 

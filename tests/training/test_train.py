@@ -104,8 +104,11 @@ def test_measured_speeds_make_the_efficiency(tmp_path: Path) -> None:
     assert found["efficiency"] == pytest.approx(found["images_per_second"] / sum(alone))
     breakdown = found["breakdown"]
     assert breakdown["compute"] == pytest.approx(sum(node["compute_seconds"] for node in found["nodes"]))
-    assert breakdown["slowdown"] is not None
-    assert breakdown["total"] - breakdown["evaluation"] == pytest.approx(2 * found["train_seconds"], rel=0.1)
+    assert breakdown.pop("slowdown") is not None
+    assert all(seconds >= 0.0 for seconds in breakdown.values())
+    total = breakdown.pop("total")
+    assert total == pytest.approx(sum(breakdown.values()))
+    assert total > breakdown["evaluation"] > 0.0
 
 
 def test_without_measuring_no_efficiency_is_made_up(tmp_path: Path) -> None:
