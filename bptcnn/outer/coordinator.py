@@ -304,10 +304,7 @@ class Coordinator:
                 self._send(record, Resume())
 
     def _on_tick(self) -> bool:
-        """Judge who has missed a deadline; return whether anything may follow.
-
-        Of what is planned, only the speeds of nodes that have not submitted yet depend on time.
-        """
+        """Judge who has missed a deadline; return whether anything follows."""
         if not self._deadlines.tick(self._now):
             return False
         for record in self._roster.live():
@@ -318,7 +315,7 @@ class Coordinator:
             for record in self._records:
                 record.away = False
             return True
-        return bool(self._actions) or any(record.began is not None and not record.reported for record in self._records)
+        return bool(self._actions)
 
     # ---- what follows from the state ---------------------------------------------------------------------------------
 

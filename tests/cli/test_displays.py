@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -80,14 +81,15 @@ def test_what_is_not_known_is_not_shown() -> None:
 
 def feed(display: Display) -> None:
     display.setup("starting 2 nodes")
-    display.tick()
+    if display.moves:
+        display.tick()
     display.started(("node0", "node1"), 5000, 4)
     display.progress(snapshot(status("node0"), status("node1")))
     display.submission_refused("node0", "the loss became nan")
     display.node_lost("node1", "[red]killed[/red]")
     display.epoch_ended(ROW, True)
     display.epoch_ended(ROW, False)
-    display.tick()
+    assert not display.moves
     display.close()
 
 
@@ -173,6 +175,41 @@ def test_a_terminal_that_stands_still_holds_up_nobody() -> None:
     assert display.heard[0] == "first"
     assert display.heard[-1] == "epoch 3"
     assert 1 <= display.heard.count("progress") <= 50
+
+
+class Moving(Display):
+    """A display on which something moves until training starts; it counts how often it was drawn, too."""
+
+    def __init__(self) -> None:
+        self.drawn = threading.Event()
+        self._moves = False
+        self.ticks = self.ticks_in_training = 0
+
+    @property
+    def moves(self) -> bool:
+        return self._moves
+
+    def setup(self, message: str) -> None:
+        self._moves = True
+
+    def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
+        self._moves = False
+
+    def tick(self) -> None:
+        self.ticks += 1
+        self.ticks_in_training += not self._moves
+        if self.ticks == 3:
+            self.drawn.set()
+
+
+def test_only_what_moves_is_drawn_while_nothing_is_told() -> None:
+    display = Moving()
+    with Relay(display) as relay:
+        relay.setup("first")
+        assert display.drawn.wait(TIMEOUT_SECONDS)
+        relay.started(("node0",), 1000, 1)
+        time.sleep(0.5)  # in which frames would be drawn
+    assert display.ticks_in_training == 0
 
 
 def test_an_interrupt_does_not_wait_for_the_terminal() -> None:
