@@ -51,7 +51,7 @@ _LINE = 8  # words in a cache line: words that different threads write lie on li
 _GATE, _SIGNAL, _SLEEPERS, _DONE, _STATUS, _FAILED, _IDLERS, _NEWS, _CLOSING, _GRAPH, _STEPS, _WORKERS = range(12)
 _STEP_COUNT, _STEP_NS, _BEGAN = range(3)  # in line _STEPS: written by the caller alone
 _STEALS, _IDLE_NS, _SINCE = range(3)  # in line _WORKERS + worker: written by that worker alone within a step
-_SPINS = 2000  # of about 20 ns: some 40 microseconds before a thread sleeps, what a wake-up costs
+_SPIN_NS = 150_000  # before a thread sleeps: what a wake-up costs (40 us, several times that in a virtual machine)
 _PAUSE_NS = 10_000_000  # a sleeper within a step looks again after 10 ms at the latest
 _REST_NS = 1_000_000_000  # and between steps after 1 s
 _CLOSED = 1
@@ -186,16 +186,17 @@ def _find_task(state, graph, worker):
 def _run_tasks(state, worker):
     """Run tasks until the step is done."""
     graph = load_acquire(state + 8 * _LINE * _GRAPH)
-    spins = 0
+    since = 0  # when it began to spin
     while load_acquire(state + 8 * _LINE * _DONE) == 0:
         task = _find_task(state, graph, worker)
         if task >= 0:
             _run_task(state, graph, worker, task)
-            spins = 0
+            since = 0
             continue
-        spins += 1
         spin_pause()
-        if spins > _SPINS:
+        if since == 0:
+            since = monotonic_ns()
+        elif monotonic_ns() - since > _SPIN_NS:
             fetch_add(state + 8 * _LINE * _IDLERS, 1)
             fence_full()
             news = load_acquire(state + 8 * _LINE * _NEWS)
@@ -205,7 +206,7 @@ def _run_tasks(state, worker):
             fetch_add(state + 8 * _LINE * _IDLERS, -1)
             if task >= 0:
                 _run_task(state, graph, worker, task)
-            spins = 0
+            since = 0
 
 
 @compiled("void(int64, int64)")
@@ -229,11 +230,10 @@ def _serve(state, worker):
                 continue
             _work(state, worker)
             fetch_add(state + 8 * _LINE * _GATE, -2)
-        spins = 0
-        while load_acquire(state + 8 * _LINE * _SIGNAL) == signal and spins < _SPINS:
+        end = monotonic_ns() + _SPIN_NS
+        while load_acquire(state + 8 * _LINE * _SIGNAL) == signal and monotonic_ns() < end:
             spin_pause()
-            spins += 1
-        if spins < _SPINS:
+        if load_acquire(state + 8 * _LINE * _SIGNAL) != signal:
             continue
         fetch_add(state + 8 * _LINE * _SLEEPERS, 1)
         fence_full()

@@ -80,7 +80,7 @@ class Joins:
         self._stays: dict[int, _Stay] = {}
 
     def attend(self, statuses: Callable[[], Sequence[NodeStatus]], epoch: int, epochs: int) -> list[Joining | Leaving]:
-        """Do what is due, without waiting, and return what the driver is to do; called several times a second."""
+        """Do what is due, without waiting, and return what the driver is to do; called twice a second."""
         self._admit_visitors()
         self._hear()
         wishes: list[Joining | Leaving] = [Leaving(index) for index in self._leaving()]

@@ -42,7 +42,7 @@ class Observer:
         """All nodes are ready, training begins."""
 
     def progress(self, snapshot: Snapshot) -> None:
-        """Sent several times a second."""
+        """Sent twice a second."""
 
     def epoch_ended(self, row: EpochRow, best: bool) -> None:
         """An epoch was trained, evaluated and saved; `best`: no epoch before it was as accurate."""

@@ -63,7 +63,7 @@ class Returns:
         return away is not None
 
     def attend(self) -> Outcome:
-        """Do what is due, without waiting; called several times a second."""
+        """Do what is due, without waiting; called twice a second."""
         outcome = Outcome()
         now = time.monotonic()
         slept, self._attended = now - self._attended, now
