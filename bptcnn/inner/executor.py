@@ -186,7 +186,7 @@ def _find_task(state, graph, worker):
 def _run_tasks(state, worker):
     """Run tasks until the step is done."""
     graph = load_acquire(state + 8 * _LINE * _GRAPH)
-    since = 0  # when it began to spin
+    since = 0  # when it ran out of tasks: once it has spun for long enough, it sleeps until it finds one
     while load_acquire(state + 8 * _LINE * _DONE) == 0:
         task = _find_task(state, graph, worker)
         if task >= 0:
@@ -206,7 +206,7 @@ def _run_tasks(state, worker):
             fetch_add(state + 8 * _LINE * _IDLERS, -1)
             if task >= 0:
                 _run_task(state, graph, worker, task)
-            since = 0
+                since = 0
 
 
 @compiled("void(int64, int64)")
