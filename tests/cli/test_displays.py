@@ -81,8 +81,7 @@ def test_what_is_not_known_is_not_shown() -> None:
 
 def feed(display: Display) -> None:
     display.setup("starting 2 nodes")
-    if display.moves:
-        display.tick()
+    display.tick()
     display.started(("node0", "node1"), 5000, 4)
     display.progress(snapshot(status("node0"), status("node1")))
     display.submission_refused("node0", "the loss became nan")
