@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from stepping import SEEDS, assert_close
 
@@ -25,6 +25,8 @@ def passing(height: int, width: int, channels: int, executor: Executor) -> Subne
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), channels=st.integers(1, 20), images=st.integers(1, 3))
+@example(height=32, width=32, channels=2, images=3)  # two fit into what is fetched at a time
+@example(height=71, width=72, channels=4, images=3)  # not even one
 def test_images_arrive_where_they_belong(
     executor: Executor, height: int, width: int, channels: int, images: int
 ) -> None:
