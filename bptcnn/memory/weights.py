@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +39,7 @@ class Submission:
     user: tuple[int, ...]  # the USER_WORDS words that were given to `commit`
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """What every process may know of all writers; one entry per writer."""
 
     base_versions: list[int]  # the updates counted when the writer last refreshed
@@ -228,6 +227,7 @@ class Writer:
         self.index = index
         self._buffer = buffer
         self._delta = buffer.delta(index)
+        self._rows = merging.table_rows(buffer.layout.writers)
 
     @property
     def delta(self) -> npt.NDArray[np.float32]:
@@ -246,9 +246,8 @@ class Writer:
 
     def publish(self, quality: float) -> Table:
         """Publish the writer's quality, its accuracy on its own samples; return what all have published."""
-        rows = merging.table_rows(self._buffer.layout.writers)
-        merging.publish(self._buffer.words, self.index, quality, rows)
-        return Table.of(rows)
+        merging.publish(self._buffer.words, self.index, quality, self._rows)
+        return Table.of(self._rows)
 
     def commit(self, scale: float, samples: int, user: Sequence[int] = (0, 0, 0, 0)) -> int:
         """Make the staged delta a submission and return its sequence number, 1 for a buffer's first.
