@@ -235,8 +235,8 @@ class Loop:
     def _tell(self, receipt: Receipt, iteration: Iteration) -> None:
         """Report a submission, if it is time to, with those before it that were not yet.
 
-        A report costs the coordinator more than a small submission costs the node. At once where others wait for it or
-        samples are wanted soon.
+        A report costs the coordinator more than a small submission costs the node. At once where others wait for it,
+        and where half of what was in hand is trained: with that little left a node is sent more.
         """
         if self._receipt is not None:
             iteration.include(self._untold)
@@ -244,7 +244,7 @@ class Loop:
         in_hand = sum(len(work.indices) for work in self._work) - self._start
         over = not self._work or self._work[0].epoch != iteration.epoch
         due = time.monotonic() >= self._told + self._configuration.report_seconds
-        if due or over or in_hand <= 2 * self._untold.samples or self._waiting_for_release:
+        if due or over or in_hand <= self._untold.samples or self._waiting_for_release:
             self._tell_all()
 
     def _tell_all(self) -> None:

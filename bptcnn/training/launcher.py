@@ -26,7 +26,7 @@ from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
 MOST_JOINED = 16  # places for nodes that join: a slot of 64 KiB each, until one comes
-_REPORT_SECONDS = 0.2  # nodes of this machine submit more often than the coordinator needs to hear of it
+_REPORT_SECONDS = 0.3  # nodes of this machine submit more often than the coordinator needs to hear of it
 
 
 class Launcher:

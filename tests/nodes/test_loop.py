@@ -305,22 +305,21 @@ def test_a_loss_that_explodes_over_many_small_batches(monkeypatch: pytest.Monkey
 
 
 def test_submissions_are_reported_together_while_enough_is_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One lasts a step, so that the third is due; then so little is in hand that each is reported at once."""
-    seconds = 2.5 * (REFRESH + STEP + SUBMIT)
+    """One lasts a step, so that the fifth is due; then so little is in hand that they are reported before."""
+    seconds = 4.5 * (REFRESH + STEP + SUBMIT)
     script = [[work(1, range(40), steps=1), work(2, range(40, 48), steps=1)], [STOP]]
     seen = Surroundings(script, report_seconds=seconds).run(monkeypatch)
     assert [(s.epoch, s.sequence, s.samples, s.samples_committed) for s in seen.submissions] == [
         (1, 1, 4, 4),  # nothing was told before
-        (1, 4, 12, 16),
-        (1, 7, 12, 28),
-        (1, 9, 8, 36),  # 12 are left: not twice as much
+        (1, 6, 20, 24),
+        (1, 9, 12, 36),  # 12 are left: no more than these
         (1, 10, 4, 40),  # the epoch is over
         (2, 11, 4, 44),
         (2, 12, 4, 48),
     ]
     together = seen.submissions[1]
-    assert (together.correct, together.loss_sum, together.compute_seconds) == (6, 12 * LOSS, 3 * STEP)
-    assert together.communication_seconds == 3 * (REFRESH + SUBMIT)
+    assert (together.correct, together.loss_sum, together.compute_seconds) == (10, 20 * LOSS, 5 * STEP)
+    assert together.communication_seconds == 5 * (REFRESH + SUBMIT)
 
 
 def test_what_was_not_reported_is_before_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
