@@ -13,7 +13,9 @@ Efficiency is a run's images/s over the summed speeds. Medians of the rounds.
 Shares are of the nodes' time: waiting (for samples, or under SGWU for the others), merging, imbalance (standing still
 at epochs' ends), slower (what steps took beyond their time alone), other.
 
-Foreign cores are those that other programs kept busy during a run: with any, its figures say little.
+Foreign cores are those that other programs kept busy during a run: with any, its figures say little. A hypervisor may
+keep some of the time from busy cores, more from two than from one, and more in one second than in the next: speeds are
+taken per second that was not stolen, in runs and beside them; `stolen` is a run's share.
 
 The bars, by AGWU with IDPA: 0.95 of the speeds alone on 1.0,0.5,0.25,0.25, 0.97 on 1.0,1.0, and waiting below 1 %.
 """
@@ -23,13 +25,14 @@ import statistics
 import subprocess
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from runs import node_name, train
-from speeds import Others, Probes, listed, mean_speeds, probe_command
+from speeds import Others, Probes, Stolen, listed, mean_speeds, probe_command
 
 import bptcnn as bpt
 from bptcnn.profiling import own_cores
@@ -46,9 +49,9 @@ _TEST_IMAGES = 256
 
 @dataclass(frozen=True)
 class Found:
-    """One run: images/s, efficiency by the speeds alone and together, shares of the nodes' time, and `foreign`.
+    """One run: images/s, efficiency by the speeds alone and together, shares of the nodes' time, `foreign`, `stolen`.
 
-    That is the number of cores that other programs kept busy meanwhile.
+    Those are the cores that other programs kept busy meanwhile, and the share that the hypervisor took.
     """
 
     speed: float
@@ -60,6 +63,7 @@ class Found:
     slower: float
     other: float
     foreign: float
+    stolen: float
 
 
 def write_data(path: Path, images: int) -> None:
@@ -76,9 +80,17 @@ def write_data(path: Path, images: int) -> None:
     )
 
 
-def judge(summary: Any, alone: list[float], together: list[float], foreign: float) -> Found:
+def unhindered_speeds(measure: Callable[[float, int], list[float]], seconds: float, images: int) -> list[float]:
+    """Measure, by the time that was not stolen meanwhile."""
+    stolen = Stolen()
+    speeds = measure(seconds, images)
+    left = 1.0 - stolen.share()
+    return [speed / left for speed in speeds]
+
+
+def judge(summary: Any, alone: list[float], together: list[float], foreign: float, stolen: float) -> Found:
     """Compare a run with what was measured beside it."""
-    parts, speed = summary["breakdown"], summary["images_per_second"]
+    parts, speed = summary["breakdown"], summary["images_per_second"] / (1.0 - stolen)
     total = parts["total"] - parts["evaluation"]
     unhindered = sum(node["images"] / own for node, own in zip(summary["nodes"], alone, strict=True))
     return Found(
@@ -91,6 +103,7 @@ def judge(summary: Any, alone: list[float], together: list[float], foreign: floa
         (parts["compute"] - unhindered) / total,
         parts["other"] / total,
         foreign,
+        stolen,
     )
 
 
@@ -109,22 +122,23 @@ def try_team(
         images = round(sum(rough) * told.seconds * _PATIENCE.get(network, 1.0))
         data = folder / "data.npz"
         write_data(data, images)
-        together, before = probes.together(seconds, images), probes.alone(seconds, images)
+        together = unhindered_speeds(probes.together, seconds, images)
+        before = unhindered_speeds(probes.alone, seconds, images)
         run = ["--network", network, "--threads", "1", "--nodes", ",".join(map(str, nodes))]
         run += ["--epochs", str(told.epochs), "--no-measure"]
         print(f"  {network} on {node_name(nodes)}: together {listed(together)} images/s", flush=True)
         for way in ways:
             update, partition = way.split("/")
-            others = Others()
+            others, stolen = Others(), Stolen()
             summary = train(data, *run, "--update", update, "--partition", partition, *told.options)
-            foreign = others.cores()
-            after = probes.alone(seconds, images)
+            foreign, share = others.cores(), stolen.share()
+            after = unhindered_speeds(probes.alone, seconds, images)
             alone, before = mean_speeds(before, after), after
-            results[way] = found = judge(summary, alone, together, foreign)
+            results[way] = found = judge(summary, alone, together, foreign, share)
             print(
                 f"    {way}: {found.speed:,.0f} images/s, {found.of_alone:.3f} of {listed(alone)} alone, "
                 f"{found.of_together:.3f} of together; waiting {found.waiting:.2%}, merging {found.merging:.2%}; "
-                f"other programs used {foreign:.2f} cores",
+                f"other programs used {foreign:.2f} cores, {share:.1%} was stolen",
                 flush=True,
             )
     return results
@@ -157,13 +171,13 @@ def main() -> None:
         "\n| network | nodes | update/partition | images/s | of alone | of together | waiting | merging | imbalance ",
         end="",
     )
-    print("| slower | other | foreign cores |\n|" + "---|" * 12)
+    print("| slower | other | foreign cores | stolen |\n|" + "---|" * 13)
     for (network, nodes, way), results in found.items():
-        speed, of_alone, of_together, *shares, foreign = (
+        speed, of_alone, of_together, *shares, foreign, stolen = (
             statistics.median(column) for column in zip(*map(astuple, results), strict=True)
         )
         cells = [network, node_name(nodes), way, f"{speed:,.0f}", f"{of_alone:.3f}", f"{of_together:.3f}"]
-        print("|", " | ".join([*cells, *(f"{share:.1%}" for share in shares), f"{foreign:.2f}"]), "|")
+        print("|", " | ".join([*cells, *(f"{share:.1%}" for share in shares), f"{foreign:.2f}", f"{stolen:.1%}"]), "|")
 
 
 if __name__ == "__main__":

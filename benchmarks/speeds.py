@@ -89,10 +89,28 @@ class Others:
 
     @staticmethod
     def _foreign_seconds() -> float:
-        user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+        busy, _ = _ticks()
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         own = sum(usage.ru_utime + usage.ru_stime for usage in used)
-        return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - own
+        return busy / os.sysconf("SC_CLK_TCK") - own
+
+
+class Stolen:
+    """What share of the time in which cores were wanted the hypervisor kept from them since this was made."""
+
+    def __init__(self) -> None:
+        self._before = _ticks()
+
+    def share(self) -> float:
+        """Return the share, in [0, 1)."""
+        busy, stolen = (now - then for now, then in zip(_ticks(), self._before, strict=True))
+        return stolen / max(busy + stolen, 1)
+
+
+def _ticks() -> tuple[int, int]:
+    """Return the clock ticks in which cores were busy, and those that the hypervisor kept from them."""
+    user, nice, system, _, _, irq, soft, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return user + nice + system + irq + soft, steal
 
 
 def mean_speeds(before: Sequence[float], after: Sequence[float]) -> list[float]:
