@@ -24,7 +24,7 @@ NARROWER: dict[str, set[str]] = {
 }
 """Folders that may import from fewer; everybody may import what is SHARED."""
 
-SHARED = ("bptcnn.available", "bptcnn.errors", "bptcnn.files", "bptcnn.precision", "bptcnn.version")
+SHARED = ("bptcnn.available", "bptcnn.errors", "bptcnn.files", "bptcnn.precision", "bptcnn.untrusted", "bptcnn.version")
 """What every folder may import; it may import itself only."""
 
 MOST_LINES = 450
