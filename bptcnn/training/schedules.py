@@ -1,7 +1,7 @@
 """Learning rates, epoch by epoch: a number, an expression of the epoch, or a schedule by its name.
 
 0.05                            the same in every epoch
-0.05 * 0.8 ** epoch             as numexpr evaluates it, with epoch (1, 2, ...) and epochs
+0.05 * 0.8 ** epoch             as numexpr evaluates it, with epoch (1, 2, ...) and epochs: see `expressions`
 step(0.1, every=10, factor=0.5)
 cosine(0.1, floor=0.001)
 warmup(cosine(0.1), 3)          3 epochs in which the rate grows, then any of these
@@ -12,25 +12,29 @@ import math
 from collections.abc import Callable
 from inspect import signature
 
-import numexpr
 import numpy as np
 
 from bptcnn.errors import UserError
+from bptcnn.training.expressions import computed, parsed
+from bptcnn.untrusted import printable
 
 Rates = tuple[float, ...]
+
+_SHOWN = 200  # characters of a wrong expression
 
 
 def learning_rates(expression: str, epochs: int) -> Rates:
     """Return the rate of every epoch; raise UserError where it is none, or not above 0."""
     rates = _rates(expression, epochs)
     if not all(math.isfinite(rate) and rate > 0.0 for rate in rates):
-        raise UserError(f"learning rate {expression!r} must be above 0 in every epoch, not {min(rates)}")
+        raise UserError(f"learning rate {_shown(expression)} must be above 0 in every epoch, not {min(rates)}")
     return rates
 
 
 def step(epochs: int, rate: float, every: int, factor: float = 0.1) -> Rates:
     """`rate`, times `factor` after each `every` epochs."""
     _check_epochs("every", every)
+    factor = float(factor)  # powers of whole numbers get a digit longer with each epoch
     return tuple(rate * factor ** (epoch // every) for epoch in range(epochs))
 
 
@@ -52,26 +56,21 @@ _SCHEDULES: dict[str, Callable[..., Rates]] = {"cosine": cosine, "step": step, "
 
 
 def _rates(expression: str, epochs: int) -> Rates:
-    call = _named_call(expression)
+    schedule = False
     try:
-        return _evaluate(expression, epochs) if call is None else _call(call, epochs)
+        tree = parsed(expression)
+        schedule = isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in _SCHEDULES
+        return _call(tree, epochs) if schedule else _evaluate(tree, epochs)  # type: ignore[arg-type]
     except UserError:
         raise
     except Exception as error:  # numexpr raises whatever Python does for a bad expression
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        what = f"no expression of epoch and epochs, nor one of {', '.join(_SCHEDULES)}" if call is None else "wrong"
-        raise UserError(f"learning rate {expression!r} is {what}: {reason}") from None
+        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, _SHOWN)
+        what = "wrong" if schedule else f"no expression of epoch and epochs, nor one of {', '.join(_SCHEDULES)}"
+        raise UserError(f"learning rate {_shown(expression)} is {what}: {reason}") from None
 
 
-def _named_call(expression: str) -> ast.Call | None:
-    """Return the call of a schedule that the whole expression is, or None."""
-    try:
-        node = ast.parse(expression.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # numexpr says what is wrong with it
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _SCHEDULES:
-        return node
-    return None
+def _shown(expression: str) -> str:
+    return repr(expression[:_SHOWN] + ("..." if len(expression) > _SHOWN else ""))
 
 
 def _call(call: ast.Call, epochs: int) -> Rates:
@@ -98,7 +97,7 @@ def _argument(name: str, node: ast.expr) -> float | str:
             return ast.unparse(node)
         raise ValueError(f"{ast.unparse(node)!r} is no number") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{ast.unparse(node)!r} is no number")
     return value
 
 
@@ -107,9 +106,6 @@ def _check_epochs(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a whole number from 1, not {value!r}")
 
 
-def _evaluate(expression: str, epochs: int) -> Rates:
-    names = {"epoch": np.arange(1.0, epochs + 1), "epochs": np.float64(epochs)}
-    rates = numexpr.evaluate(expression, local_dict=names, global_dict={})
-    if not np.isrealobj(rates):
-        raise ValueError("it must be a real number")
-    return tuple(float(rate) for rate in np.broadcast_to(np.asarray(rates, np.float64), (epochs,)))
+def _evaluate(tree: ast.expr, epochs: int) -> Rates:
+    rates = computed(tree, {"epoch": np.arange(1.0, epochs + 1), "epochs": np.float64(epochs)})
+    return tuple(np.broadcast_to(rates.astype(np.float64), (epochs,)).tolist())
