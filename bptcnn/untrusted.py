@@ -90,7 +90,7 @@ def parse_json(content: bytes | str, most_bytes: int = MOST_TEXT_BYTES) -> objec
 
 
 def parse_toml(content: bytes | str, most_bytes: int = MOST_TEXT_BYTES) -> dict[str, Any]:
-    """Return what a TOML text holds, at most MOST_DEPTH levels; raise Malformed."""
+    """Return what a TOML text holds: no huge numbers, at most MOST_DEPTH levels; raise Malformed."""
     text = _decoded(content, most_bytes)
     if _LONG_KEY.search(text):
         raise Malformed(f"a key has more than {MOST_DEPTH} parts")
@@ -100,7 +100,7 @@ def parse_toml(content: bytes | str, most_bytes: int = MOST_TEXT_BYTES) -> dict[
         raise Malformed(f"it is nested more than {MOST_DEPTH} deep") from None
     except ValueError as error:  # TOMLDecodeError, and numbers and dates that Python refuses
         raise Malformed(printable(str(error))) from None
-    _require_shallow(found)
+    _require_plain(found)
     return found
 
 
@@ -120,7 +120,7 @@ def read_text(path: str | os.PathLike[str], what: str, most_bytes: int = MOST_TE
         raise UserError(f"no {what} at {Path(path)}") from None
     except OSError as error:
         raise UserError(f"cannot read the {what} {Path(path)}: {error.strerror or error}") from None
-    except Malformed as error:
+    except ValueError as error:  # Malformed, and what no file can be called
         raise UserError(f"cannot read the {what} {Path(path)}: {error}") from None
 
 
@@ -173,7 +173,7 @@ def _table(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _require_shallow(value: object) -> None:
+def _require_plain(value: object) -> None:
     level = [value]
     for _ in range(MOST_DEPTH + 1):
         level = [
@@ -184,6 +184,8 @@ def _require_shallow(value: object) -> None:
         ]
         if not level:
             return
+        if any(isinstance(inner, int) and abs(inner) >= 10**_MOST_DIGITS for inner in level):
+            raise Malformed(f"a number has more than {_MOST_DIGITS} digits")
     raise Malformed(f"it is nested more than {MOST_DEPTH} deep")
 
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers import AppliedLayer, BatchNorm, Block, Join, Layer, Shape, Sum
+from bptcnn.networks.layers import MOST_ELEMENTS, AppliedLayer, BatchNorm, Block, Join, Layer, Shape, Sum
+
+MOST_BLOCKS = 8
+"""In one another: a description of them stays within what its readers take (`untrusted.MOST_DEPTH`)."""
+_MOST_LAYERS = 4096  # ten times what the deepest networks have
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Applications:
     """The applications of `layers` on inputs of `shape`, the shapes of all values, and the parameters' total size.
 
     In forward order; a block's paths one after the other, then what ends it. Raises UserError, naming the place, where
-    shapes do not fit.
+    shapes do not fit, or are larger than anything can train.
     """
 
     def __init__(self, layers: Sequence[Layer], shape: Shape) -> None:
@@ -48,14 +52,19 @@ class Applications:
         self.shapes: list[Shape] = [shape]
         self.size = 0
         self._counts: dict[str, int] = {}
-        self._follow(layers, 0, "")
+        self._require_sizes(math.prod(shape), "the input")
+        self._follow(layers, 0, "", 0)
 
-    def _follow(self, layers: Sequence[Layer], value: int, place: str) -> int:
-        """Apply `layers` one after the other to `value`; return the value that comes out."""
+    def _follow(self, layers: Sequence[Layer], value: int, place: str, blocks: int) -> int:
+        """Apply `layers`, within so many blocks, one after the other to `value`; return the value that comes out."""
+        if blocks > MOST_BLOCKS:
+            raise UserError(f"{place.split(',')[0]}: more than {MOST_BLOCKS} blocks are in one another")
         for index, layer in enumerate(layers):
             here = f"{place}layer {index}"
             if isinstance(layer, Block):
-                ends = [self._follow(path, value, f"{here}, {name}, ") for name, path in layer.paths.items()]
+                ends = [
+                    self._follow(path, value, f"{here}, {name}, ", blocks + 1) for name, path in layer.paths.items()
+                ]
                 value = self._apply(layer.end, tuple(ends), here)
             else:
                 value = self._apply(layer, (value,), here)
@@ -71,7 +80,15 @@ class Applications:
         name = f"{layer.kind}{self._counts[layer.kind]}"
         self.found.append(Application(layer, inputs, tuple(self._parameters(layer, shapes[0], name)), name))
         self.shapes.append(out)
+        self._require_sizes(math.prod(out), place)
         return len(self.found)
+
+    def _require_sizes(self, elements: int, place: str) -> None:
+        for count, what in ((elements, "elements an image"), (self.size, "parameters")):
+            if count > MOST_ELEMENTS:
+                raise UserError(f"{place}: {count:.3g} {what}, more than {MOST_ELEMENTS:,}")
+        if len(self.found) > _MOST_LAYERS:
+            raise UserError(f"{place}: the network has more than {_MOST_LAYERS:,} layers")
 
     def _parameters(self, layer: AppliedLayer, shape: Shape, name: str) -> list[Parameter]:
         if isinstance(layer, Sum | Join):

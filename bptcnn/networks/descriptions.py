@@ -4,7 +4,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers import LAYERS, Layer
+from bptcnn.networks.layers import LAYERS, Layer, shown
 
 NOTHING = "none"
 """How a description spells the activation None where it is not the default: TOML has no None."""
@@ -25,7 +25,7 @@ def described(layer: Layer) -> dict[str, Any]:
 def layers_described(entries: Any, place: str = "") -> list[Layer]:
     """Return the layers that a list describes; raise UserError, naming the place, for anything else."""
     if not isinstance(entries, list):
-        raise UserError(f"{place}layers must be a list, not {entries!r}")
+        raise UserError(f"{place}layers must be a list, not {shown(entries)}")
     return [_layer(entry, f"{place}layer {index}") for index, entry in enumerate(entries)]
 
 
@@ -37,14 +37,14 @@ def _plain(value: Any) -> Any:
 
 def _layer(entry: Any, place: str) -> Layer:
     if not isinstance(entry, dict) or not isinstance(entry.get("layer"), str) or entry["layer"] not in LAYERS:
-        raise UserError(f"{place} must name one of {', '.join(LAYERS)} as `layer`, not {entry!r}")
+        raise UserError(f"{place} must name one of {', '.join(LAYERS)} as `layer`, not {shown(entry)}")
     kind = LAYERS[entry["layer"]]
     given = {key: value for key, value in entry.items() if key != "layer"}
     known = {field.name: field for field in fields(kind)}
-    unknown = set(given) - set(known)
+    unknown = {str(name) for name in given} - set(known)
     if unknown:
         names = ", ".join(known) or "no keys"
-        raise UserError(f"{place}: {entry['layer']} knows {names}, not {', '.join(sorted(unknown))}")
+        raise UserError(f"{place}: {entry['layer']} knows {names}, not {shown(min(unknown))}")
     missing = [name for name, field in known.items() if field.default is MISSING and name not in given]
     if missing:
         raise UserError(f"{place}: {entry['layer']} lacks {', '.join(missing)}")

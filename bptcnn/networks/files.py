@@ -1,12 +1,12 @@
 """Networks by name or from the user's file: `NAME`, `FILE.toml`, or `FILE.py` with `network(input_shape, classes)`."""
 
 import runpy
-import tomllib
 from pathlib import Path
 
 from bptcnn.errors import UserError
 from bptcnn.networks.network import Network
 from bptcnn.networks.zoo import ZOO
+from bptcnn.untrusted import Malformed, parse_toml, printable, read_text
 
 
 def load_network(source: str, input_shape: tuple[int, int, int], classes: int) -> Network:
@@ -20,7 +20,9 @@ def load_network(source: str, input_shape: tuple[int, int, int], classes: int) -
         return ZOO[source](input_shape, classes)
     path = Path(source)
     if path.suffix not in (".py", ".toml"):
-        raise UserError(f"unknown network {source!r}: give one of {', '.join(ZOO)}, or a .toml or .py file")
+        raise UserError(
+            f"unknown network {printable(source, 200)!r}: give one of {', '.join(ZOO)}, or a .toml or .py file"
+        )
     if not path.is_file():
         raise UserError(f"no network file at {source}")
     network = _from_toml(path, input_shape) if path.suffix == ".toml" else _from_python(path, input_shape, classes)
@@ -33,8 +35,8 @@ def load_network(source: str, input_shape: tuple[int, int, int], classes: int) -
 
 def _from_toml(path: Path, input_shape: tuple[int, int, int]) -> Network:
     try:
-        description = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        description = parse_toml(read_text(path, "network file"))
+    except Malformed as error:
         raise UserError(f"cannot read the network file {path}: {error}") from None
     try:
         return Network.from_dict({"name": path.stem, "input_shape": list(input_shape), **description})

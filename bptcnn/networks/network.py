@@ -9,7 +9,10 @@ import numpy.typing as npt
 from bptcnn.errors import UserError
 from bptcnn.networks.applications import Applications
 from bptcnn.networks.descriptions import described, layers_described
-from bptcnn.networks.layers import Layer, layers_of
+from bptcnn.networks.layers import Layer, layers_of, shown
+from bptcnn.untrusted import printable
+
+_SHOWN = 200  # characters of names
 
 
 class Network:
@@ -62,13 +65,16 @@ class Network:
     def from_dict(cls, description: dict[str, Any]) -> "Network":
         """Build the network that `to_dict` described; raise UserError for anything else."""
         if not isinstance(description, dict):
-            raise UserError(f"a network wants name, input_shape and layers, not {description!r}")
-        unknown = set(description) - {"name", "input_shape", "layers"}
+            raise UserError(f"a network wants name, input_shape and layers, not {shown(description)}")
+        unknown = {str(key) for key in description} - {"name", "input_shape", "layers"}
         if unknown or not isinstance(description.get("layers"), list):
-            wrong = f"unknown {', '.join(sorted(unknown))}" if unknown else "no list of layers"
+            wrong = f"unknown {shown(min(unknown))}" if unknown else "no list of layers"
             raise UserError(f"a network wants name, input_shape and layers: {wrong}")
         layers = layers_described(description["layers"])
-        return cls(description.get("input_shape", ()), layers, str(description.get("name", "custom")))
+        name = description.get("name", "custom")
+        if not isinstance(name, str) or len(name) > _SHOWN:
+            raise UserError(f"a network's name is text of at most {_SHOWN} characters, not {shown(name)}")
+        return cls(description.get("input_shape", ()), layers, printable(name))
 
     def __repr__(self) -> str:
         return f"Network({self.name!r}, input_shape={self.input_shape}, {len(self.layers)} layers, {self.size} weights)"
@@ -78,5 +84,5 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """Return `shape` as (height, width, channels); raise UserError unless it is that."""
     sizes = tuple(shape) if isinstance(shape, Sequence) else ()
     if len(sizes) != 3 or not all(isinstance(size, int | np.integer) and size >= 1 for size in sizes):
-        raise UserError(f"input_shape must be (height, width, channels), each at least 1, not {shape!r}")
+        raise UserError(f"input_shape must be (height, width, channels), each at least 1, not {shown(shape)}")
     return int(sizes[0]), int(sizes[1]), int(sizes[2])

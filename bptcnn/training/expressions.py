@@ -111,7 +111,7 @@ def _number(node: ast.expr) -> _Number | None:
     """Return what a part of numbers alone comes to, as Python computes it; None for any other part."""
     match node:
         case ast.Constant(value=int() | float()) if not isinstance(node.value, bool):
-            return _bounded(node.value)  # type: ignore[arg-type]
+            return _bounded(node.value)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd()):
             value = _number(node.operand)
             return value if value is None or isinstance(node.op, ast.UAdd) else -value

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, fields
@@ -22,8 +23,12 @@ from bptcnn.training.summary import Summary
 
 
 def default_run_dir(network: str) -> Path:
-    """Return `runs/<time>-<network>`, with a number behind it where that exists."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{network}"
+    """Return `runs/<time>-<network>`, with a number behind it where that exists.
+
+    A network's name may come from somebody else: what is no letter, digit, - or . of it is no part of a path.
+    """
+    name = re.sub(r"[^\w.-]", "_", network[:100])
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     path, number = Path("runs") / stem, 1
     while path.exists():
         number += 1

@@ -161,3 +161,63 @@ def test_a_network_that_does_not_fit_the_data(tmp_path: Path) -> None:
 
 def test_a_network_of_the_zoo_that_the_images_are_too_small_for() -> None:
     assert "layer" in refused("lenet5", (6, 6, 1))
+
+
+def nested(blocks: int) -> str:
+    inner = '{layer = "Activation", function = "relu"}'
+    for _ in range(blocks):
+        inner = f'{{layer = "Residual", layers = [{inner}]}}'
+    return f'layers = [{inner}, {{layer = "Flatten"}}, {{layer = "Dense", units = 5}}]\n'
+
+
+def convolution(**changes: object) -> str:
+    values = {"layer": "Conv2D", "filters": 4, "kernel_size": 3, **changes}
+    return tomli_w.dumps({"layers": [values, {"layer": "Flatten"}, {"layer": "Dense", "units": 5}]})
+
+
+ABSURD = {
+    "2**62 filters": convolution(filters=2**62),
+    "negative filters": convolution(filters=-3),
+    "no filters": convolution(filters=0),
+    "a kernel of 2**40": convolution(kernel_size=2**40),
+    "a stride of 2**62": convolution(strides=2**62),
+    "a dilation of 2**62": convolution(dilation=[1, 2**62]),
+    "padding of 2**62": convolution(padding=[[2**62, 0], [0, 0]]),
+    "padding to 10**12 elements": convolution(padding=[[10**6, 0], [10**6, 0]]),
+    "2**62 groups": convolution(groups=2**62),
+    "more parameters than memory": convolution(filters=2**23, kernel_size=12),
+    "2**62 units": 'layers = [{layer = "Flatten"}, {layer = "Dense", units = 4611686018427387904}]',
+    "huge images": f"input_shape = [{10**6}, {10**6}, 3]\n" + nested(0),
+    "a number of 400 digits": f'layers = [{{layer = "BatchNorm", epsilon = {"9" * 400}}}]',
+    "nested deep": nested(9),
+    "nested deeper than Python": nested(2000),
+    "many layers": "layers = [" + '{layer = "Activation", function = "relu"},' * 20_000 + "]",
+    "a name of 2000 characters": f'name = "{"x" * 2000}"\n' + nested(0),
+    "a long key": "a." * 50_000 + "b = 1",
+    "a table for layers": "[layers]\nx = 1\n",
+    "lists for a key": f"layers = [{{layer = {'[' * 500}{']' * 500}}}]",
+    "2 MB": "# " + "x" * (1 << 21),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_absurd_sizes_and_depths_are_refused_in_one_short_line(tmp_path: Path, kind: str) -> None:
+    message = refused(written(tmp_path / "absurd.toml", ABSURD[kind]))
+    assert message.isprintable()
+    assert len(message) < 600
+
+
+def test_blocks_nested_as_deep_as_they_may_be_survive_a_file(tmp_path: Path) -> None:
+    network = load_network(str(written(tmp_path / "deep.toml", nested(8))), SHAPE, 5)
+    again = load_network(str(written(tmp_path / "again.toml", tomli_w.dumps(network.to_dict()))), SHAPE, 5)
+    assert again.to_dict() == network.to_dict()
+
+
+def test_a_name_that_would_move_a_terminals_cursor_is_made_printable(tmp_path: Path) -> None:
+    network = load_network(str(written(tmp_path / "a.toml", 'name = "x\\u001b[2Jy"\n' + nested(0))), SHAPE, 5)
+    assert network.name == "x [2Jy"
+
+
+def test_no_text_to_read(tmp_path: Path) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    refused(tmp_path / "bytes.toml")

@@ -11,7 +11,7 @@ from training.runs import COLUMNS, check_counts, data, lenet, metrics, run, summ
 import bptcnn as bpt
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
-from bptcnn.training import EpochRow, Result, RunFolder, settings_from
+from bptcnn.training import EpochRow, Result, RunFolder, default_run_dir, settings_from
 from bptcnn.training.checkpoint import read_checkpoint
 
 EPOCHS = 3
@@ -150,3 +150,11 @@ def test_metrics_are_the_epochs_rows(tmp_path: Path) -> None:
         folder.write_metrics(rows[:count])
         assert len(metrics(folder.path)) == count
     assert folder.metrics.read_text().splitlines()[1:3] == ["1,1.5,0.25,0.5,0.125,1000", "2,1.5,0.25,0.5,0.125,500"]
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "a/b", "x\n\x1b[2J", "n" * 5000, ""])
+def test_a_networks_name_does_not_lead_out_of_runs(name: str) -> None:
+    path = default_run_dir(name)
+    assert path.parent == Path("runs")
+    assert str(path).isprintable()
+    assert len(path.name) < 200

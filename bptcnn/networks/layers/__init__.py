@@ -3,7 +3,16 @@
 Imports errors only. Blocks hold further layers; what they come to in forward order is in `Network.applications`.
 """
 
-from bptcnn.networks.layers.arguments import ACTIVATIONS, LEAKY_SLOPE, ActivationName, Pair, Shape, pair
+from bptcnn.networks.layers.arguments import (
+    ACTIVATIONS,
+    LEAKY_SLOPE,
+    MOST_ELEMENTS,
+    ActivationName,
+    Pair,
+    Shape,
+    pair,
+    shown,
+)
 from bptcnn.networks.layers.blocks import (
     LAYERS,
     AppliedLayer,
@@ -27,6 +36,7 @@ __all__ = [
     "ACTIVATIONS",
     "LAYERS",
     "LEAKY_SLOPE",
+    "MOST_ELEMENTS",
     "Activation",
     "ActivationName",
     "AppliedLayer",
@@ -52,4 +62,5 @@ __all__ = [
     "Sum",
     "layers_of",
     "pair",
+    "shown",
 ]

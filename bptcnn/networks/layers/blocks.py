@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers.arguments import ActivationName, Shape, check_activation
+from bptcnn.networks.layers.arguments import ActivationName, Shape, check_activation, shown
 from bptcnn.networks.layers.convolution import Conv2D, DepthwiseConv2D
 from bptcnn.networks.layers.dense import Dense, Flatten
 from bptcnn.networks.layers.elementwise import Activation, Dropout
@@ -85,7 +85,7 @@ class Concatenate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.branches, list | tuple) or len(self.branches) < 2:
-            raise UserError(f"Concatenate: branches must be a list of at least two lists, not {self.branches!r}")
+            raise UserError(f"Concatenate: branches must be a list of at least two lists, not {shown(self.branches)}")
         branches = (layers_of(branch, f"Concatenate: branch {i}") for i, branch in enumerate(self.branches))
         object.__setattr__(self, "branches", tuple(branches))
 
@@ -141,8 +141,8 @@ LAYERS: dict[str, type[Layer]] = {
 def layers_of(given: object, what: str) -> tuple[Layer, ...]:
     """Return the layers as a tuple; raise UserError, which calls them `what`, unless it is a list of layers."""
     if not isinstance(given, list | tuple):
-        raise UserError(f"{what} must be a list of layers, not {given!r}")
+        raise UserError(f"{what} must be a list of layers, not {shown(given)}")
     for index, layer in enumerate(given):
         if not isinstance(layer, Layer):
-            raise UserError(f"{what}: layer {index} must be one of {', '.join(LAYERS)}, not {layer!r}")
+            raise UserError(f"{what}: layer {index} must be one of {', '.join(LAYERS)}, not {shown(layer)}")
     return tuple(given)

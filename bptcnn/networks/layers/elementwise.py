@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers.arguments import ActivationName, Shape, check_function, is_number
+from bptcnn.networks.layers.arguments import ActivationName, Shape, check_function, is_number, shown
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Dropout:
 
     def __post_init__(self) -> None:
         if not is_number(self.rate) or not 0 <= self.rate < 1:
-            raise UserError(f"Dropout: rate must be a number of at least 0 and below 1, not {self.rate!r}")
+            raise UserError(f"Dropout: rate must be a number of at least 0 and below 1, not {shown(self.rate)}")
 
     def output_shape(self, shape: Shape) -> Shape:
         """Return `shape`."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers.arguments import ActivationName, Shape, check_activation, is_number
+from bptcnn.networks.layers.arguments import ActivationName, Shape, check_activation, is_number, shown
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class BatchNorm:
 
     def __post_init__(self) -> None:
         if not is_number(self.momentum) or not 0 < self.momentum < 1:
-            raise UserError(f"BatchNorm: momentum must be a number between 0 and 1, not {self.momentum!r}")
+            raise UserError(f"BatchNorm: momentum must be a number between 0 and 1, not {shown(self.momentum)}")
         if not is_number(self.epsilon) or self.epsilon <= 0:
-            raise UserError(f"BatchNorm: epsilon must be a number above 0, not {self.epsilon!r}")
+            raise UserError(f"BatchNorm: epsilon must be a number above 0, not {shown(self.epsilon)}")
         check_activation(self.activation, "BatchNorm")
 
     def output_shape(self, shape: Shape) -> Shape:

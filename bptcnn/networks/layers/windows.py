@@ -3,7 +3,7 @@
 from typing import Literal
 
 from bptcnn.errors import UserError
-from bptcnn.networks.layers.arguments import Pair, Shape, image, is_size
+from bptcnn.networks.layers.arguments import MOST_ELEMENTS, Pair, Shape, image, is_size, shown
 
 Pads = tuple[Pair, Pair]
 """((top, bottom), (left, right))"""
@@ -18,7 +18,7 @@ def checked_padding(padding: object, layer: str) -> Padding:
             return "same"
         if padding == "valid":
             return "valid"
-        raise UserError(f"{layer}: padding must be 'same', 'valid' or explicit, not {padding!r}")
+        raise UserError(f"{layer}: padding must be 'same', 'valid' or explicit, not {shown(padding)}")
     sides = padding if isinstance(padding, list | tuple) else ()
     found = [tuple(side) for side in sides if isinstance(side, list | tuple)]
     if (
@@ -26,7 +26,9 @@ def checked_padding(padding: object, layer: str) -> Padding:
         or [len(side) for side in found] != [2, 2]
         or not all(is_size(v) for side in found for v in side)
     ):
-        raise UserError(f"{layer}: padding must be 'same', 'valid' or ((top, bottom), (left, right)), not {padding!r}")
+        raise UserError(
+            f"{layer}: padding must be 'same', 'valid' or ((top, bottom), (left, right)), not {shown(padding)}"
+        )
     return (found[0][0], found[0][1]), (found[1][0], found[1][1])
 
 
@@ -48,6 +50,8 @@ def places(shape: Shape, extent: Pair, stride: Pair, padding: Padding, what: tup
     layer, window = what
     around = pads(shape, extent, stride, padding, layer)
     padded = shape[0] + sum(around[0]), shape[1] + sum(around[1])
+    if padded[0] * padded[1] * shape[2] > MOST_ELEMENTS:
+        raise UserError(f"{layer}: an input of {shape} is padded to more than {MOST_ELEMENTS:,} elements")
     if padded[0] < extent[0] or padded[1] < extent[1]:
         raise UserError(f"{layer}: {window} does not fit into an input of {shape}")
     return (padded[0] - extent[0]) // stride[0] + 1, (padded[1] - extent[1]) // stride[1] + 1
