@@ -65,6 +65,9 @@ class Length:
     most: int
 
 
+Count = Annotated[int, Between(0, 2**53)]  # sums of a few are int64, and exact as floats
+
+
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)  # a string that never ends is one, too

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 
 from bptcnn.outer.messages import Submitted, Tried
+from bptcnn.untrusted import Count
 
 MEASURED_BATCHES = 3  # fewer say too little about a node's speed
 RECENT = 4  # submissions that tell their usual size
@@ -23,15 +24,15 @@ class NodeTotals:
     until all others did too. recording_seconds: it was there while checkpoints were written and accuracy was taken.
     """
 
-    images: int = 0
-    submissions: int = 0
-    refused: int = 0
+    images: Count = 0
+    submissions: Count = 0
+    refused: Count = 0
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0
     communication_seconds: float = 0.0
     transfer_seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    bytes_sent: Count = 0
+    bytes_received: Count = 0
     live_seconds: float = 0.0
     paused_seconds: float = 0.0
     recording_seconds: float = 0.0

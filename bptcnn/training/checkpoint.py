@@ -1,31 +1,34 @@
 """Checkpoints: safetensors files with the network's description, its weights by parameter, and the coordinator's state.
 
-Tensor names are the network's parameter names; the coordinator's arrays are named `coordinator.*`.
+Tensor names are the network's parameter names; the coordinator's arrays are named `coordinator.*`, those of the nodes'
+optimizers `optimizer.*`. Files of version 1 have no checksum.
 """
 
 import json
-from dataclasses import astuple, dataclass
+import math
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from bptcnn.errors import UserError
-from bptcnn.files import write_atomically
 from bptcnn.networks import Network
 from bptcnn.outer import CoordinatorState
 from bptcnn.training.progress import EpochRow
+from bptcnn.training.tensor_files import Tensors, read_tensors, write_tensors
+from bptcnn.untrusted import Malformed, build, parse_json, printable
 
-_FORMAT = "bptcnn-1"
-_COORDINATOR = "coordinator."
+_FORMAT, _UNCHECKED_FORMAT = "bptcnn-2", "bptcnn-1"
+_COORDINATOR, _OPTIMIZER = "coordinator.", "optimizer."
+_MOST_TEXT = 100_000_000  # bytes of a text in a file: the rows of a million epochs
+_MOST_EPOCH = 1_000_000
+_SHOWN = 300  # characters of what is wrong
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network after `epoch` epochs: flat weights float32 (network.size,).
+    """A network after `epoch` epochs: flat weights float32 (network.size,), all of them finite.
 
     `state` and `rows` only where a run can go on: `rows` are the epochs' metrics, the last one's test accuracy NaN,
     because a checkpoint is saved before it is evaluated.
@@ -40,10 +43,10 @@ class Checkpoint:
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the file whole or not at all; raise UserError where it cannot be written."""
-    tensors: dict[str, npt.NDArray[Any]] = {}
+    tensors: Tensors = {}
     for parameter in checkpoint.network.parameters:
         values = checkpoint.weights[parameter.offset : parameter.offset + parameter.size]
-        tensors[parameter.name] = np.ascontiguousarray(values.reshape(parameter.shape))
+        tensors[parameter.name] = values.reshape(parameter.shape)
     metadata = {
         "format": _FORMAT,
         "network": json.dumps(checkpoint.network.to_dict()),
@@ -51,10 +54,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     }
     if checkpoint.state is not None:
         metadata["coordinator"] = json.dumps(checkpoint.state.scalars())
-        metadata["rows"] = json.dumps([astuple(row) for row in checkpoint.rows])
+        metadata["rows"] = _encoded_rows(checkpoint.rows)
         for name, array in checkpoint.state.arrays().items():
-            tensors[_COORDINATOR + name] = np.ascontiguousarray(array)
-    write_atomically(path, save(tensors, metadata))
+            tensors[_COORDINATOR + name] = array
+    write_tensors(path, tensors, metadata)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -62,25 +65,70 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}: the run has not finished its first epoch; start it anew")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
-                raise UserError(f"it is no checkpoint of this version: its format is {metadata.get('format')!r}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        network = Network.from_dict(json.loads(metadata["network"]))
-        weights = np.empty(network.size, np.float32)
-        for parameter in network.parameters:
-            values = tensors[parameter.name]
-            if values.shape != parameter.shape or values.dtype != np.float32:
-                raise UserError(f"{parameter.name} is {values.dtype} {values.shape}, not {parameter.shape}")
-            weights[parameter.offset : parameter.offset + parameter.size] = values.ravel()
+        tensors, metadata, checked = read_tensors(path)
+        format_ = metadata.get("format")
+        if format_ != (_FORMAT if checked else _UNCHECKED_FORMAT):
+            raise UserError(f"it is no checkpoint of this version: its format is {format_!r:.50}")
+        network = Network.from_dict(parse_json(metadata["network"], _MOST_TEXT))  # type: ignore[arg-type]
+        weights = _weights(network, tensors)
+        epoch = _epoch(metadata["epoch"])
         state: CoordinatorState | None = None
         rows: tuple[EpochRow, ...] = ()
         if "coordinator" in metadata:
             arrays = {n.removeprefix(_COORDINATOR): v for n, v in tensors.items() if n.startswith(_COORDINATOR)}
-            state = CoordinatorState.build(json.loads(metadata["coordinator"]), arrays)
-            rows = tuple(EpochRow(*values) for values in json.loads(metadata["rows"]))
-        return Checkpoint(network, weights, int(metadata["epoch"]), state, rows)
-    except (UserError, SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"cannot read the checkpoint {path}: {reason}") from None
+            state = CoordinatorState.build(parse_json(metadata["coordinator"], _MOST_TEXT), arrays)
+            rows = _decoded_rows(metadata["rows"])
+            if state.epoch != epoch or (rows and rows[-1].epoch != epoch):
+                raise UserError(f"it is of epoch {epoch}, its state of {state.epoch}, its rows end elsewhere")
+        return Checkpoint(network, weights, epoch, state, rows)
+    except KeyError as error:
+        raise UserError(f"cannot read the checkpoint {path}: it has no {printable(str(error), _SHOWN)}") from None
+    except (UserError, Malformed) as error:
+        raise UserError(f"cannot read the checkpoint {path}: {printable(str(error), _SHOWN)}") from None
+
+
+def _weights(network: Network, tensors: Tensors) -> npt.NDArray[np.float32]:
+    """Return the flat weight vector; nothing is allocated before all of it is known to be there."""
+    for parameter in network.parameters:
+        values = tensors[parameter.name]
+        if values.shape != parameter.shape or values.dtype != np.float32:
+            raise UserError(f"{parameter.name} is {values.dtype} {values.shape}, not {parameter.shape}")
+        if not np.isfinite(values).all():
+            raise UserError(f"{parameter.name} has values that are no numbers")
+    known = {parameter.name for parameter in network.parameters}
+    strange = [name for name in tensors if name not in known and not name.startswith((_COORDINATOR, _OPTIMIZER))]
+    if strange:
+        raise UserError(f"{strange[0]!r} is nothing of this network's")
+    weights = np.empty(network.size, np.float32)
+    for parameter in network.parameters:
+        weights[parameter.offset : parameter.offset + parameter.size] = tensors[parameter.name].ravel()
+    return weights
+
+
+def _epoch(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= _MOST_EPOCH):
+        raise UserError(f"its epoch is {text!r:.50}")
+    return int(text)
+
+
+def _encoded_rows(rows: tuple[EpochRow, ...]) -> str:
+    """Return rows as JSON, which has no NaN: null."""
+    plain = [[None if isinstance(v, float) and math.isnan(v) else v for v in astuple(row)] for row in rows]
+    return json.dumps(plain)
+
+
+def _decoded_rows(text: str) -> tuple[EpochRow, ...]:
+    """The inverse, of version 1 as well, which wrote NaN."""
+    names = [field.name for field in fields(EpochRow)]
+    rows: list[EpochRow] = []
+    found = parse_json(text.replace("NaN", "null"), _MOST_TEXT)
+    for values in found if isinstance(found, list) else [found]:
+        if not isinstance(values, list) or len(values) != len(names):
+            raise Malformed(f"a row has not the {len(names)} values of an epoch")
+        given = {name: math.nan if value is None else value for name, value in zip(names, values, strict=True)}
+        unknown = [name for name, value in given.items() if value != value]
+        row = build(EpochRow, {**given, **dict.fromkeys(unknown, 0.0)}, "a row")
+        rows.append(EpochRow(**{**vars(row), **dict.fromkeys(unknown, math.nan)}))
+        if len(rows) > 1 and rows[-2].epoch >= rows[-1].epoch:
+            raise Malformed("its rows are in no order")
+    return tuple(rows)

@@ -1,8 +1,10 @@
 """What a run tells whoever watches it: plain values, sent from the thread that called `train`."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from bptcnn.outer import NodeStatus
+from bptcnn.untrusted import Between
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class EpochRow:
     `test_accuracy` is that on the images that choose the best epoch: held out ones, where the run has a validation set.
     """
 
-    epoch: int
+    epoch: Annotated[int, Between(1, 1_000_000)]
     seconds: float
     train_loss: float
     train_accuracy: float
