@@ -5,6 +5,7 @@ Imports everything below. Never knows terminals. What compiles is imported when 
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,13 +88,15 @@ def train(
     if nodes is not None:
         changes["nodes"] = parse_nodes(nodes)
     folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
-    if resume:
-        base = resumed_settings(folder, {**(settings.to_dict() if settings else {}), **changes})
-    else:
-        base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
-    observer = observer or Observer()
-    start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
-    prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own
-    from bptcnn.training.run import train_run
+    # whatever a resumed run is told by its folder is read while nobody else can change it
+    with RunFolder.open(folder).held() if resume else nullcontext():
+        if resume:
+            base = resumed_settings(folder, {**(settings.to_dict() if settings else {}), **changes})
+        else:
+            base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
+        observer = observer or Observer()
+        start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
+        prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own
+        from bptcnn.training.run import train_run
 
-    return train_run(network, dataset, base, start, folder, resume, observer, began)
+        return train_run(network, dataset, base, start, folder, resume, observer, began)

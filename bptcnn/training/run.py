@@ -53,7 +53,10 @@ def train_run(
     observer: Observer,
     began: float,
 ) -> Result:
-    """Train from `start` on; see `bptcnn.train`. `began`: when set-up started (monotonic)."""
+    """Train from `start` on; see `bptcnn.train`. `began`: when set-up started (monotonic).
+
+    On `resume` the caller holds the folder, since before it read `start`.
+    """
     train, measured = dataset.train, dataset.test
     if settings.validation is not None:
         train, measured = split_validation(dataset.train, settings.validation, settings.seed)
@@ -62,8 +65,7 @@ def train_run(
     coordinator = Coordinator(outer, start.state)
     _require_memory(network, train, settings, members)
     assignment = Assignment(network, train, measured, settings, members, outer, start)
-    folder = RunFolder.reopen(run_dir) if resume else RunFolder.create(run_dir)
-    with folder.held():
+    with contextlib.nullcontext(RunFolder.reopen(run_dir)) if resume else RunFolder.made(run_dir) as folder:
         folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
         tuning = _tuning(network, settings, members, folder, resume, observer)

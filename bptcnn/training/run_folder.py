@@ -1,10 +1,9 @@
 """The run folder: what a run leaves behind, and what watches it while it runs."""
 
 import contextlib
-import fcntl
 import json
-import os
 import re
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, fields
@@ -17,6 +16,7 @@ import tomli_w
 from bptcnn.errors import UserError
 from bptcnn.files import remove_drafts, write_atomically
 from bptcnn.outer import Reallocation
+from bptcnn.training.folder_lock import LOCK, is_locked, locked
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
@@ -85,30 +85,34 @@ class RunFolder:
         folder = cls.open(path)
         try:
             folder.logs.mkdir(exist_ok=True)
+            appended = [folder.logs, folder.allocation, *folder.logs.iterdir()]
+            strange = [file for file in appended if not _is_plain(file, is_folder=file == folder.logs)]
         except OSError as error:
             raise UserError(f"cannot write into {path}: {error.strerror}") from None
+        if strange:  # the folder may be somebody else's: what is appended would go where a link leads
+            raise UserError(f"{strange[0]} is a link or no file: remove it")
         return folder
 
+    @classmethod
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the folder for one run; raise UserError where another one has it."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{self.path} is in use by another run") from None
-            yield
-        finally:
-            os.close(descriptor)
+    def made(cls, path: Path) -> "Iterator[RunFolder]":
+        """Make a new folder and hold it; raise UserError where it exists, or another run makes it at the same time."""
+        folder = cls.create(path)
+        with folder.held():
+            if any(entry.name not in (LOCK, folder.logs.name) for entry in path.iterdir()):
+                raise UserError(f"{path} is another run's: name another run folder")
+            yield folder
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder for one run; raise UserError where another one has it.
+
+        Whoever goes on with a run reads it after that.
+        """
+        return locked(self.path)
 
     def is_held(self) -> bool:
         """Whether a run on this machine has the folder."""
-        try:
-            with self.held():
-                return False
-        except (UserError, OSError):
-            return True
+        return is_locked(self.path)
 
     def clear(self) -> None:
         """Remove what an earlier part of the run concluded, and what it was writing when it was killed."""
@@ -158,3 +162,12 @@ class RunFolder:
     def write_summary(self, summary: Summary) -> None:
         """Write summary.json."""
         write_atomically(self.path / "summary.json", json.dumps(summary.to_dict(), indent=1))
+
+
+def _is_plain(path: Path, is_folder: bool) -> bool:
+    """Whether a path is not there, or a file (a folder) and no link to one."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)
