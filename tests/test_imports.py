@@ -24,7 +24,16 @@ NARROWER: dict[str, set[str]] = {
 }
 """Folders that may import from fewer; everybody may import what is SHARED."""
 
-SHARED = ("bptcnn.available", "bptcnn.errors", "bptcnn.files", "bptcnn.precision", "bptcnn.untrusted", "bptcnn.version")
+SHARED = (
+    "bptcnn.available",
+    "bptcnn.errors",
+    "bptcnn.files",
+    "bptcnn.precision",
+    "bptcnn.rates",
+    "bptcnn.threads",
+    "bptcnn.untrusted",
+    "bptcnn.version",
+)
 """What every folder may import; it may import itself only."""
 
 MOST_LINES = 450

@@ -1,4 +1,7 @@
-"""The agent: a node's process, started as `python -m bptcnn.nodes.agent` with its configuration on standard input.
+"""The agent: a node's process, started as `python -m bptcnn.nodes.agent ARGUMENTS`.
+
+    local:   DESCRIPTOR       of a file that it inherits, with its configuration
+    remote:  CONTROL DATA     names of two sockets; the configuration comes on standard input
 
     station: how this node is reached                                 agent
       local:   standard input (a socket)            ──messages──> inbox ──> main thread: the loop
@@ -20,16 +23,16 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from bptcnn.errors import UserError
+from bptcnn.nodes.configuration import LONGEST_CONFIGURATION
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.sockets import remove_names
 from bptcnn.nodes.tied import tie
 from bptcnn.outer import Failed, Heartbeat, Ready
+from bptcnn.threads import start_thread
 
 if TYPE_CHECKING:
     from bptcnn.nodes.loop import Loop
     from bptcnn.nodes.station import Inbox, Station
-
-_LONGEST_CONFIGURATION = 1 << 30  # bytes, with a pickled network in it: a length beyond that is somebody else's
 
 
 class Agent:
@@ -52,7 +55,7 @@ class Agent:
         configuration = self._station.configuration
         self._station.start(self._inbox)
         beat = (configuration.node, configuration.heartbeat_seconds)
-        threading.Thread(target=self._beat, args=beat, daemon=True, name="heartbeat").start()
+        start_thread(threading.Thread(target=self._beat, args=beat, daemon=True, name="heartbeat"))
         try:
             self._work()
         except (UserError, Diverged, MemoryError) as error:
@@ -92,28 +95,31 @@ def main() -> None:
     tie()  # on a host: to sshd's of this connection
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
     connection: Connection[Any, Any] = Connection(os.dup(sys.stdin.fileno()))
-    try:
-        first = connection.recv_bytes(_LONGEST_CONFIGURATION)
-    except (EOFError, OSError):
-        remove_names(sys.argv[1:])
-        print("no configuration came: agents are started by bptcnn train", file=sys.stderr)
-        os._exit(2)
+    names = sys.argv[1:] if len(sys.argv) > 2 else []  # of the control and the data socket
     code = 2
     try:
-        code = Agent(_station(connection, first)).run()
+        code = Agent(_station(connection, names)).run()
     except UserError as error:
-        remove_names(sys.argv[1:])
+        remove_names(names)
         print(error, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # threads are still blocked in the kernel
 
 
-def _station(connection: "Connection[Any, Any]", first: bytes) -> "Station":
-    if len(sys.argv) > 1:  # the names of the control and the data socket
+def _station(connection: "Connection[Any, Any]", names: list[str]) -> "Station":
+    try:
+        if names:
+            first = connection.recv_bytes(LONGEST_CONFIGURATION)
+        else:
+            with open(int(sys.argv[1]), "rb") as handed:
+                first = handed.read()
+    except (EOFError, OSError, ValueError, IndexError):
+        raise UserError("no configuration came: agents are started by bptcnn train") from None
+    if names:
         from bptcnn.nodes.remote_station import RemoteStation
 
-        return RemoteStation(connection, first, *sys.argv[1:])
+        return RemoteStation(connection, first, *names)
     from bptcnn.nodes.local_station import LocalStation
 
     return LocalStation(connection, first)

@@ -11,11 +11,9 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import cloudpickle
-
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
-from bptcnn.nodes.configuration import HostConfiguration, SampleSource
+from bptcnn.nodes.configuration import LONGEST_CONFIGURATION, HostConfiguration, SampleSource, pickled
 
 PROTOCOL = 1  # of bootstrap, control and frames together
 _MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
@@ -43,15 +41,15 @@ def needs_same_python(network: Network) -> bool:
 
 
 def encode_bootstrap(bootstrap: Bootstrap) -> bytes:
-    """Return the line to send, without its line break."""
+    """Return the line to send, without its line break; raise UserError for a network that no agent would take."""
     configuration = bootstrap.configuration
     network: dict[str, Any] = {"python": list(sys.version_info[:2])}
     if needs_same_python(configuration.network):
-        network["pickle"] = base64.b64encode(cloudpickle.dumps(configuration.network)).decode()
+        network["pickle"] = base64.b64encode(pickled(configuration.network)).decode()
     else:
         network["description"] = configuration.network.to_dict()
     plain = {name: value for name, value in vars(configuration).items() if name not in ("network", "samples")}
-    return json.dumps(
+    line = json.dumps(
         {
             "protocol": PROTOCOL,
             "version": bootstrap.version,
@@ -62,6 +60,10 @@ def encode_bootstrap(bootstrap: Bootstrap) -> bytes:
             "settings": plain,
         }
     ).encode()
+    if len(line) > LONGEST_CONFIGURATION:
+        most = LONGEST_CONFIGURATION / 1e6
+        raise UserError(f"the network is {len(line) / 1e6:,.0f} MB of Python code and data, a host takes {most:,.0f}")
+    return line
 
 
 def decode_bootstrap(line: bytes, version: str) -> Bootstrap:
@@ -92,5 +94,8 @@ def _network(values: dict[str, Any]) -> Network:
     ours = ".".join(map(str, sys.version_info[:2]))
     if theirs != ours:
         raise UserError(f"the network is Python code, pickled by Python {theirs}; this host has {ours}: use the same")
-    network: Network = pickle.loads(base64.b64decode(values["pickle"]))
+    try:
+        network: Network = pickle.loads(base64.b64decode(values["pickle"]))
+    except Exception as error:  # whatever the user's own classes do, and modules that this host lacks
+        raise UserError(f"the network cannot be unpickled on this host: {type(error).__name__}: {error}") from None
     return network

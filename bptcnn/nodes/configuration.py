@@ -2,11 +2,17 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import cloudpickle
+
+from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Update
 from bptcnn.precision import Precision
+
+LONGEST_CONFIGURATION = 1 << 30  # bytes that an agent takes through ssh: a length beyond that is somebody else's
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,12 @@ class HostConfiguration(AgentConfiguration):
     samples: SampleSource
     wire: Wire
     autotune: bool = False
+
+
+def pickled(value: Any) -> bytes:
+    """Return what an agent unpickles; raise UserError where the user's network cannot be pickled."""
+    try:
+        content: bytes = cloudpickle.dumps(value)
+    except Exception as error:  # whatever the user's own classes do
+        raise UserError(f"the network cannot be sent to its nodes: {type(error).__name__}: {error}") from None
+    return content

@@ -9,6 +9,7 @@ the coordinator do what `Desk` exposes and nothing else: no call unpickles anyth
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -17,10 +18,14 @@ import threading
 from multiprocessing import connection, managers
 from typing import Any, Protocol
 
+from bptcnn.errors import UserError
+from bptcnn.threads import start_thread
+
 _SERIALIZER = "bptcnn-json"
 _LONGEST_CALL = 1 << 20  # bytes: a few seconds' events, and what they take once parsed
 _LONGEST_ANSWER = 256 << 20  # two epochs' indices for a node that is alone; it is the coordinator's, who is trusted
 _MOST_CONNECTIONS = 16  # an agent needs 3
+_FULL_SECONDS = 0.1  # without a free descriptor nobody can come: look again
 _AUTHENTICATION_SECONDS = 5  # a peer that does not answer the challenge is no agent
 
 
@@ -140,22 +145,28 @@ class ControlServer:
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, JsonConnection] = {}
         self._accepter = threading.Thread(target=self._accept, daemon=True, name="control")
-        self._accepter.start()
+        start_thread(self._accepter)
 
     def _accept(self) -> None:
         while True:
             try:
                 accepted, _ = self._listener.accept()
-            except OSError:  # closed
-                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE) or self._server.stop_event.wait(_FULL_SECONDS):
+                    return  # closed
+                continue
             if len(self._open) >= _MOST_CONNECTIONS:
                 accepted.close()
                 continue
             found = JsonConnection(connection.Connection(accepted.detach()), _LONGEST_CALL)
             thread = threading.Thread(target=self._serve, args=(found,), daemon=True, name="control client")
             with self._lock:
+                try:
+                    start_thread(thread)
+                except UserError:  # its agent ends and says that it found no way here
+                    found.close()
+                    continue
                 self._open[thread] = found
-                thread.start()
 
     def _serve(self, found: JsonConnection) -> None:
         try:

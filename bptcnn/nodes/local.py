@@ -1,4 +1,8 @@
-"""A node on this machine, as the driver sees it: a spawned agent, a socket to it, and its certain end."""
+"""A node on this machine, as the driver sees it: a spawned agent, a socket to it, and its certain end.
+
+Its configuration, which may be as large as a user's network makes it, is there before the agent is: in a memfd that the
+agent inherits. Nobody waits until it is read. The socket carries small messages only.
+"""
 
 import contextlib
 import os
@@ -10,10 +14,13 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import BinaryIO
 
-import cloudpickle
+import numpy as np
 
 from bptcnn.errors import UserError
+from bptcnn.memory import SharedMemory
+from bptcnn.nodes.configuration import pickled
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.node import NodeGone
 from bptcnn.nodes.tied import tied
@@ -21,6 +28,8 @@ from bptcnn.outer import Message, NodeEvent
 
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
 _END_SECONDS = 1.0  # between a connection's end and that of its process
+_TAIL_BYTES = 4096  # of the log: where an agent says why it ends
+_MOST_WORDS = 200  # characters of what it says
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -32,19 +41,22 @@ class LocalNode:
 
     def __init__(self, configuration: LocalConfiguration, log: Path) -> None:
         """Start the agent; raise UserError where the system does not let us."""
-        self.name = configuration.name
+        self.name, self._log = configuration.name, log
+        self._sending = self._cut_short = False
+        content = np.frombuffer(pickled(configuration), np.uint8)
         try:
             ours, theirs = socket.socketpair()
-            with ours, theirs:
+            with ours, theirs, SharedMemory.create(content.size, "configuration") as handed:
+                handed.view(np.uint8, content.shape)[:] = content
                 limit = struct.pack("ll", _IO_SECONDS, 0)
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-                self._process = _start_agent(configuration, theirs, log)
+                with log.open("ab") as output:
+                    self._log_start = output.tell()
+                    self._process = _start_agent(configuration, theirs, handed.fd, output)
                 self._connection: Connection[Message, NodeEvent] = Connection(ours.detach())
         except OSError as error:
             raise UserError(f"cannot start {self.name}: {error.strerror or error}") from None
-        with contextlib.suppress(OSError):  # it ended already: the first `receive` says so
-            self._connection.send_bytes(cloudpickle.dumps(configuration))
 
     @property
     def pid(self) -> int:
@@ -63,24 +75,30 @@ class LocalNode:
     def send(self, message: Message) -> None:
         """Send a message; raise NodeGone where the process does not take it.
 
-        To a process that has ended nothing is sent: `receive` says so, after its last events.
+        To a process that has ended nothing is sent: `receive` says so, after its last events. Behind a message of which
+        a part was sent (it took no more, or Ctrl-C came) another one would be garbage: that is NodeGone, too.
         """
+        if self._sending:
+            raise NodeGone("it took a part of a message only")
+        self._sending = True
         try:
             self._connection.send(message)
         except (BrokenPipeError, ConnectionResetError):
-            return
+            pass
         except OSError:
             raise NodeGone(f"it took no message for {_IO_SECONDS} s") from None
+        self._sending = False
 
     def receive(self) -> list[NodeEvent]:
         """Return the events that have come; raise NodeGone after the last one of a process that has ended."""
         events: list[NodeEvent] = []
         try:
-            while self._connection.poll(0):
+            while not self._cut_short and self._connection.poll(0):
                 events.append(self._connection.recv())
-        except (EOFError, OSError):
-            if not events:
-                raise NodeGone(self._ending()) from None
+        except (EOFError, OSError):  # the end, or in the middle of an event: what follows would be garbage
+            self._cut_short = True
+        if self._cut_short and not events:
+            raise NodeGone(self._ending())
         return events
 
     def _ending(self) -> str:
@@ -88,7 +106,21 @@ class LocalNode:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "its connection broke"
-        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
+        if code < 0:
+            return f"its process was killed by signal {-code}"
+        words = self._last_words() if code else ""
+        return f"its process ended with code {code}{': ' if words else ''}{words}"
+
+    def _last_words(self) -> str:
+        """What the agent said last in its log: the line that names an error."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                lines = log.read().decode(errors="replace").split("\n")
+        except OSError:  # the folder is gone
+            return ""
+        said = next((line for line in reversed(lines) if line.strip()), "")
+        return "".join(character if character.isprintable() else " " for character in said)[:_MOST_WORDS].strip()
 
     def kill(self) -> None:
         """Kill the process and reap it: when this returns, it cannot merge any more. Safe to call again."""
@@ -104,16 +136,19 @@ class LocalNode:
         self.kill()
 
 
-def _start_agent(configuration: LocalConfiguration, control: socket.socket, log: Path) -> "subprocess.Popen[bytes]":
+def _start_agent(
+    configuration: LocalConfiguration, control: socket.socket, handed: int, output: BinaryIO
+) -> "subprocess.Popen[bytes]":
+    """Start an agent that reads its configuration from the descriptor `handed`."""
     root = Path(__file__).parent.parent.parent  # where this very package is imported from
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            tied([sys.executable, "-P", "-m", "bptcnn.nodes.agent"]),  # -P: not what lies in the current folder
-            stdin=control.fileno(),
-            stdout=output,
-            stderr=output,
-            pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd),
-            env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
-            start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
-        )
+    command = [sys.executable, "-P", "-m", "bptcnn.nodes.agent", str(handed)]  # -P: not what lies in the current folder
+    return subprocess.Popen(
+        tied(command),
+        stdin=control.fileno(),
+        stdout=output,
+        stderr=output,
+        pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd, handed),
+        env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
+        start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+    )

@@ -4,15 +4,18 @@ import contextlib
 import os
 import pickle
 import threading
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from bptcnn.errors import UserError
 from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.nodes.exchange import SharedExchange
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.station import ORPHANED, Images, Inbox, Labels
 from bptcnn.outer import NodeEvent
+from bptcnn.threads import start_thread
 
 
 class LocalStation:
@@ -20,7 +23,11 @@ class LocalStation:
 
     def __init__(self, connection: "Connection[NodeEvent, Any]", first: bytes) -> None:
         self._connection = connection
-        self.configuration: LocalConfiguration = pickle.loads(first)
+        try:
+            self.configuration: LocalConfiguration = pickle.loads(first)
+        except Exception as error:  # whatever the user's own classes do
+            traceback.print_exc()
+            raise UserError(f"its network cannot be unpickled: {type(error).__name__}: {error}") from None
         if self.configuration.cores:
             with contextlib.suppress(OSError):  # they were taken from us since: the system places us
                 os.sched_setaffinity(0, self.configuration.cores)
@@ -29,7 +36,7 @@ class LocalStation:
 
     def start(self, inbox: Inbox) -> None:
         """Start the receiver thread."""
-        threading.Thread(target=self._receive, args=(inbox,), daemon=True, name="receiver").start()
+        start_thread(threading.Thread(target=self._receive, args=(inbox,), daemon=True, name="receiver"))
 
     def _receive(self, inbox: Inbox) -> None:
         while True:

@@ -70,7 +70,7 @@ class Loop:
         self._receipt: Receipt | None = None  # of the last submission that is not reported yet...
         self._untold, self._untold_count = Iteration(0), 0  # ...what it and those before did, and their number
         self._told = 0.0  # when the last report was
-        self.samples_trained = 0
+        self.samples_trained = 0  # by this agent; see Heartbeat
 
     def run(self) -> None:
         """Work until the coordinator says Stop. Raises Diverged where nothing can be learned any more."""

@@ -24,6 +24,7 @@ from bptcnn.nodes.conversation import Conversation, Ended, Flooded, Silent
 from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems, read_facts, too_old
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, aes_first, by_hand, explain, ssh_command
+from bptcnn.threads import starting_threads
 
 _MOST_AT_ONCE = 64  # hosts; three pipes each, and a process may have 1024 descriptors
 _START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
@@ -84,7 +85,8 @@ def preflight(
     try:
         with ThreadPoolExecutor(min(len(hosts), _MOST_AT_ONCE), "preflight") as pool:
             try:
-                futures = [pool.submit(_report, host, question, here, seconds, cancel) for host in hosts]
+                with starting_threads():
+                    futures = [pool.submit(_report, host, question, here, seconds, cancel) for host in hosts]
                 for future in as_completed(futures):
                     report = future.result()
                     if told is not None:

@@ -43,6 +43,7 @@ from bptcnn.nodes.sockets import LocalSockets, remote_names
 from bptcnn.nodes.ssh import explain, ssh_command
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
+from bptcnn.threads import start_thread
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
@@ -103,19 +104,18 @@ class RemoteNode:
     ) -> None:
         """Start to connect, with further `options` of ssh.
 
-        Raise UserError where there is no ssh or the log cannot be written.
+        Raise UserError where there is no ssh, the log cannot be written, the network cannot be sent, or descriptors or
+        threads are lacking.
         """
         self.name = configuration.name
         self._host, self._node, self._log = host, configuration.node, log
         self._events: deque[NodeEvent] = deque()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._gone: NodeGone | None = None
         self._telling = threading.Lock()
         self._killed = False
         self._sign_at = 0.0
         committer = Committer(buffer, self._node, configuration.update)
-        self._done_before = committer.samples_committed  # by earlier agents of this node
-        self._trained = self._done_before
+        self._trained = 0  # by this agent, as of its last heartbeat
         self._servant = Servant(
             self._node,
             committer,
@@ -127,22 +127,32 @@ class RemoteNode:
         )
         self._desk = _Desk(self._node, self._take, committer.updates)
         self._channel: Channel | None = None
-        self._sockets = LocalSockets()
+        self._threads: list[threading.Thread] = []
         key = secrets.token_bytes(32)
-        self._control = ControlServer(self._sockets.control, key, self._desk)
-        bootstrap = encode_bootstrap(Bootstrap(VERSION, key, self._control.ident, configuration))
-        self._threads = [
-            threading.Thread(target=self._serve, args=(key,), daemon=True, name=f"{self.name} data"),
-            threading.Thread(target=self._wait, args=(bootstrap,), daemon=True, name=f"{self.name} ssh"),
-        ]
+        with contextlib.ExitStack() as undo:
+            try:
+                self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+                undo.callback(os.close, self._bell)
+                self._sockets = LocalSockets()
+                undo.callback(self._sockets.close)
+                self._control = ControlServer(self._sockets.control, key, self._desk)
+                undo.callback(self._control.close)
+                bootstrap = encode_bootstrap(Bootstrap(VERSION, key, self._control.ident, configuration))
+                self._process = self._connect(options)
+            except OSError as error:
+                raise UserError(f"cannot start ssh for {self.name}: {error.strerror or error}") from None
+            undo.pop_all()
         try:
-            self._process = self._connect(options)
-        except OSError as error:
-            self._threads.clear()
-            self._close()
-            raise UserError(f"cannot start ssh for {self.name}: {error.strerror or error}") from None
-        for thread in self._threads:
-            thread.start()
+            self._start_thread("data", self._serve, key)
+            self._start_thread("ssh", self._wait, bootstrap)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _start_thread(self, name: str, run: Callable[[bytes], None], argument: bytes) -> None:
+        thread = threading.Thread(target=run, args=(argument,), daemon=True, name=f"{self.name} {name}")
+        start_thread(thread)
+        self._threads.append(thread)
 
     def _connect(self, options: Sequence[str]) -> "subprocess.Popen[bytes]":
         names = remote_names()
@@ -230,8 +240,10 @@ class RemoteNode:
         self._control.close()
         for thread in self._threads:
             thread.join()
-        self._sockets.data.close()
-        self._sockets.forget_names()
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # ssh took a part of the configuration only
+                self._process.stdin.close()
+        self._sockets.close()
         os.close(self._bell)
 
     # ---- threads -----------------------------------------------------------------------------------------------------
@@ -264,17 +276,19 @@ class RemoteNode:
                 return Channel.accept(accepted, key, self._node, _HANDSHAKE_SECONDS)
 
     def _wait(self, bootstrap: bytes) -> None:
-        """Hand the agent its configuration, then wait for ssh's end. Standard input stays open as long as we live."""
+        """Hand the agent its configuration, however slowly it reads, then wait for ssh's end.
+
+        Standard input stays open as long as we live. How long a node may take to start is judged by who waits for it.
+        """
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # ssh ended: it says why
             self._process.stdin.write(struct.pack("!i", len(bootstrap)) + bootstrap)
             self._process.stdin.flush()
         code = self._process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
         if code == -signal.SIGKILL and self._killed:
             return
-        with self._log.open("rb") as log:
+        tail = ""
+        with contextlib.suppress(OSError), self._log.open("rb") as log:  # its folder may be gone: the code tells, too
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             tail = log.read().decode(errors="replace")
         problem = explain(self._host, code, tail)
@@ -291,7 +305,7 @@ class RemoteNode:
         """An event that the agent has reported. Its own Paused says nothing: the gate's came first."""
         match event:
             case Heartbeat():
-                self._trained = max(self._trained, self._done_before + event.samples_trained)
+                self._trained = max(self._trained, event.samples_trained)
                 self._tell(Heartbeat(event.node, event.time, self._trained))
             case Paused():
                 pass

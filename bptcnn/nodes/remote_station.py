@@ -39,6 +39,7 @@ from bptcnn.nodes.sockets import remove_names, sweep_remote
 from bptcnn.nodes.station import ORPHANED, Arrival, Images, Inbox, Labels
 from bptcnn.outer import NodeEvent
 from bptcnn.profiling import usable_cores
+from bptcnn.threads import start_thread
 from bptcnn.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class RemoteStation:
     def __init__(self, stdin: "Connection[Any, Any]", first: bytes, control: str, data: str) -> None:
         """Connect; raise UserError where bootstrap and host do not fit, or nothing listens."""
         self._forget_names = partial(remove_names, (control, data))
-        threading.Thread(target=self._await_end, args=(stdin,), daemon=True, name="standard input").start()
+        start_thread(threading.Thread(target=self._await_end, args=(stdin,), daemon=True, name="standard input"))
         bootstrap = decode_bootstrap(first, VERSION)
         found = bootstrap.configuration
         self.configuration: HostConfiguration = replace(found, threads=found.threads or usable_cores())
@@ -82,8 +83,8 @@ class RemoteStation:
         self._inbox = inbox
         connected = threading.Barrier(3)
         for name, run in (("reporter", self._send_reports), ("receiver", self._receive)):
-            threading.Thread(target=self._guarded, args=(run, connected), daemon=True, name=name).start()
-        threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
+            start_thread(threading.Thread(target=self._guarded, args=(run, connected), daemon=True, name=name))
+        start_thread(threading.Thread(target=self._watch, daemon=True, name="watchdog"))
         connected.wait()
         self._forget_names()
 

@@ -1,11 +1,13 @@
 """The names of the sockets that an SSH connection forwards: private while they exist, and gone as soon as they can be.
 
-On the coordinator's machine they lie in a folder that only its user may enter; on a host sshd makes them, for its user
+On the coordinator's machine they lie in a folder that only its user may enter: below TMPDIR or, where that would make
+names that ssh cannot forward, or that are too long for a socket, below /tmp. On a host sshd makes them, for its user
 alone, and leaves them behind (it never removes them): the agent does, once it is connected. What a kill in between left
 over is swept by the next one.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -14,9 +16,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from bptcnn.errors import UserError
+from bptcnn.nodes.ssh import can_forward
+
 _PREFIX = "bptcnn-"
 _REMOTE_FOLDER = Path("/tmp")  # the one folder that every host has; names are drawn from 128 bits
 _CONTROL, _DATA = ".control", ".data"
+_FOLDERS = ("/tmp", "/var/tmp")  # where TMPDIR will not do
+_MOST_BYTES = 107  # of a socket's path, the end of the string not counted
 _SWEEP_SECONDS = 0.2  # a listener answers at once
 
 
@@ -56,16 +63,22 @@ class LocalSockets:
     """Two listening sockets in a folder of their own."""
 
     def __init__(self) -> None:
-        _sweep_local()
-        owner = f"{os.getpid()}-{_started(os.getpid())}"
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-"))  # mode 0700
-        self.control, self.data = self._listen("c"), self._listen("d")
+        """Raise UserError where no folder will do, OSError where the system lacks descriptors."""
+        self._folder = _private_folder()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.forget_names)
+            self.control = undo.enter_context(socket.socket(socket.AF_UNIX))
+            self.data = undo.enter_context(socket.socket(socket.AF_UNIX))
+            for made, path in zip((self.control, self.data), self.paths(), strict=True):
+                made.bind(path)
+                made.listen()
+            undo.pop_all()
 
-    def _listen(self, name: str) -> socket.socket:
-        made = socket.socket(socket.AF_UNIX)
-        made.bind(os.fspath(self._folder / name))
-        made.listen()
-        return made
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self.control.close()
+        self.data.close()
+        self.forget_names()
 
     def paths(self) -> tuple[str, str]:
         """Return the paths of the control and the data socket."""
@@ -76,8 +89,27 @@ class LocalSockets:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _sweep_local() -> None:
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*-*"):
+def _private_folder() -> Path:
+    """Make a folder for this process, of mode 0700, where a socket's name can be forwarded by ssh."""
+    owner = f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-"
+    tried = []
+    for parent in dict.fromkeys((tempfile.gettempdir(), *_FOLDERS)):
+        name = os.path.join(parent, f"{owner}12345678", "c")
+        if not can_forward(name) or len(name) > _MOST_BYTES:
+            tried.append(f"ssh cannot forward a socket in {parent}")
+            continue
+        _sweep_local(parent)
+        try:
+            return Path(tempfile.mkdtemp(prefix=owner, dir=parent))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            tried.append(f"{parent}: {error.strerror or error}")
+    raise UserError(f"no folder for the sockets of a host: {'; '.join(tried)}: set TMPDIR to one that is writable")
+
+
+def _sweep_local(parent: str) -> None:
+    for folder in Path(parent).glob(f"{_PREFIX}*-*-*"):
         pid, _, rest = folder.name.removeprefix(_PREFIX).partition("-")
         started = rest.rpartition("-")[0]
         with contextlib.suppress(FileNotFoundError):  # another sweep came first

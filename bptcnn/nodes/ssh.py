@@ -37,7 +37,7 @@ _OPTIONS = (
     "StreamLocalBindMask=0177",  # sockets are the user's alone
 )
 _CLEARED = "ClearAllForwardings=yes"  # the user's own forwards fail where a second connection asks for them
-_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/@+,-]+")  # ssh reads : \ % and $ in there
+_SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/@+,-]+")  # ssh gives : \ % and $ a meaning, wrappers may split at blanks
 _MOST_SHOWN = 200  # characters of a line that is not ours
 
 
@@ -68,12 +68,17 @@ def ssh_command(
     command += _port(host)
     for pair in forwards:
         for path in pair:
-            if not _SOCKET_PATH.fullmatch(path):
+            if not can_forward(path):
                 raise UserError(
                     f"ssh cannot forward {path!r}: set TMPDIR to a folder whose path has letters, digits, - _"
                 )
         command += ["-R", ":".join(pair)]
     return [*command, "--", host.address, remote_command(host, arguments)]
+
+
+def can_forward(path: str) -> bool:
+    """Tell whether a socket of this path can be forwarded by every version of ssh, and through wrappers of it."""
+    return _SOCKET_PATH.fullmatch(path) is not None
 
 
 def aes_first(host: Host) -> tuple[str, ...]:

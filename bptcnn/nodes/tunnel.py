@@ -30,6 +30,7 @@ from bptcnn.nodes.exchange import FloatArray, Iteration
 from bptcnn.nodes.frames import Channel, Frame, FrameError, Kind
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Update
+from bptcnn.threads import start_thread
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class TunnelExchange:
         self._transfer_seconds = 0.0  # not reported yet
         self.updates = 0  # of the global weight set, as last heard
         self._courier = threading.Thread(target=self._carry, daemon=True, name="courier")
-        self._courier.start()
+        start_thread(self._courier)
         self._load()
 
     def begin(self, weights: FloatArray) -> None:

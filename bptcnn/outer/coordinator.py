@@ -114,6 +114,12 @@ class Coordinator:
         """Samples of the current epoch that are trained."""
         return self._ledger.trained_count(self._epoch) if self._ledger.is_open(self._epoch) else 0
 
+    @property
+    def trained_ahead(self) -> int:
+        """Samples of the next epoch that are trained."""
+        ahead = self._epoch + 1
+        return self._ledger.trained_count(ahead) if self._ledger.is_open(ahead) else 0
+
     def counters(self) -> Counters:
         """Totals of the run, earlier parts of a resumed one included. SGWU's updates are merges."""
         trained = sum(self._ledger.committed(record.node) for record in self._records)
@@ -222,9 +228,7 @@ class Coordinator:
                     record.paused = True
                     record.moved = event.time
             case Heartbeat():
-                if event.samples_trained > record.samples_trained:
-                    record.samples_trained = event.samples_trained
-                    record.moved = event.time
+                record.progress(event.samples_trained, self._ledger.sent(record.node), event.time)
             case Failed():
                 self._condemn(record, event.reason)
 
@@ -414,6 +418,9 @@ class Coordinator:
         assert hope or self._phase in (Phase.RECORDING, Phase.FINISHED), "the run goes on though no node can be live"
         if live:
             assert not any(self._records[owner].lost for owner in owners), "a lost node owns samples"
+        for record in live:
+            committed, sent = self._ledger.committed(record.node), self._ledger.sent(record.node)
+            assert committed <= record.samples_trained <= sent, f"{record.name} trained what it was not sent, or less"
         if self._barrier:
             held = [record.node for record in self._records if self._barrier.holds(record.node)]
             assert live or not held, "a merge waits for nobody"

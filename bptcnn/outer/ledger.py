@@ -100,6 +100,10 @@ class Ledger:
         """Samples sent to the node and not committed yet, over all epochs."""
         return self._sent[node] - self._committed[node]
 
+    def sent(self, node: int) -> int:
+        """Samples sent to the node over all epochs; what a lost life had not committed counts no more."""
+        return self._sent[node]
+
     def committed(self, node: int) -> int:
         """Samples the node has committed, over all epochs."""
         return self._committed[node]

@@ -152,7 +152,11 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Sign of life; `samples_trained` counts over all of the node's samples, committed or not."""
+    """Sign of life; `samples_trained` counts what this life of the node (one agent) has trained, committed or not.
+
+    It starts at 0 with every agent, whichever way it came: at the run's start, by itself (a host), by joining under the
+    name of a lost node. The coordinator adds what earlier lives had committed.
+    """
 
     node: int
     time: float
@@ -179,8 +183,9 @@ class NodeLost:
     """The node cannot commit any more: killed and reaped, or its generation refused. Only then do its samples move.
 
     `sequence`, `samples_committed` and `quality` are those of its last commit, read from shared memory after its death
-    (0, 0, 0.0: none); in AGWU the driver has finished that merge. `samples_trained`: as in its last heartbeat.
-    `may_return`: the driver may start it anew and then says NodeReturned, or NodeAbandoned once that is hopeless.
+    (0, 0, 0.0: none); in AGWU the driver has finished that merge. `samples_trained`: over all lives, what is known to
+    have been trained beyond what heartbeats said, `samples_committed` at least. `may_return`: the driver may start it
+    anew and then says NodeReturned, or NodeAbandoned once that is hopeless.
     """
 
     node: int
@@ -212,10 +217,10 @@ class NodeJoined:
 class NodeReturned:
     """A new agent of a lost node, or of one that joins, is ready, has the current weights, no samples, stands idle.
 
-    Its cumulative counts go on where its NodeLost left them: the next submission has `sequence` + 1, and both
-    `samples_committed` and a heartbeat's `samples_trained` start from that `samples_committed`. Nothing that the old
-    agent said may come after this. Under SGWU its last commit may still wait for a MergeRound: the driver says
-    NodeReturned after that merge only. ValueError if the node is not lost.
+    What lies in shared memory goes on where its NodeLost left it: the next submission has `sequence` + 1, and its
+    `samples_committed` starts from that one's. A heartbeat's `samples_trained` starts at 0. Nothing that the old agent
+    said may come after this. Under SGWU its last commit may still wait for a MergeRound: the driver says NodeReturned
+    after that merge only. ValueError if the node is not lost.
     """
 
     node: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 
 from bptcnn.outer.messages import Submitted, Tried
+from bptcnn.rates import rate
 from bptcnn.untrusted import Count
 
 MEASURED_BATCHES = 3  # fewer say too little about a node's speed
@@ -106,7 +107,8 @@ class NodeRecord:
     paused: bool = False
     sequence: int = 0
     staleness: int = 0
-    samples_trained: int = 0
+    committed_before: int = 0  # samples, by its earlier lives: a heartbeat counts this one's only
+    samples_trained: int = 0  # over all lives, committed or not
     heard: float = 0.0  # when anything came from it
     moved: float = 0.0  # when it last made progress or was given something to do
     began: float | None = None  # when it was sent its first samples in this life...
@@ -142,7 +144,7 @@ class NodeRecord:
         self.paused = paused
         self.reason_lost = None
         self.heard = self.moved = now
-        self.samples_trained = samples_committed
+        self.committed_before = self.samples_trained = samples_committed
         self.staleness = 0
         self.began, self.reported = None, False
         self.sizes.clear()
@@ -189,6 +191,13 @@ class NodeRecord:
         self.samples_trained = max(self.samples_trained, event.samples_committed)
         self.speedometer.add(event.timed_samples, event.timed_seconds)
 
+    def progress(self, trained: int, most: int, now: float) -> None:
+        """A heartbeat says what this life has `trained`: over all lives no more than `most`, what it was sent."""
+        total = min(self.committed_before + trained, most)
+        if total > self.samples_trained:
+            self.samples_trained = total
+            self.moved = now
+
     def refuse(self, samples_committed: int) -> None:
         """Count a refused submission: what was trained beyond its commits is trained anew."""
         self.totals.refused += 1
@@ -197,7 +206,7 @@ class NodeRecord:
     def add_trial(self, event: Tried) -> None:
         """Note the speed that it has alone."""
         self.trying = False
-        self.alone = event.images / max(event.seconds, 1e-9)
+        self.alone = rate(event.images, event.seconds) or None
 
     def add_wait(self, seconds: float) -> None:
         """Count what it waited outside of any submission."""

@@ -165,7 +165,7 @@ class Node:
         self.stopped = False
         self.fresh = True  # it was not given anything yet
         self.paused = self.holding = False  # the node itself; its stub
-        self.trained = self.committed
+        self.before, self.trained = self.committed, 0  # by earlier lives; in this one, as its heartbeats say
         self.last_arrival = self.last_delivery = 0.0
         self._stream: deque[tuple[int, int]] = deque()
         self._iteration: _Iteration | None = None

@@ -32,6 +32,7 @@ from bptcnn.outer.messages import (
     Outcome,
     Pause,
     Paused,
+    Refused,
     Resume,
     Send,
     Tick,
@@ -102,6 +103,7 @@ class Simulation:
         self._conditions = conditions
         self._validate = validate
         self._coordinator = Coordinator(settings, state)
+        self._inherited = state.counters.images_redone if state else 0
         self._random = np.random.default_rng([conditions.seed, 7])
         self._clock = Clock()
         self._world = World(
@@ -123,6 +125,8 @@ class Simulation:
         if state:
             self._world.ended = state.epoch
             self._world.seen[state.epoch + 1] = state.ahead.astype(np.int64)
+        self._heard: dict[int, int] = {}  # samples that a node has trained over its lives, as far as events say
+        self._redone = 0
         self._finish: Finish | None = None
         self._shares: list[tuple[float, ...]] = []
         self._states: list[CoordinatorState] = []
@@ -146,6 +150,7 @@ class Simulation:
         trained = sum(status.totals.images for status in self._coordinator.statuses())
         trained += sum(node.totals.images for node in self._coordinator.departed())
         assert trained == counters.images_trained, "the nodes' images do not add up to the run's"
+        assert self._inherited + self._redone == counters.images_redone, "images redone are miscounted"
         ideal = sum(self._possible(node, seconds) for node in self._nodes)
         return SimulatedRun(
             self._finish.outcome,
@@ -182,9 +187,25 @@ class Simulation:
 
     def _give(self, event: Event) -> None:
         if self._finish is None:
+            self._enter(event)
             self._execute(self._coordinator.handle(event))
             if self._validate:
                 self._coordinator.validate()
+
+    def _enter(self, event: Event) -> None:
+        """Keep books of what was trained in vain, as far as events tell; a lost node's count no more."""
+        if not isinstance(event, Heartbeat | Refused | NodeLost):
+            return
+        node = self._nodes[event.node]
+        if isinstance(event, NodeLost):
+            self._redone += max(0, self._heard.pop(event.node, 0) - node.committed)
+        elif node.cut:
+            return
+        elif isinstance(event, Refused):
+            self._redone += event.samples
+            self._heard.pop(event.node, None)
+        elif isinstance(event, Heartbeat):
+            self._heard[event.node] = max(self._heard.get(event.node, 0), node.before + event.samples_trained)
 
     def _execute(self, actions: list[Action]) -> None:
         for action in actions:
@@ -264,7 +285,7 @@ class Simulation:
         node.cut = True
         node.away = told.return_after is not None or told.abandon_after is not None
         self._give(
-            NodeLost(node.node, now, node.sequence, node.committed, node.quality, node.trained, reason, node.away)
+            NodeLost(node.node, now, node.sequence, node.committed, node.quality, node.committed, reason, node.away)
         )
         if told.return_after is not None:
             node.later(told.return_after, lambda: self._bring_back(node))

@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bptcnn.errors import UserError
+from bptcnn.threads import start_thread
+
 
 @dataclass(frozen=True)
 class Round:
@@ -49,8 +52,12 @@ def together(work: Sequence[Callable[[], object]], rounds: int) -> list[Round]:
             barrier.abort()
 
     threads = [threading.Thread(target=serve, args=(index,), daemon=True) for index in range(len(work))]
-    for thread in threads:
-        thread.start()
+    try:
+        for thread in threads:
+            start_thread(thread)
+    except UserError:
+        barrier.abort()
+        raise
     for thread in threads:
         thread.join()
     if failures:

@@ -6,7 +6,7 @@ optimizers `optimizer.*`. Files of version 1 have no checksum.
 
 import json
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.outer import CoordinatorState
+from bptcnn.training.epoch_clock import NOTHING, Stretch
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.tensor_files import Tensors, read_tensors, write_tensors
 from bptcnn.untrusted import Malformed, build, parse_json, printable
@@ -31,7 +32,8 @@ class Checkpoint:
     """A network after `epoch` epochs: flat weights float32 (network.size,), all of them finite.
 
     `state` and `rows` only where a run can go on: `rows` are the epochs' metrics, the last one's test accuracy NaN,
-    because a checkpoint is saved before it is evaluated.
+    because a checkpoint is saved before it is evaluated. `ahead`: what of the next epoch was trained, in which time (in
+    older checkpoints nothing: that time is in the last row).
     """
 
     network: Network
@@ -39,6 +41,7 @@ class Checkpoint:
     epoch: int
     state: CoordinatorState | None = None
     rows: tuple[EpochRow, ...] = ()
+    ahead: Stretch = NOTHING
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -55,6 +58,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.state is not None:
         metadata["coordinator"] = json.dumps(checkpoint.state.scalars())
         metadata["rows"] = _encoded_rows(checkpoint.rows)
+        metadata["ahead"] = json.dumps(asdict(checkpoint.ahead))
         for name, array in checkpoint.state.arrays().items():
             tensors[_COORDINATOR + name] = array
     write_tensors(path, tensors, metadata)
@@ -74,13 +78,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         epoch = _epoch(metadata["epoch"])
         state: CoordinatorState | None = None
         rows: tuple[EpochRow, ...] = ()
+        ahead = NOTHING
         if "coordinator" in metadata:
             arrays = {n.removeprefix(_COORDINATOR): v for n, v in tensors.items() if n.startswith(_COORDINATOR)}
             state = CoordinatorState.build(parse_json(metadata["coordinator"], _MOST_TEXT), arrays)
             rows = _decoded_rows(metadata["rows"])
             if state.epoch != epoch or (rows and rows[-1].epoch != epoch):
                 raise UserError(f"it is of epoch {epoch}, its state of {state.epoch}, its rows end elsewhere")
-        return Checkpoint(network, weights, epoch, state, rows)
+            if "ahead" in metadata:  # older ones lack it
+                ahead = build(Stretch, parse_json(metadata["ahead"]), "ahead")
+        return Checkpoint(network, weights, epoch, state, rows, ahead)
     except KeyError as error:
         raise UserError(f"cannot read the checkpoint {path}: it has no {printable(str(error), _SHOWN)}") from None
     except (UserError, Malformed) as error:

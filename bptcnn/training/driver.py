@@ -27,7 +27,6 @@ from bptcnn.outer import (
     Event,
     Failed,
     Finish,
-    Heartbeat,
     Kill,
     MergeRound,
     Message,
@@ -44,6 +43,7 @@ from bptcnn.outer import (
     Trial,
 )
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
+from bptcnn.training.epoch_clock import NOTHING, EpochClock
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.joins import LEFT, Joining, Joins, Leaving
 from bptcnn.training.launcher import Launcher
@@ -92,13 +92,10 @@ class Driver:
         self._selector = selectors.DefaultSelector()
         self._nodes: dict[int, Node] = {}
         self._returns = Returns(launcher.start, lambda index: not self._buffer.pending(index))
-        self._trained: dict[int, int] = {}  # samples, as of each node's last heartbeat
         self._ready: set[int] = set()  # nodes that got ready once
         self._failed: set[int] = set()  # nodes that said that they cannot go on, or left
         self._joining: set[int] = set()  # nodes that were never there before
-        self._epoch_began: float | None = None  # None while nothing trains
-        self._trained_before = self.coordinator.counters().images_trained  # when the epoch began
-        self.train_seconds = 0.0  # without checkpoints and evaluation
+        self._clock = EpochClock(self.coordinator.counters().images_trained, assignment.start.ahead)
         self.ready_at: float | None = None
         self.rows: list[EpochRow] = list(assignment.start.rows[:-1])
         self.outcome: Finish | None = None
@@ -214,12 +211,9 @@ class Driver:
                 continue
             for event in events:
                 match event:
-                    case Heartbeat(samples_trained=trained):
-                        self._trained[index] = trained
                     case Failed():
                         self._failed.add(index)
                     case Refused(reason=reason):
-                        self._trained.pop(index, None)
                         self._observer.submission_refused(self._nodes[index].name, reason)
                     case Ready():
                         self._ready.add(index)
@@ -238,15 +232,15 @@ class Driver:
                     self._folder.append_allocation(self.coordinator.epoch, entry)
             self._execute(actions)
             self._pending.popleft()
-            if self._epoch_began is None and self.coordinator.phase is Phase.TRAINING:
+            if not self._clock.runs and self.coordinator.phase is Phase.TRAINING:
                 self._start_clock()
 
     def _start_clock(self) -> None:
-        self._epoch_began = time.monotonic()
-        self._trained_before = self.coordinator.counters().images_trained
+        now = time.monotonic()
+        self._clock.start(now)
         if self.ready_at is not None:
             return
-        self.ready_at = self._epoch_began
+        self.ready_at = now
         names = tuple(profile.name for profile in self._assignment.outer.nodes)
         self._observer.started(names, len(self._assignment.train), self._assignment.settings.epochs)
 
@@ -263,7 +257,7 @@ class Driver:
                 case EpochEnd():
                     self._record(action)
                 case Finish():
-                    self._stop_clock()
+                    self._clock.stop(time.monotonic())
                     self.outcome = action if self._enough is None else replace(action, reason=self._enough)
 
     def _send(self, index: int, message: Message) -> None:
@@ -303,7 +297,7 @@ class Driver:
             submission.sequence,
             submission.samples,
             quality,
-            max(self._trained.get(index, 0), submission.samples),
+            submission.samples,
             reason,
             may_return,
         )
@@ -314,7 +308,6 @@ class Driver:
         for index, node in outcome.back:
             self._admit(index, node)
             self._ready.add(index)
-            self._trained[index] = self._buffer.submission(index).samples
             if index in self._joining:
                 self._joining.discard(index)
                 self._observer.node_joined(node.name)
@@ -347,14 +340,14 @@ class Driver:
 
     def _record(self, end: EpochEnd) -> None:
         """All nodes are paused: save, evaluate, tell; none of it counts as training time."""
-        seconds = self._stop_clock()
+        self._clock.stop(time.monotonic())
         assignment, metrics = self._assignment, end.metrics
         weights = np.empty(assignment.network.size, np.float32)
         self._buffer.snapshot(weights)
-        speed = self._trained_since() / max(seconds, 1e-9)
-        row = EpochRow(end.epoch, seconds, metrics.loss, metrics.accuracy, math.nan, speed)
-        rows = (*self.rows, row)
-        checkpoint = Checkpoint(assignment.network, weights, end.epoch, self.coordinator.state(), rows)
+        took = self._clock.cut(self.coordinator.counters().images_trained, self.coordinator.trained_ahead)
+        row = EpochRow(end.epoch, took.seconds, metrics.loss, metrics.accuracy, math.nan, took.images_per_second)
+        rows, state = (*self.rows, row), self.coordinator.state()
+        checkpoint = Checkpoint(assignment.network, weights, end.epoch, state, rows, self._clock.ahead)
         write_checkpoint(self._folder.last, checkpoint)
         best = self._evaluate(checkpoint)
         self._folder.write_metrics(self.rows)
@@ -367,34 +360,26 @@ class Driver:
         accuracy = self._evaluator.accuracy(checkpoint.weights, self._assignment.measured)
         best = all(accuracy > row.test_accuracy for row in self.rows)
         if best:
-            write_checkpoint(self._folder.best, replace(checkpoint, state=None, rows=()))
+            write_checkpoint(self._folder.best, replace(checkpoint, state=None, rows=(), ahead=NOTHING))
         self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
         return best
 
-    def _stop_clock(self) -> float:
-        """Training stands still from here; return the seconds since it last began."""
-        if self._epoch_began is None:
-            return 0.0
-        seconds = time.monotonic() - self._epoch_began
-        self.train_seconds += seconds
-        self._epoch_began = None
-        return seconds
-
-    def _trained_since(self) -> int:
-        """Return the images trained since the epoch began, those of the next epoch included."""
-        return self.coordinator.counters().images_trained - self._trained_before
+    @property
+    def train_seconds(self) -> float:
+        """Training time of this part of the run, without checkpoints and evaluation."""
+        return self._clock.total
 
     def _show(self) -> None:
-        if self._epoch_began is None:
+        if not self._clock.runs:
             return
-        elapsed = max(time.monotonic() - self._epoch_began, 1e-9)
+        trained = self.coordinator.counters().images_trained
         self._observer.progress(
             Snapshot(
                 self.coordinator.epoch,
                 self._assignment.settings.epochs,
                 self.coordinator.trained_in_epoch,
                 len(self._assignment.train),
-                self._trained_since() / elapsed,
+                self._clock.speed(time.monotonic(), trained),
                 self.coordinator.statuses(),
             )
         )

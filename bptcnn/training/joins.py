@@ -16,6 +16,7 @@ from bptcnn.errors import UserError
 from bptcnn.nodes import Host, checked_name, host_from
 from bptcnn.outer import NodeProfile, NodeStatus
 from bptcnn.profiling import NodeSpeed, own_cores
+from bptcnn.threads import start_thread
 from bptcnn.training.launcher import Launcher
 from bptcnn.training.members import UNKNOWN, Member, joined_speed, local_speed
 from bptcnn.training.placement import free_cores
@@ -158,10 +159,16 @@ class Joins:
             visitor.tell(Refused(str(error)))
             visitor.close()
             return
-        visitor.tell(Starting(member.name, note))
         thread = threading.Thread(target=self._allocate, name="preparation", daemon=True)
         self._preparation = _Preparation(visitor, request, index, member, note, thread)
-        thread.start()
+        try:
+            start_thread(thread)
+        except UserError as error:
+            self._preparation = None
+            visitor.tell(Refused(str(error)))
+            visitor.close()
+            return
+        visitor.tell(Starting(member.name, note))
 
     def _allocate(self) -> None:
         preparation = self._preparation

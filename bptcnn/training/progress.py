@@ -9,7 +9,10 @@ from bptcnn.untrusted import Between
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One row of metrics.csv. `seconds` is training time in this epoch; accuracies are shares of 1.
+    """One row of metrics.csv; accuracies are shares of 1.
+
+    `seconds` is the training time of this epoch's images, those that were trained ahead of it included: over all epochs
+    it adds up to the run's. `images_per_second` is its images over that, 0 where not known.
 
     `test_accuracy` is that on the images that choose the best epoch: held out ones, where the run has a validation set.
     """
@@ -24,7 +27,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A running epoch: samples trained of all, speed so far in images/s, and every node, lost ones included."""
+    """A running epoch: samples trained of all, speed lately in images/s (0: not known), every node, lost ones too."""
 
     epoch: int
     epochs: int

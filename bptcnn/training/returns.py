@@ -14,7 +14,9 @@ from bptcnn.nodes import Node, NodeGone
 from bptcnn.outer import Failed, NodeEvent, Ready
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0  # between attempts: doubled each time
-_SILENT_SECONDS = 20.0  # an attempt that shows no sign of life for so long has failed
+_START_SECONDS = 120.0  # to a first sign of life: a large network over a slow link, a machine that swaps; ssh's own
+# deadlines, which see a link that is gone, are shorter
+_SILENT_SECONDS = 20.0  # an attempt that has shown one and then none for so long has failed
 _SLEPT_SECONDS = 1.0  # without being asked to attend: it is this process that was silent
 _MOST_FAILURES = 5  # in a row, that are not the network's
 
@@ -29,6 +31,7 @@ class _Away:
     failures: int = 0
     node: Node | None = None
     heard: float = 0.0
+    spoke: bool = False
 
 
 @dataclass
@@ -73,7 +76,7 @@ class Returns:
             if away.node is None:
                 if now >= away.next and self._may_start(index):
                     try:
-                        away.node, away.heard = self._start(index), now
+                        away.node, away.heard, away.spoke = self._start(index), now, False
                     except UserError as error:
                         self._failed(index, away, NodeGone(str(error)), outcome)
                 continue
@@ -83,7 +86,7 @@ class Returns:
                 self._failed(index, away, gone, outcome)
                 continue
             if events:
-                away.heard = now
+                away.heard, away.spoke = now, True
             self._progress(index, away, events, outcome)
         return outcome
 
@@ -98,7 +101,7 @@ class Returns:
                 case Failed(reason=reason):
                     self._failed(index, away, NodeGone(reason), outcome)
                     return
-        if time.monotonic() - away.heard > _SILENT_SECONDS:
+        if time.monotonic() - away.heard > (_SILENT_SECONDS if away.spoke else _START_SECONDS):
             self._failed(index, away, NodeGone("silent while it started", may_return=True), outcome)
 
     def _failed(self, index: int, away: _Away, gone: NodeGone, outcome: Outcome) -> None:

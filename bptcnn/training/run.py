@@ -18,6 +18,7 @@ from bptcnn.profiling import usable_cores
 from bptcnn.profiling.files import read_tuning, write_tuning
 from bptcnn.profiling.network import flops_per_image
 from bptcnn.profiling.tunings import tuning_of, tuning_record
+from bptcnn.rates import rate
 from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
@@ -233,8 +234,9 @@ def _conclude(
     if rows and assignment.settings.validation is not None:
         test_accuracy = evaluator.accuracy(read_checkpoint(folder.last).weights, dataset.test)
     counters = driver.coordinator.counters()
-    train_seconds = sum(row.seconds for row in assignment.start.rows) + driver.train_seconds
-    images_per_second = counters.images_trained / train_seconds if train_seconds else 0.0
+    start = assignment.start
+    train_seconds = sum(row.seconds for row in start.rows) + start.ahead.seconds + driver.train_seconds
+    images_per_second = rate(counters.images_trained, train_seconds)
     nodes, shares = _node_summaries(driver), _shares(driver)
     summary = Summary(
         outcome=outcome.outcome,

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from bptcnn.outer import NodeStatus
 from bptcnn.training.progress import EpochRow, Snapshot
-from bptcnn_cli.plain import counted
+from bptcnn_cli.plain import counted, speed
 from bptcnn_cli.relay import Display
 
 _HEADING = "epoch  seconds  train loss  train accuracy"
@@ -52,7 +52,7 @@ class LiveDisplay(Display):
         """Print the epoch above the picture."""
         line = Text(
             f"{row.epoch:>5}  {row.seconds:>7.2f}  {row.train_loss:>10.4f}  {row.train_accuracy:>14.4f}  "
-            f"{row.test_accuracy:>{len(self._measured)}.4f}  {row.images_per_second:>8,.0f}",
+            f"{row.test_accuracy:>{len(self._measured)}.4f}  {speed(row.images_per_second, ',.0f'):>8}",
             no_wrap=True,
         )
         if best:
@@ -109,8 +109,8 @@ def picture(snapshot: Snapshot, height: int) -> RenderableType:
 def _progress(snapshot: Snapshot) -> RenderableType:
     total = snapshot.epochs * snapshot.samples
     done = (snapshot.epoch - 1) * snapshot.samples + snapshot.trained
-    speed = snapshot.images_per_second
-    left = duration((total - done) / speed) if speed > 0 else "-"
+    rate = snapshot.images_per_second
+    left = duration((total - done) / rate) if rate > 0 else "-"
     line = Table.grid(expand=True, padding=(0, 1))
     line.add_column(no_wrap=True)
     line.add_column(ratio=1)
@@ -120,7 +120,7 @@ def _progress(snapshot: Snapshot) -> RenderableType:
         f"epoch {snapshot.epoch}/{snapshot.epochs}",
         ProgressBar(total=total, completed=done, complete_style="cyan", finished_style="cyan"),
         f"{done / total:4.0%}",
-        f"{speed:,.0f} images/s",
+        f"{rate:,.0f} images/s",
         f"{left} left",
     )
     return line

@@ -30,7 +30,7 @@ class PlainDisplay(Display):
         self._say(
             f"epoch {row.epoch}/{self._epochs}: {row.seconds:.2f} s, train loss {row.train_loss:.4f}, "
             f"train accuracy {row.train_accuracy:.4f}, {self._measured} accuracy {row.test_accuracy:.4f}, "
-            f"{row.images_per_second:.0f} images/s{', best so far' if best else ''}"
+            f"{speed(row.images_per_second)} images/s{', best so far' if best else ''}"
         )
 
     def warning(self, message: str) -> None:
@@ -52,6 +52,11 @@ class PlainDisplay(Display):
     def node_returned(self, name: str) -> None:
         """Print who is back."""
         self._say(f"{name} is back and trains")
+
+
+def speed(images_per_second: float, form: str = ".0f") -> str:
+    """Return "1234", or "-" for 0.0: not known."""
+    return format(images_per_second, form) if images_per_second > 0.0 else "-"
 
 
 def counted(count: int, noun: str) -> str:

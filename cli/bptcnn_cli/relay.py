@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from bptcnn.threads import start_thread
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
 
 _FRAME_SECONDS = 0.1
@@ -49,7 +50,7 @@ class Relay(Observer):
         return self._thread.is_alive()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        start_thread(self._thread)
         return self
 
     def __exit__(

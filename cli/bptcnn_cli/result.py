@@ -10,7 +10,7 @@ from rich.text import Text
 from bptcnn.training.breakdown import Breakdown
 from bptcnn.training.summary import NodeSummary, Summary
 from bptcnn_cli.live import duration
-from bptcnn_cli.plain import counted
+from bptcnn_cli.plain import counted, speed
 
 if TYPE_CHECKING:
     from bptcnn.training import Result  # loads the kernels
@@ -22,10 +22,10 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     """Print the summary, or with `quiet` one line."""
     summary = result.summary
     accuracy = "not evaluated" if summary.test_accuracy is None else f"{summary.test_accuracy:.4f}"
-    speed = f"{summary.images_per_second:,.0f} images/s"
+    trained = f"{speed(summary.images_per_second, ',.0f')} images/s"
     if quiet:
         console.print(
-            f"test accuracy {accuracy}, {summary.train_seconds:.1f} s, {speed}, {result.run_dir}", soft_wrap=True
+            f"test accuracy {accuracy}, {summary.train_seconds:.1f} s, {trained}, {result.run_dir}", soft_wrap=True
         )
         return
     facts = Table.grid(padding=(0, 2))
@@ -37,7 +37,7 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
             "best epoch",
             f"{summary.best_epoch}, {summary.best_accuracy:.4f} on the {summary.chosen_by}; its weights are kept",
         )
-    facts.add_row("training", _training(summary, speed))
+    facts.add_row("training", _training(summary, trained))
     if summary.efficiency is not None:
         facts.add_row("efficiency", f"{summary.efficiency:.1%} of the nodes' summed speeds alone")
     if summary.images_redone:
@@ -59,10 +59,10 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
         console.print(Text.assemble((f"{name:<15}", "dim"), text), soft_wrap=True)
 
 
-def _training(summary: Summary, speed: str) -> str:
+def _training(summary: Summary, trained: str) -> str:
     seconds = summary.train_seconds
     time = f"{seconds:.1f} s" if seconds < 60 else duration(seconds)
-    return f"{time} at {speed}, set-up {summary.setup_seconds:.1f} s"
+    return f"{time} at {trained}, set-up {summary.setup_seconds:.1f} s"
 
 
 def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:

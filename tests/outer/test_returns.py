@@ -15,6 +15,7 @@ from bptcnn.outer.messages import (
     Kill,
     MergeRound,
     NodeAbandoned,
+    NodeJoined,
     NodeLost,
     NodeReturned,
     Pause,
@@ -160,13 +161,47 @@ def test_a_node_may_be_lost_and_return_many_times() -> None:
     committed = 0
     for life in range(5):
         committed += 10
-        assert machine.handle(Heartbeat(1, 9.0 + 30 * life, committed - 5)) == []
+        assert machine.handle(Heartbeat(1, 9.0 + 30 * life, 13)) == []  # of this life
         machine.handle(replace(away(1, life + 1, committed), time=10.0 + 30 * life))
         machine.validate()
         machine.handle(NodeReturned(1, 20.0 + 30 * life))
         machine.validate()
     assert machine.counters().images_trained == 50
-    assert machine.counters().images_redone == 0
+    assert machine.counters().images_redone == 5 * 3
+
+
+def test_a_new_agent_counts_from_zero_and_its_progress_is_seen() -> None:
+    """Whichever way it came: by itself, or by joining in the place of one that is lost for good."""
+    for joins in (False, True):
+        machine = started(samples=4000)
+        ticks(machine, 0.0, 2)
+        machine.handle((final if joins else away)(1, 1, 20))
+        if joins:
+            machine.handle(NodeJoined(1, 2.0, "n1", 1.0))
+        machine.handle(NodeReturned(1, 3.0))
+        kills = []
+        for second in range(3, 300):  # a batch a minute: less than its first life had committed
+            machine.handle(Heartbeat(0, float(second), second // 10))
+            machine.handle(Heartbeat(1, float(second), second // 20))
+            kills += ticks(machine, float(second), 1)
+            machine.validate()
+        assert kills == []
+        machine.handle(NodeLost(1, 300.0, 1, 20, 0.5, 20, "killed"))
+        assert machine.counters().images_redone == 299 // 20
+        machine.validate()
+
+
+def test_nobody_trains_more_than_it_was_sent() -> None:
+    machine = started(samples=4000)
+    in_hand = sum(samples for node, _, samples in work(machine.handle(away(0))) if node == 1)
+    in_hand += machine._ledger.sent(1)
+    ticks(machine, 0.0, 2)
+    kills = []
+    for second in range(2, 200):
+        machine.handle(Heartbeat(1, float(second), in_hand + second))
+        machine.validate()
+        kills += ticks(machine, float(second), 1)
+    assert kills == [Kill(1, "no progress for 120 s")]
 
 
 def test_a_node_that_returned_is_killed_again_for_silence() -> None:

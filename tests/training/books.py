@@ -17,6 +17,7 @@ from bptcnn.outer import (
     NodeLost,
     NodeReturned,
     Phase,
+    Refused,
     Send,
     Submitted,
     Tick,
@@ -45,6 +46,9 @@ class Books:
     _streams: dict[int, deque[tuple[int, int]]] = field(default_factory=dict)
     _committed: dict[int, int] = field(default_factory=dict)
     _lost: set[int] = field(default_factory=set)
+    redone: int = 0  # trained in vain, as far as nodes said
+    _before: dict[int, int] = field(default_factory=dict)  # what earlier lives had committed...
+    _heard: dict[int, int] = field(default_factory=dict)  # ...and what all have trained, by this one's heartbeats
 
     @classmethod
     def of(cls, coordinator: Coordinator) -> "Books":
@@ -53,6 +57,7 @@ class Books:
         state = coordinator._state
         if state is not None:
             books.ended = state.epoch
+            books.redone = state.counters.images_redone
             books.trained[state.epoch + 1] = state.ahead.astype(np.int64)
         return books
 
@@ -69,13 +74,20 @@ class Books:
             counted += int(trained.sum())
         assert images == counted
 
-    def enter(self, event: Event, actions: Sequence[Action], phase: Phase) -> None:
-        """An event was handled."""
+    def enter(self, event: Event, actions: Sequence[Action], phase: Phase, redone: int) -> None:
+        """An event was handled; since then so many images count as redone."""
         match event:
             case Submitted() if event.node not in self._lost:
                 self._commit(event.node, event.samples_committed)
+            case Heartbeat() if event.node not in self._lost:
+                heard = self._before.get(event.node, 0) + event.samples_trained
+                self._heard[event.node] = max(heard, self._heard.get(event.node, 0))
+            case Refused() if event.node not in self._lost:
+                self.redone += event.samples
+                self._heard.pop(event.node, None)
             case NodeLost() if event.node not in self._lost:
                 self._commit(event.node, event.samples_committed)
+                self.redone += max(0, self._heard.pop(event.node, 0) - event.samples_committed)
                 self._streams.pop(event.node, None)
                 self._lost.add(event.node)
                 self.stopped.pop(event.node, None)
@@ -83,8 +95,10 @@ class Books:
                 self._lost.add(event.node)  # until it has returned
             case NodeReturned():
                 self._lost.discard(event.node)
+                self._before[event.node] = self._committed.get(event.node, 0)
             case Tick(time=now):
                 self._tick(now, phase)
+        assert redone == self.redone, f"{redone} images count as redone, {self.redone} were"
         if not isinstance(event, Tick | Heartbeat) or actions:
             self.still = 0
         for action in actions:

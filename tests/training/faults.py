@@ -169,7 +169,7 @@ def spying(folder: Path) -> Iterator[Spy]:
                 spy.returned.get(spy.names[node], _nothing)()
         actions = keep(handle(self, event))
         self.validate()
-        spy.books.enter(event, actions, self.phase)
+        spy.books.enter(event, actions, self.phase, self.counters().images_redone)
         return actions
 
     def sends(self: LocalNode, message: Message) -> None:
