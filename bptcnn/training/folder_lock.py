@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bptcnn.errors import UserError
 
-LOCK = ".lock"
+LOCK = "lock"
 _MODE = 0o600
 _LAYOUT = "hhqqi4x"  # struct flock: type, whence, start, length, pid; the same on x86-64 and aarch64
 _TAKEN = (errno.EAGAIN, errno.EACCES)
