@@ -5,18 +5,19 @@ in .toml, or that has a line that begins with "[[", is TOML.
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.untrusted import Malformed, parse_toml, read_text
 
 LOCAL_NAME = "local"
 _MOST_HOSTS = 256  # each is an ssh process and a connection of the coordinator's
 _MOST_THREADS = 4096
 _MOST_NAME, _MOST_ADDRESS = 100, 255  # characters: names are parts of file names, addresses are DNS names
+_MOST_LINE = 10_000  # characters
 _KEYS = ("address", "python", "port", "threads", "workdir", "env", "name", "local")
 _LOCAL_KEYS = ("local", "name", "threads")
 _FIELDS = ("python", "slots", "max_slots", "max-slots")
@@ -42,14 +43,7 @@ class Host:
 
 def read_hosts(path: Path) -> tuple[Host, ...]:
     """Read a hosts file, at most 256 hosts, all with names of their own; raise UserError where it is not one."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no hosts file at {path}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8: give a hosts file") from None
-    except OSError as error:
-        raise UserError(f"cannot read the hosts file {path}: {error.strerror or error}") from None
+    text = read_text(path, "hosts file")
     is_toml = path.suffix == ".toml" or any(line.lstrip().startswith("[[") for line in text.splitlines())
     entries = _toml_entries(path, text) if is_toml else _hostfile_entries(path, text)
     if not entries:
@@ -67,7 +61,7 @@ def host_from(place: str, values: Mapping[str, Any]) -> Host:
     """Return the host that keys as in a TOML hosts file describe; raise UserError, with the `place` they are from."""
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
-        raise UserError(f"{place}: unknown key {unknown[0]!r}: known are {', '.join(_KEYS)}")
+        raise UserError(f"{place}: unknown key {unknown[0]!r:.200}: known are {', '.join(_KEYS)}")
     host = _host(place, values, is_toml=True)
     return host if host.name else replace(host, name=_machine(host))
 
@@ -86,12 +80,12 @@ def checked_name(place: str, name: str) -> str:
 def _toml_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Return (where it stands, its keys) of each host."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = parse_toml(text)
+    except Malformed as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     unknown = sorted(set(document) - {"host"})
     if unknown:
-        raise UserError(f"{path}: unknown {unknown[0]!r}: a hosts file has [[host]] tables only")
+        raise UserError(f"{path}: unknown {unknown[0]!r:.200}: a hosts file has [[host]] tables only")
     tables = document.get("host", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError(f"{path}: write [[host]], in double brackets, above each host's keys")
@@ -100,7 +94,7 @@ def _toml_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
         place = _place(path, f"host {number}", table.get("name") or table.get("address"))
         unknown = sorted(set(table) - set(_KEYS))
         if unknown:
-            raise UserError(f"{place}: unknown key {unknown[0]!r}: known are {', '.join(_KEYS)}")
+            raise UserError(f"{place}: unknown key {unknown[0]!r:.200}: known are {', '.join(_KEYS)}")
         entries.append((place, table))
     return entries
 
@@ -109,6 +103,8 @@ def _hostfile_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any
     """Return (where it stands, its fields under their names in TOML) of each line that names a host."""
     entries: list[tuple[str, Mapping[str, Any]]] = []
     for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > _MOST_LINE:
+            raise UserError(f"{_place(path, f'line {number}', None)} has more than {_MOST_LINE} characters")
         words = re.sub(r"\s*=\s*", "=", line.partition("#")[0].strip()).split()
         if not words:
             continue
@@ -117,12 +113,12 @@ def _hostfile_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any
         for word in words[1:]:
             field, _, value = word.partition("=")
             if field not in _FIELDS or not value:
-                raise UserError(f"{place}: unknown {word!r}: fields are slots=N, max_slots=N and python=/PATH")
+                raise UserError(f"{place}: unknown {word!r:.200}: fields are slots=N, max_slots=N and python=/PATH")
             if field == "python":
                 values["python"] = value
                 continue
             if not re.fullmatch(r"[0-9]{1,9}", value):
-                raise UserError(f"{place}: {field} is {value!r}: give a whole number")
+                raise UserError(f"{place}: {field} is {value!r:.200}: give a whole number")
             if field == "slots":  # max_slots bounds oversubscription, which we never do
                 values["threads"] = int(value)
         entries.append((place, values))
@@ -135,9 +131,8 @@ def _host(place: str, values: Mapping[str, Any], is_toml: bool) -> Host:
     if local:
         unknown = sorted(set(values) - set(_LOCAL_KEYS))
         if unknown:
-            raise UserError(
-                f"{place}: {unknown[0]!r} does not go with this machine, which runs the Python you run now: remove it"
-            )
+            why = "does not go with this machine, which runs the Python you run now"
+            raise UserError(f"{place}: {unknown[0]!r:.200} {why}: remove it")
         return Host(_name(place, values), threads=_whole(place, values, "threads", _MOST_THREADS), local=True)
     return Host(
         _name(place, values),
@@ -153,7 +148,7 @@ def _host(place: str, values: Mapping[str, Any], is_toml: bool) -> Host:
 def _taken(place: str, values: Mapping[str, Any], key: str, kind: type, wanted: str) -> Any:
     value = values.get(key)
     if value is not None and type(value) is not kind:  # a bool is no port
-        raise UserError(f"{place}: {key} is {value!r}: give {wanted}")
+        raise UserError(f"{place}: {key} is {value!r:.200}: give {wanted}")
     return value
 
 
@@ -161,7 +156,7 @@ def _text(place: str, values: Mapping[str, Any], key: str, wanted: str) -> str |
     """Return a string that is neither empty nor has characters that would end a line of a shell."""
     text: str | None = _taken(place, values, key, str, wanted)
     if text is not None and (not text.strip() or not text.isprintable()):
-        raise UserError(f"{place}: {key} is {text!r}: give {wanted}")
+        raise UserError(f"{place}: {key} is {text!r:.200}: give {wanted}")
     return text
 
 
@@ -176,7 +171,7 @@ def _name(place: str, values: Mapping[str, Any]) -> str:
     wanted = f"up to {_MOST_NAME} characters without blanks and slashes that do not begin with - or ."
     name = _text(place, values, "name", wanted)
     if name is not None and (len(name) > _MOST_NAME or re.search(r"\s|/|^[-.]", name)):
-        raise UserError(f"{place}: name is {name!r}: give {wanted}")
+        raise UserError(f"{place}: name is {name!r:.200}: give {wanted}")
     return name or ""
 
 
@@ -186,11 +181,11 @@ def _address(place: str, values: Mapping[str, Any]) -> str:
     if address is None:
         raise UserError(f"{place}: no address: give {wanted} (or local = true for this machine)")
     if "://" in address or address.rpartition("@")[2].count(":") == 1:
-        raise UserError(f"{place}: address is {address!r}: give user@host, and the port by itself (port = N)")
+        raise UserError(f"{place}: address is {address!r:.200}: give user@host, and the port by itself (port = N)")
     machine = address.rpartition("@")[2]
     # ssh would take what begins with - for an option
     if re.search(r"\s|/|^[-@]", address) or machine[:1] in ("", "-", ".") or len(address) > _MOST_ADDRESS:
-        raise UserError(f"{place}: address is {address!r}: give {wanted}")
+        raise UserError(f"{place}: address is {address!r:.200}: give {wanted}")
     return address
 
 
@@ -200,14 +195,16 @@ def _python(place: str, values: Mapping[str, Any], is_toml: bool) -> str:
         how = 'add python = "/PATH/TO/python"' if is_toml else "add python=/PATH/TO/python to the line, or use TOML"
         raise UserError(f"{place}: no Python: {how} (ask the host: command -v python3)")
     if not python.startswith("/") or "=" in python:  # `env` would take a path with = for a variable
-        raise UserError(f"{place}: python is {python!r}: give an absolute path on that host, without =")
+        raise UserError(f"{place}: python is {python!r:.200}: give an absolute path on that host, without =")
     return python
 
 
 def _workdir(place: str, values: Mapping[str, Any]) -> str | None:
     workdir = _text(place, values, "workdir", "a folder on that host")
     if workdir is not None and workdir.startswith("~"):
-        raise UserError(f"{place}: workdir is {workdir!r}: leave out ~/, relative folders start from your home there")
+        raise UserError(
+            f"{place}: workdir is {workdir!r:.200}: leave out ~/, relative folders start from your home there"
+        )
     return workdir
 
 
@@ -215,9 +212,9 @@ def _env(place: str, values: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     env = _taken(place, values, "env", dict, 'a table of strings, such as { OMP_PROC_BIND = "true" }') or {}
     for name, value in env.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise UserError(f"{place}: env has {name!r}: names are letters, digits and _, and begin with no digit")
+            raise UserError(f"{place}: env has {name!r:.200}: names are letters, digits and _, and begin with no digit")
         if not isinstance(value, str) or not (value.isprintable() or value == ""):
-            raise UserError(f"{place}: env.{name} is {value!r}: give a string on one line, in quotes")
+            raise UserError(f"{place}: env.{name} is {value!r:.200}: give a string on one line, in quotes")
     return tuple(env.items())
 
 
@@ -226,7 +223,7 @@ def _named(path: Path, hosts: Sequence[Host]) -> tuple[Host, ...]:
     taken: set[str] = set()
     for host in hosts:
         if host.name in taken:
-            raise UserError(f"{path}: two hosts have the name {host.name!r}: give each its own")
+            raise UserError(f"{path}: two hosts have the name {host.name!r:.200}: give each its own")
         taken |= {host.name} - {""}
     named = []
     for host in hosts:
@@ -244,4 +241,4 @@ def _machine(host: Host) -> str:
 
 
 def _place(path: Path, where: str, label: object) -> str:
-    return f"{path}, {where}" + (f" ({label})" if isinstance(label, str) and label.isprintable() and label else "")
+    return f"{path}, {where}" + (f" ({label:.100})" if isinstance(label, str) and label.isprintable() and label else "")

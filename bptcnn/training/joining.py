@@ -1,7 +1,9 @@
 """Joining a running run, from another process of the same user on the coordinator's machine: what the command does."""
 
+import os
 import select
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +24,10 @@ _LONGEST_SECONDS = 3600.0  # that a run may be silent: it says nothing while it 
 
 
 class Connection:
-    """A connection to the run in a folder; a context manager. Where it ends, the node leaves the run."""
+    """A connection to the run in a folder; a context manager. Where it ends, the node leaves the run.
+
+    It is this user's own run, whatever lies in the folder: what it tells, such as its hosts file, its user has named.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         """Connect; raise UserError where no run trains there."""
@@ -34,6 +39,9 @@ class Connection:
         except OSError as error:
             self.close()
             raise UserError(_not_there(self._folder, error)) from None
+        if _owner(self._socket) != os.getuid():
+            self.close()
+            raise UserError(_not_there(self._folder, PermissionError()))
 
     def meet(self, told: Callable[[str], None]) -> Greeting:
         """Return what the run says first; `told` is told where that takes long. Raise UserError for another version."""
@@ -91,6 +99,12 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _owner(connected: socket.socket) -> int:
+    """Return the user whose process listens at the other end, as the kernel says."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+    return int(struct.unpack("iII", credentials)[1])
 
 
 def _not_there(folder: RunFolder, error: OSError) -> str:

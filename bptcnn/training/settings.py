@@ -2,7 +2,6 @@
 
 import math
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
 from bptcnn.precision import Precision
 from bptcnn.training.schedules import learning_rates
+from bptcnn.untrusted import Malformed, parse_toml, printable, read_text
 
 _MOST_NODES = 256
 _TWO_NODES = (1.0, 1.0)
@@ -20,6 +20,7 @@ _LOCAL_STEPS = (2, 8)  # as submissions' cost allows (outer/README.md)
 _HOST_LOCAL_STEPS = 32  # a quarter of the weights to move (benchmarks/hosts.py)
 _ALONE_FLOPS = 1e11  # of a local iteration of a node alone: some tenths of a second
 _MOST_ALONE = 32  # steps of that; cnn2's 8 on 2 threads would spend 3 % of the time on submitting
+_MOST_MESSAGE = 500  # characters: a wrong value may be long
 _MOST = {
     "epochs": 1_000_000,
     "batch_size": 65_536,
@@ -146,10 +147,8 @@ RESUMABLE = (
 def read_config(path: Path) -> dict[str, Any]:
     """Read a TOML file of settings; raise UserError where it is none. Names are those of `TrainSettings`."""
     try:
-        return tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"no configuration file at {path}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(read_text(path, "configuration file"))
+    except Malformed as error:
         raise UserError(f"cannot read the configuration {path}: {error}") from None
 
 
@@ -158,11 +157,13 @@ def settings_from(values: Mapping[str, Any]) -> TrainSettings:
     known = {field.name for field in fields(TrainSettings)}
     unknown = sorted(set(values) - known)
     if unknown:
-        raise UserError(f"unknown setting {unknown[0]!r}: known are {', '.join(sorted(known))}")
+        raise UserError(f"unknown setting {unknown[0]!r:.100}: known are {', '.join(sorted(known))}")
     try:
         return TrainSettings(**values)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise UserError(f"a setting has the wrong type: {error}") from None
+    except UserError as error:
+        raise UserError(printable(str(error), _MOST_MESSAGE)) from None
 
 
 def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
@@ -182,7 +183,7 @@ def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
         return (1.0,) * spec
     try:
         speeds = tuple(float(speed) for speed in spec)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"nodes {spec!r}: {advice}") from None
     if not 1 <= len(speeds) <= _MOST_NODES or not all(0.0 < speed <= 1.0 for speed in speeds):
         raise UserError(f"nodes {','.join(map(str, speeds))!r}: {advice}")

@@ -46,8 +46,14 @@ def starting_point(
 
 def resumed_settings(run_dir: Path, changes: Mapping[str, Any]) -> TrainSettings:
     """Return a run's own settings with `changes`; raise UserError where one would make it another run."""
-    values = RunFolder.open(run_dir).read_config()
+    folder = RunFolder.open(run_dir)
+    values = folder.read_config()
     own = settings_from({name: value for name, value in values.items() if name not in ("network", "data")})
+    if own.hosts is not None and "hosts" not in changes:  # the folder may be somebody else's
+        raise UserError(
+            f"{folder.config} names the hosts file {own.hosts}, whose hosts run programs only where you name it again: "
+            "give hosts, if you trust it"
+        )
     changed = settings_from({**own.to_dict(), **changes})
     for field in fields(TrainSettings):
         if field.name not in RESUMABLE and getattr(own, field.name) != getattr(changed, field.name):

@@ -1,7 +1,13 @@
-"""What a run is to be: the command line over a configuration file, or over the run that is resumed, over defaults."""
+"""What a run is to be: the command line over a configuration file, or over the run that is resumed, over defaults.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+A configuration, or a run folder, may be somebody else's. What they name is read, but what would run programs (Python
+files, and hosts files, which say whom ssh calls and what runs there) counts only where the command line names it.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +24,40 @@ from bptcnn_cli.defaults import NETWORK
 
 @dataclass(frozen=True)
 class Choices:
-    """The network by name or file, or as `Network.to_dict` describes it (so in run folders); the data; the settings."""
+    """The network by name or file, or as `Network.to_dict` describes it (so in run folders); the data; the settings.
+
+    `said`: what the command line itself says. `source`: the file that says the rest.
+    """
 
     network: str | dict[str, Any]
     data: str
     settings: TrainSettings
+    said: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    source: Path | None = field(default=None, compare=False)
+
+    def require_named(self) -> None:
+        """Raise UserError where something would run programs that the command line does not name."""
+        if self.source is None:
+            return
+        if "data" not in self.said:
+            require_no_code(self.source, self.data)
+        if "network" not in self.said and is_python(self.network):
+            raise _unnamed(self.source, f"the network {self.network}, a Python file,", "--network", str(self.network))
+        if "hosts" not in self.said and self.settings.hosts is not None:
+            raise _unnamed(self.source, f"the hosts file {self.settings.hosts}", "--hosts", self.settings.hosts)
+
+    def changes(self) -> dict[str, Any]:
+        """Return the settings that the command line itself says."""
+        return {name: value for name, value in self.said.items() if name not in ("network", "data")}
 
     def load_data(self) -> Dataset:
-        """Return the data set; raise UserError where there is none."""
+        """Return the data set; raise UserError where there is none, or it is code that nobody named."""
+        self.require_named()
         return load(self.data)
 
     def load_network(self, dataset: Dataset) -> Network:
         """Return the network for this data; raise UserError where it does not exist or does not fit."""
+        self.require_named()
         if isinstance(self.network, str):
             return load_network(self.network, dataset.train.input_shape, dataset.classes)
         return Network.from_dict(self.network)
@@ -49,30 +77,49 @@ def choose(given: Mapping[str, Any], config: Path | None) -> Choices:
         return _choices(said)
     values = read_config(config)
     _choices_of_file(config, values)  # an error of the file's own names the file
-    return _choices({**values, **said})
+    return replace(_choices({**values, **said}), said=said, source=config)
 
 
 def choose_resumed(given: Mapping[str, Any], run_dir: Path) -> Choices:
     """Return the choices of a run that goes on: its config.toml, with what may change. Raises UserError as `choose`."""
-    said = _said(given)
-    fixed = [name for name in said if name not in RESUMABLE]
+    said, folder = _said(given), RunFolder.open(run_dir)
+    values = folder.read_config()
+    _choices_of_file(folder.config, values)
+    # Python files are named again, and the checkpoint says whether they still are what they were
+    named_again = {name for name in ("data", "network") if is_python(said.get(name))}
+    if not is_python(values.get("data")):
+        named_again.discard("data")
+    fixed = [name for name in said if name not in RESUMABLE and name not in named_again]
     if fixed:
         allowed = ", ".join(_option(name) for name in RESUMABLE)
         raise UserError(f"{_option(fixed[0])} cannot change when a run is resumed: only {allowed} can")
-    values = _read_run(run_dir)
-    return _choices({**values, **said})
+    return replace(_choices({**values, **said}), said=said, source=folder.config)
 
 
-def choices_of_run(run_dir: Path) -> Choices:
-    """Return what an earlier run was; raise UserError where there is none."""
-    return _choices(_read_run(run_dir))
-
-
-def _read_run(run_dir: Path) -> dict[str, Any]:
+def data_of_run(run_dir: Path) -> str:
+    """Return what an earlier run was trained on; raise UserError where there is none, or it is code."""
     folder = RunFolder.open(run_dir)
     values = folder.read_config()
-    _choices_of_file(folder.config, values)
-    return values
+    with _named(folder.config):
+        _, data = _sources(values)
+    require_no_code(folder.config, data)
+    return data
+
+
+def is_python(source: object) -> bool:
+    """Whether this is a Python file, which is run."""
+    return isinstance(source, str) and Path(source).suffix == ".py"
+
+
+def require_no_code(source: Path, data: str) -> None:
+    """Raise UserError where the data set that a file names is a Python file."""
+    if is_python(data):
+        raise _unnamed(source, f"the data set {data}, a Python file,", "", data)
+
+
+def _unnamed(source: Path, what: str, option: str, value: str) -> UserError:
+    remedy = " ".join(filter(None, (option, shlex.quote(value))))
+    return UserError(f"{source} names {what} which runs only where the command names it: add {remedy}, if you trust it")
 
 
 def _said(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,17 +131,29 @@ def _option(name: str) -> str:
 
 
 def _choices_of_file(path: Path, values: Mapping[str, Any]) -> None:
-    try:
+    with _named(path):
         _choices(values)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in errors."""
+    try:
+        yield
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
 def _choices(values: Mapping[str, Any]) -> Choices:
-    settings = dict(values)
-    network, data = settings.pop("network", NETWORK), settings.pop("data", SAMPLE)
+    settings = {name: value for name, value in values.items() if name not in ("network", "data")}
+    return Choices(*_sources(values), settings_from(settings))
+
+
+def _sources(values: Mapping[str, Any]) -> tuple[str | dict[str, Any], str]:
+    """Return what names or describes the network, and what names the data."""
+    network, data = values.get("network", NETWORK), values.get("data", SAMPLE)
     if not isinstance(network, str | dict):
-        raise UserError(f"network must be a name, a file or a table, not {network!r}")
+        raise UserError(f"network must be a name, a file or a table, not {network!r:.100}")
     if not isinstance(data, str):
-        raise UserError(f"data must be text, not {data!r}")
-    return Choices(network, data, settings_from(settings))
+        raise UserError(f"data must be text, not {data!r:.100}")
+    return network, data

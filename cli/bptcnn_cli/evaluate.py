@@ -32,12 +32,12 @@ def evaluate(
     """
     from bptcnn.data import load as load_data
     from bptcnn.training import prepare_kernels
-    from bptcnn_cli.choices import choices_of_run
+    from bptcnn.untrusted import printable
+    from bptcnn_cli.choices import data_of_run
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
 
-    choices = choices_of_run(run)
-    dataset = load_data(choices.data if data is None else data)
+    dataset = load_data(data_of_run(run) if data is None else data)
     with Relay(fitting_display(quiet=json)) as relay:
         prepare_kernels(relay)
     from bptcnn.training import load  # compiles what was not prepared
@@ -52,4 +52,4 @@ def evaluate(
         values = {"run": str(run), "data": dataset.name, "network": network, "checkpoint": "last" if last else "best"}
         say(encoder.dumps({**values, "test_accuracy": accuracy, "images": images}))
         return
-    console().print(f"test accuracy {accuracy:.4f} on {images:,} images of {dataset.name}", soft_wrap=True)
+    console().print(f"test accuracy {accuracy:.4f} on {images:,} images of {printable(dataset.name)}", soft_wrap=True)

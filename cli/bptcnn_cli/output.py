@@ -87,11 +87,11 @@ def fill_closed_descriptors() -> None:
 
 
 def complain(message: str) -> None:
-    """Print a line about an error on standard error; nobody may be there to read it."""
+    """Print a line about an error on standard error, whatever files told; nobody may be there to read it."""
     with contextlib.suppress(OSError):
-        print(f"bptcnn: {message}", file=sys.stderr, flush=True)
+        print(f"bptcnn: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def one_line(error: object) -> str:
-    """An error's text as one line, whatever file names it holds."""
-    return " ".join(str(error).split())
+    """An error's text as one line that moves no terminal's cursor, whatever files and file names it holds."""
+    return "".join(character if character.isprintable() else " " for character in " ".join(str(error).split()))

@@ -118,8 +118,10 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
             dataset = choices.load_data()
             network = choices.load_network(dataset)
             run_dir = run_dir or default_run_dir(network.name)
+            # a resumed run's own settings may change until its folder is locked
+            settings, changes = (None, choices.changes()) if resume else (choices.settings, {})
             result: Result = train_network(
-                network, dataset, choices.settings, run_dir=run_dir, resume=resume, init=init, observer=relay
+                network, dataset, settings, run_dir=run_dir, resume=resume, init=init, observer=relay, **changes
             )
     except KeyboardInterrupt:
         if relay.stuck:

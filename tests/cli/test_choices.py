@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from bptcnn_cli.choices import choices_of_run, choose, choose_resumed
+from bptcnn_cli.choices import choose, choose_resumed, data_of_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,7 +97,7 @@ def test_a_resumed_run_keeps_its_settings_but_for_length_and_nodes(tmp_path: Pat
     run = write_run(tmp_path, epochs=3, lr="0.2", seed=5)
     found = choose_resumed({"epochs": 9, "nodes": "3", "lr": None}, run)
     assert found.settings == TrainSettings(epochs=9, nodes=(1.0, 1.0, 1.0), lr="0.2", seed=5)
-    assert choices_of_run(run).settings == TrainSettings(epochs=3, lr="0.2", seed=5)
+    assert data_of_run(run) == "fashion-mnist-sample"
     assert len(found.load_data().test) == 2_000
 
 

@@ -42,7 +42,8 @@ def finish(run: Run) -> None:
     run.signal(signal.SIGTERM)
     run.ends(code=130)
     ended = len((run.folder / "metrics.csv").read_text().splitlines()) - 1
-    options = ("--resume", "--run-dir", str(run.folder), "--epochs", str(ended + 1))
+    hosts = run.command[run.command.index("--hosts") + 1]
+    options = ("--resume", "--run-dir", str(run.folder), "--hosts", str(hosts), "--epochs", str(ended + 1))
     again = run.hosts.run(
         [*map(str, run.command[:4]), *options], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
     )

@@ -178,7 +178,7 @@ def test_a_wrong_entry_is_named(tmp_path: Path, values: dict[str, object], wante
         (b"host = ['a']", "FILE: write [[host]], in double brackets"),
         (b"host = 'a'", "FILE: write [[host]], in double brackets"),
         (b"[[hosts]]\naddress = 'a'", "FILE: unknown 'hosts': a hosts file has [[host]] tables only"),
-        (b"\xff", "FILE is not text in UTF-8"),
+        (b"\xff", "cannot read the hosts file FILE: it is no text in UTF-8"),
         (b"[[host]]\nlocal = true\n[[host]]\nlocal = true\nname = 'b'", "FILE names this machine twice"),
     ],
 )
@@ -257,3 +257,23 @@ def test_any_text_as_a_hostfile_is_read_or_refused(tmp_path_factory: pytest.Temp
     path.write_text(text, encoding="utf-8", newline="")
     hosts = read_or_refused(path)
     assert all(host.local or host.address[0] != "-" for host in hosts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "host = " + "[" * 100_000,
+        "a" + ".a" * 200_000 + " = 1",
+        "[[host]]\naddress = 'a'\npython = '/p'\nport = " + "9" * 5000,
+        "[[host]]\naddress = 'a'\npython = \"/" + "p\\u001b[2J" * 1000 + '"',
+        f"[[host]]\naddress = '{'a' * 100_000}'\npython = '/p'",
+        "[[host]]\nlocal = true\n" * 50_000,
+        "#" * (1 << 21),
+        "a" + " " * 1_000_000 + "b",
+    ],
+    ids=["nested", "long key", "digits", "escapes", "long", "many", "2 MB", "blanks"],
+)
+def test_absurd_files_are_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
+    message = refusal(tmp_path, text.encode())
+    assert message.isprintable()
+    assert len(message) < 1000
