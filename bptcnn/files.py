@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import glob
 import os
 import tempfile
@@ -25,12 +26,34 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
+        sync(target.parent)  # else a power cut may bring back the file that was there before
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and those above it that are missing, so that they outlive a power cut; OSError where that fails."""
+    folder = Path(path)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync(made.parent)
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Have a file's content, or the names in a folder, on the disk; raise OSError where that fails."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_drafts(path: str | os.PathLike[str]) -> None:

@@ -26,6 +26,7 @@ NARROWER: dict[str, set[str]] = {
 
 SHARED = (
     "bptcnn.available",
+    "bptcnn.caches",
     "bptcnn.errors",
     "bptcnn.files",
     "bptcnn.precision",

@@ -7,6 +7,7 @@ Guarantees
 - What `get` returns has the digest that was asked for: it is computed anew each time, and a damaged entry is removed.
 - Writers in several processes do not disturb each other; the first to finish wins, and all have the same content.
 - A writer that dies leaves a temporary folder and nothing else, and the next writer removes it.
+- Nobody else can write into the folder. What a power cut takes is sent again: nothing waits for the disk.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from bptcnn.caches import cache_root, private_folder, require_private
 from bptcnn.data.files import regular_size, shown
 from bptcnn.data.samples import Samples
 from bptcnn.errors import UserError
@@ -65,13 +67,20 @@ class SampleCache:
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder`: by default "samples" in the user's cache folder of bptcnn (`BPTCNN_CACHE_DIR` moves that)."""
-        self.folder = folder if folder is not None else _cache_folder() / "samples"
+        self._below = () if folder is not None else ("samples",)
+        self._root = folder if folder is not None else cache_root()
+        self.folder = self._root.joinpath(*self._below)
 
     def get(self, digest: str) -> Samples | None:
-        """The samples of that digest, as read-only memory maps; None where they are not stored, or are damaged."""
+        """The samples of that digest, as read-only memory maps; None where they are not stored, or are damaged.
+
+        Raises UserError where somebody else could change them while they are in use.
+        """
         entry = self._entry(digest)
         if not os.path.lexists(entry):
             return None
+        for folder in (self._root, self.folder):
+            require_private(folder.resolve() if folder == self._root else folder)
         found = _mapped(entry)
         if found is None or not _has_digest(found, digest):
             self._discard(entry)
@@ -98,7 +107,7 @@ class SampleCache:
         self._entry(digest)
         self._sweep()
         with _storing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._root, *self._below)
             temporary = self._temporary()
         try:
             arrays = ((np.dtype(images_dtype), images_shape), (np.dtype(labels_dtype), labels_shape))
@@ -217,12 +226,6 @@ class SampleWriter:
         """Close the files."""
         for file in self._files:
             file.close()
-
-
-def _cache_folder() -> Path:
-    import platformdirs  # here, to keep the import of the package light
-
-    return Path(os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn"))
 
 
 @contextmanager

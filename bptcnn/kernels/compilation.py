@@ -2,6 +2,7 @@
 
 numba's own cache looks at one source file only, so the folder is keyed by a digest of every source file that holds
 compiled code, by the host CPU and by the vector unit in use. It is local to the host: home folders may be shared.
+What is cached are pickles of code: the folder is this user's alone.
 """
 
 import atexit
@@ -20,9 +21,10 @@ from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
 import numba
-import platformdirs
 from numba.core import config, sigutils, types
 
+from bptcnn.caches import cache_root, private_folder, require_own_files
+from bptcnn.files import sync
 from bptcnn.kernels.unit import MATRIX_UNIT, UNIT
 from bptcnn.precision import Precision
 
@@ -50,11 +52,11 @@ def _cache_key() -> str:
 def cache_folder() -> Path:
     """Return this host's folder of compiled kernels, created if need be (`BPTCNN_CACHE_DIR` moves it).
 
-    Where that cannot be written, a temporary folder serves this process and those that it starts.
+    Where that cannot be written, a temporary folder serves this process and those that it starts. Raises UserError
+    where others could write into it.
     """
-    root = os.environ.get("BPTCNN_CACHE_DIR") or os.fspath(platformdirs.user_cache_path("bptcnn"))
     try:
-        folder = _made(Path(root))
+        folder = _made(cache_root())
     except OSError:
         temporary = tempfile.mkdtemp(prefix="bptcnn-kernels-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
@@ -65,8 +67,8 @@ def cache_folder() -> Path:
 
 
 def _made(root: Path) -> Path:
-    folder = root / "kernels" / _cache_key()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = private_folder(root, "kernels", _cache_key())
+    require_own_files(folder)
     os.utime(folder)  # in use
     if not os.access(folder, os.W_OK):
         raise PermissionError(folder)
@@ -88,7 +90,12 @@ def is_warm(precision: Precision = "float32") -> bool:
 
 def mark_warm(precision: Precision = "float32") -> None:
     """Record that every kernel that a precision needs is in the cache."""
-    (cache_folder() / f"complete-{precision}").touch()
+    folder = cache_folder()
+    for file in folder.rglob("*"):  # numba leaves it to chance when they reach the disk, and cannot read torn ones
+        with contextlib.suppress(FileNotFoundError):  # another process's temporary file
+            sync(file)
+    (folder / f"complete-{precision}").touch()
+    sync(folder)
 
 
 @contextmanager

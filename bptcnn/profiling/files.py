@@ -7,15 +7,15 @@ import dataclasses
 import math
 import os
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.files import write_atomically
+from bptcnn.files import make_folder, write_atomically
 from bptcnn.profiling.records import VERSION, Profile, TuningRecord
+from bptcnn.untrusted import Malformed, parse_toml, read_text
 
 R = TypeVar("R")
 
@@ -29,6 +29,7 @@ _MAY_BE_ZERO = frozenset(
 )
 _HEADER = "# What bptcnn measured on a machine; profiles/README.md explains the keys.\n"
 _LARGEST = 2**53  # whole numbers above are no longer exact in every TOML reader
+_MOST_BYTES = 16 << 20  # of a file: a layer takes 300
 _LEAST = sys.float_info.min  # of what is to be more than 0
 _SCALARS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -67,7 +68,7 @@ def _write(path: str | os.PathLike[str], record: Any, header: str) -> None:
         raise UserError(f"cannot write {path}: {error}") from None
     place = Path(path)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(place.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     write_atomically(place, header + tomli_w.dumps(document))
@@ -75,10 +76,8 @@ def _write(path: str | os.PathLike[str], record: Any, header: str) -> None:
 
 def _read(path: str | os.PathLike[str], kind: type[R], what: str) -> R:
     try:
-        document = tomllib.loads(Path(path).read_bytes().decode())
-    except OSError as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors
+        document = parse_toml(read_text(path, what, _MOST_BYTES), _MOST_BYTES)
+    except Malformed as error:
         raise UserError(f"{path} is no {what}: not TOML: {_one_line(str(error))}") from None
     try:
         if "version" in document and document["version"] != VERSION:

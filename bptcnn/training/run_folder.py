@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.files import remove_drafts, write_atomically
+from bptcnn.files import make_folder, remove_drafts, sync, write_atomically
 from bptcnn.outer import Reallocation
 from bptcnn.training.folder_lock import LOCK, is_locked, locked
 from bptcnn.training.progress import EpochRow
@@ -66,7 +66,7 @@ class RunFolder:
         cls.refuse_taken(path)
         folder = cls(path)
         try:
-            folder.logs.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.logs)
         except OSError as error:
             raise UserError(f"cannot make the run folder {path}: {error.strerror}") from None
         return folder
@@ -158,6 +158,8 @@ class RunFolder:
         for row in rows:
             lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.6g}" for v in astuple(row)))
         write_atomically(self.metrics, "\n".join(lines) + "\n")
+        with contextlib.suppress(FileNotFoundError):  # nothing was given out yet
+            sync(self.allocation)
 
     def write_summary(self, summary: Summary) -> None:
         """Write summary.json."""

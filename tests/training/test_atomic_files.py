@@ -1,5 +1,6 @@
 """Files are replaced whole or not at all, and attempts leave nothing behind."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bptcnn import files
 from bptcnn.errors import UserError
-from bptcnn.files import write_atomically
+from bptcnn.files import make_folder, write_atomically
 
 
 def refused(path: Path, content: bytes = b"second") -> None:
@@ -77,3 +79,50 @@ def test_whatever_interrupts_it(
         write_atomically(path, b"second")
     assert path.read_bytes() == b"first"
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_folder_is_on_the_disk_after_the_file_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content, then name, then folder: else a power cut brings back the file that was there before."""
+    path, done = tmp_path / "file", []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("folder" if os.path.samestat(os.fstat(descriptor), tmp_path.stat()) else "file")
+        fsync(descriptor)
+
+    def replaced(*arguments: str) -> None:
+        done.append("replace")
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(path, b"first")
+    assert done == ["file", "replace", "folder"]
+
+
+@pytest.mark.parametrize(("number", "tolerated"), [(errno.EINVAL, True), (errno.EIO, False), (errno.ENOSPC, False)])
+def test_only_a_file_system_without_such_a_thing_may_refuse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, tolerated: bool
+) -> None:
+    fsync = os.fsync
+
+    def fails(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), tmp_path.stat()):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails)
+    if tolerated:
+        write_atomically(tmp_path / "file", b"first")
+    else:
+        refused(tmp_path / "file")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_new_folders_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(files, "sync", lambda path: synced.append(Path(path)))
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_folder(tmp_path / "a" / "b" / "c")
+    assert len(synced) == 3

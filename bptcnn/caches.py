@@ -1,0 +1,67 @@
+"""The user's cache folder: compiled kernels, which are code, and samples. Nobody else may write what is read there.
+
+Guarantee: each folder that `private_folder` returns, and each one above it up to the cache's root, is a folder and no
+link, belongs to this user (or root), and cannot be written by others.
+"""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from bptcnn.errors import UserError
+
+_REMEDY = "set BPTCNN_CACHE_DIR to a folder of your own"
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def cache_root() -> Path:
+    """Return the folder that all caches lie in: the user's cache folder of bptcnn, or `BPTCNN_CACHE_DIR`."""
+    import platformdirs  # here, to keep the import of the package light
+
+    return Path(os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn"))
+
+
+def private_folder(root: Path, *parts: str) -> Path:
+    """Return the folder `parts` below `root`, made for this user alone where it is not there.
+
+    Raises UserError where somebody else could put something into it, and OSError where it cannot be made.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = root.resolve()  # users may link their cache to a larger disk
+    require_private(folder)
+    for part in parts:
+        folder /= part
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        require_private(folder)
+    return folder
+
+
+def require_own_files(folder: Path) -> None:
+    """Raise UserError where a private folder holds a link, or what is another user's or can be written by others."""
+    is_closed = not os.lstat(folder).st_mode & 0o077
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            with contextlib.suppress(FileNotFoundError):  # another process's temporary file
+                status = os.lstat(path)
+                is_own = status.st_uid in _trusted() and not stat.S_ISLNK(status.st_mode)
+                if not is_own or (status.st_mode & _OTHERS and not is_closed):
+                    why = "a link, another user's, or can be written by others"
+                    raise UserError(f"{path} in the cache is {why}: remove it, or {_REMEDY}")
+
+
+def require_private(folder: Path) -> None:
+    """Raise UserError where a folder is a link, another user's, or can be written by others."""
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode):
+        raise UserError(f"the cache folder {folder} is a link or no folder: remove it, or {_REMEDY}")
+    if status.st_uid not in _trusted():
+        raise UserError(f"the cache folder {folder} belongs to another user: {_REMEDY}")
+    if status.st_mode & _OTHERS:
+        raise UserError(f"the cache folder {folder} can be written by others: chmod go-w {folder}, or {_REMEDY}")
+
+
+def _trusted() -> tuple[int, int]:
+    return os.geteuid(), 0
