@@ -27,6 +27,7 @@ NARROWER: dict[str, set[str]] = {
 SHARED = (
     "bptcnn.available",
     "bptcnn.caches",
+    "bptcnn.descriptors",
     "bptcnn.errors",
     "bptcnn.files",
     "bptcnn.precision",

@@ -173,7 +173,9 @@ class Subnetwork:
             raise
 
 
-def memory_needed(network: Network, batch_size: int, threads: int, precision: Precision = "float32") -> int:
-    """Return the bytes that a training subnetwork has for itself."""
-    lowered = lower(network, training=True, batch=batch_size, precision=precision)
-    return Plan(lowered, batch_size, threads, True, StepSettings.create()).arena.size
+def memory_needed(
+    network: Network, batch_size: int, threads: int, precision: Precision = "float32", training: bool = True
+) -> int:
+    """Return the bytes that a subnetwork has for itself."""
+    lowered = lower(network, training=training, batch=batch_size, precision=precision)
+    return Plan(lowered, batch_size, threads, training, StepSettings.create()).arena.size

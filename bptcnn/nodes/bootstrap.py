@@ -97,5 +97,6 @@ def _network(values: dict[str, Any]) -> Network:
     try:
         network: Network = pickle.loads(base64.b64decode(values["pickle"]))
     except Exception as error:  # whatever the user's own classes do, and modules that this host lacks
-        raise UserError(f"the network cannot be unpickled on this host: {type(error).__name__}: {error}") from None
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"the network cannot be unpickled on this host: {said}") from None
     return network

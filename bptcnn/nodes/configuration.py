@@ -75,5 +75,6 @@ def pickled(value: Any) -> bytes:
     try:
         content: bytes = cloudpickle.dumps(value)
     except Exception as error:  # whatever the user's own classes do
-        raise UserError(f"the network cannot be sent to its nodes: {type(error).__name__}: {error}") from None
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"the network cannot be sent to its nodes: {said}") from None
     return content

@@ -7,6 +7,7 @@ agent inherits. Nobody waits until it is read. The socket carries small messages
 import contextlib
 import os
 import platform
+import signal
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from bptcnn.available import oom_kills
 from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory
 from bptcnn.nodes.configuration import pickled
@@ -26,6 +28,7 @@ from bptcnn.nodes.node import NodeGone
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Message, NodeEvent
 
+DESCRIPTORS = 1  # of the coordinator's, for a node that runs: its end of the socket
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
 _END_SECONDS = 1.0  # between a connection's end and that of its process
 _TAIL_BYTES = 4096  # of the log: where an agent says why it ends
@@ -43,6 +46,7 @@ class LocalNode:
         """Start the agent; raise UserError where the system does not let us."""
         self.name, self._log = configuration.name, log
         self._sending = self._cut_short = False
+        self._oom_kills = oom_kills()
         content = np.frombuffer(pickled(configuration), np.uint8)
         try:
             ours, theirs = socket.socketpair()
@@ -106,6 +110,8 @@ class LocalNode:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "its connection broke"
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return "its process was killed by the system, which ran out of memory: use fewer nodes or a smaller batch"
         if code < 0:
             return f"its process was killed by signal {-code}"
         words = self._last_words() if code else ""

@@ -25,10 +25,16 @@ class SharedArray:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     @classmethod
-    def put(cls, array: npt.NDArray[Any], name: str) -> tuple["SharedArray", SharedMemory]:
-        """Copy `array` into new shared memory; UserError where there is too little."""
+    def put(
+        cls, array: npt.NDArray[Any], name: str, order: npt.NDArray[np.integer[Any]] | None = None
+    ) -> tuple["SharedArray", SharedMemory]:
+        """Copy `array`, or array[order], a permutation, into new shared memory; UserError where there is too little."""
         memory = SharedMemory.create(max(1, array.nbytes), name)
-        memory.view(array.dtype.type, array.shape)[...] = array
+        shared = memory.view(array.dtype.type, array.shape)
+        if order is None:
+            shared[...] = array
+        else:
+            np.take(array, order, 0, shared, mode="clip")  # the one mode that makes no second copy
         return cls(memory.fd, array.dtype.str, array.shape), memory
 
     def attach(self) -> tuple[npt.NDArray[Any], SharedMemory]:

@@ -27,7 +27,8 @@ class LocalStation:
             self.configuration: LocalConfiguration = pickle.loads(first)
         except Exception as error:  # whatever the user's own classes do
             traceback.print_exc()
-            raise UserError(f"its network cannot be unpickled: {type(error).__name__}: {error}") from None
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(f"its network cannot be unpickled: {said}") from None
         if self.configuration.cores:
             with contextlib.suppress(OSError):  # they were taken from us since: the system places us
                 os.sched_setaffinity(0, self.configuration.cores)

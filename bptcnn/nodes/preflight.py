@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bptcnn.descriptors import require_descriptors
 from bptcnn.errors import UserError
 from bptcnn.nodes import probe
 from bptcnn.nodes.conversation import Conversation, Ended, Flooded, Silent
@@ -26,7 +27,8 @@ from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, aes_first, by_hand, explain, ssh_command
 from bptcnn.threads import starting_threads
 
-_MOST_AT_ONCE = 64  # hosts; three pipes each, and a process may have 1024 descriptors
+_MOST_AT_ONCE = 64  # hosts
+_DESCRIPTORS = 8  # for each: both ends of three pipes, and a pipe by which a process that starts says why it does not
 _START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
 _LINK_SECONDS = 8.0
 _PINGS = 7
@@ -81,9 +83,11 @@ def preflight(
         if not host.local:
             ssh_command(host, ())  # a wrong BPTCNN_SSH is no host's problem
     here = probe.package_versions()
+    at_once = min(len(hosts), _MOST_AT_ONCE)
+    require_descriptors(_DESCRIPTORS * at_once + 2, f"to look at {at_once} hosts needs")
     cancel, cancelling = os.pipe()
     try:
-        with ThreadPoolExecutor(min(len(hosts), _MOST_AT_ONCE), "preflight") as pool:
+        with ThreadPoolExecutor(at_once, "preflight") as pool:
             try:
                 with starting_threads():
                     futures = [pool.submit(_report, host, question, here, seconds, cancel) for host in hosts]

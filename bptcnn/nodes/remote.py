@@ -47,6 +47,8 @@ from bptcnn.threads import start_thread
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
+DESCRIPTORS = 9  # of the coordinator's, for a host: bell, ssh's input, two sockets that listen, four connections of the
+# agent's (three for control), and one of it while it is being made
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _HANDSHAKE_SECONDS = 5.0
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke

@@ -189,7 +189,11 @@ def _explain_ssh(host: Host, stderr: str) -> Problem:
         if re.search(pattern, stderr):
             what = f"cannot be reached, {meaning}"
             return Problem(what, f"see that it is on, and that `{by_hand(host)}` works", passing=True)
-    said = _meaningful(stderr) or "it ended without a word"
+    said = _meaningful(stderr)
+    if not said:  # of a program there that is killed ssh says nothing but this
+        return Problem(
+            "ssh failed: it ended without a word", f"try {by_hand(host)}, and see whether its memory is full"
+        )
     return Problem(f"ssh failed: {said}", f"try {by_hand(host)}")
 
 

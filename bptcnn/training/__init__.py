@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bptcnn.available import require_available
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
 from bptcnn.training.run_folder import RunFolder, default_run_dir
 from bptcnn.training.settings import TrainSettings, parse_nodes, read_config, settings_from
@@ -37,6 +38,7 @@ __all__ = [
     "settings_from",
     "train",
 ]
+_COMPILING_BYTES = 280_000_000  # that a process grows by while it compiles all kernels, mapped libraries too: 260 MB
 _HOMES = {"Model": "model", "load": "model", "Result": "run"}
 
 
@@ -52,6 +54,8 @@ def prepare_kernels(observer: Observer, precision: "Precision" = "float32") -> N
 
     if is_warm(precision):
         return
+    needed = f"compiling kernels, once, needs {_COMPILING_BYTES / 1e6:,.0f} MB"
+    require_available(_COMPILING_BYTES, needed, "end other programs, or raise the limit")
     observer.setup("compiling kernels for this CPU (once, about 20 s)")
     import_module("bptcnn.training.run")
     import_module("bptcnn.nodes.agent")

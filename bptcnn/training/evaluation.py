@@ -3,21 +3,28 @@
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.available import tightest
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
-from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.inner.subnetwork import Subnetwork, memory_needed
 from bptcnn.networks import Network
 
 _LARGEST_BATCH = 256  # images at a time, or as many as memory has room for
 
 
 class Evaluator:
-    """Computes logits and accuracy. Close it, or let it be collected: idle, it uses memory only."""
+    """Computes logits and accuracy. Close it, or let it be collected: idle, it uses memory only.
 
-    def __init__(self, network: Network, threads: int) -> None:
+    `reserved`: bytes that others will need, which it leaves free, with a batch of one image if need be.
+    """
+
+    def __init__(self, network: Network, threads: int, reserved: int = 0) -> None:
         self._executor = Executor(threads)
         self._batch = _LARGEST_BATCH
+        room = tightest(shared=True).free - reserved
+        while reserved and self._batch > 1 and memory_needed(network, self._batch, threads, training=False) > room:
+            self._batch //= 2
         while True:
             try:
                 self._subnetwork = Subnetwork(network, self._batch, self._executor, training=False)

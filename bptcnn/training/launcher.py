@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, order
 from bptcnn.data.content import digest
-from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.networks import Network
@@ -22,10 +20,10 @@ from bptcnn.nodes import (
     choose_wire,
 )
 from bptcnn.training.members import Member
+from bptcnn.training.requirements import MOST_JOINED, require_for_joining
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 
-MOST_JOINED = 16  # places for nodes that join: a slot of 64 KiB each, until one comes
 _REPORT_SECONDS = 0.3  # nodes of this machine submit more often than the coordinator needs to hear of it
 
 
@@ -68,21 +66,18 @@ class Launcher:
     def make_room(self, index: int, member: Member) -> None:
         """Allocate what a node that joins needs, which takes time and may happen in any thread.
 
-        Raise UserError where memory is too small.
+        Raise UserError where memory is too small, or descriptors do not suffice.
         """
-        if member.host is None:
-            need = memory_needed(self.network, self.settings.batch_size, member.threads)
-            need += 0 if self._samples else self._train.images.nbytes
-            require_available(need, f"a node needs {need / 1e6:,.0f} MB here", "use a host, or fewer threads")
+        require_for_joining(self.network, self._train, self.settings, member, shares=self._samples is not None)
         self.buffer.admit(index)
         if member.host is None and self._samples is None:
             self._share()
 
     def _share(self) -> None:
-        samples = self._train.take(order(len(self._train), self.settings.seed))
-        images, images_memory = SharedArray.put(samples.images, "images")
+        shuffled = order(len(self._train), self.settings.seed)
+        images, images_memory = SharedArray.put(self._train.images, "images", shuffled)
         self._shared.append(images_memory)
-        labels, labels_memory = SharedArray.put(samples.labels, "labels")
+        labels, labels_memory = SharedArray.put(self._train.labels, "labels", shuffled)
         self._shared.append(labels_memory)
         self._samples = images, labels
 

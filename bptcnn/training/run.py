@@ -6,12 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bptcnn.available import require_available
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
-from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.inner.tuning import BY_RULE, Tuning
-from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
@@ -23,10 +20,11 @@ from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
-from bptcnn.training.launcher import MOST_JOINED, Launcher
+from bptcnn.training.launcher import Launcher
 from bptcnn.training.members import Member, gather, profiles
 from bptcnn.training.progress import EpochRow, Observer
 from bptcnn.training.report import write_report
+from bptcnn.training.requirements import require_memory, require_run_descriptors
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.summary import NodeSummary, Summary
@@ -64,14 +62,15 @@ def train_run(
     members = gather(network, settings, observer)
     outer = _outer_settings(network, train, settings, members)
     coordinator = Coordinator(outer, start.state)
-    _require_memory(network, train, settings, members)
+    reserved = require_memory(network, train, settings, members, usable_cores())
+    require_run_descriptors(members)
     assignment = Assignment(network, train, measured, settings, members, outer, start)
     with contextlib.nullcontext(RunFolder.reopen(run_dir)) if resume else RunFolder.made(run_dir) as folder:
         folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
         tuning = _tuning(network, settings, members, folder, resume, observer)
         observer.setup(_starting(settings, members, start))
-        with contextlib.closing(Evaluator(network, usable_cores())) as evaluator:
+        with contextlib.closing(Evaluator(network, usable_cores(), reserved)) as evaluator:
             launcher = Launcher(network, settings, members, dataset, train, folder, tuning)
             driver = Driver(assignment, coordinator, folder, evaluator, observer, launcher)
             try:
@@ -121,18 +120,6 @@ def _starting(settings: TrainSettings, members: tuple[Member, ...], start: Check
     busy = sum(member.threads for member in members if member.host is None)
     crowd = f": {busy} threads on {cores} cores" if settings.threads and busy > cores else ""
     return f"starting {nodes} node{'s' if nodes > 1 else ''}{crowd}"
-
-
-def _require_memory(network: Network, train: Samples, settings: TrainSettings, members: tuple[Member, ...]) -> None:
-    """Raise UserError where this machine's nodes together need more memory than there is."""
-    local = [member for member in members if member.host is None]
-    need = Layout(network.size, len(members) + MOST_JOINED).size_with(len(members))
-    for member in local:
-        need += memory_needed(network, settings.batch_size, member.threads, settings.precision)
-    if local:
-        need += train.images.nbytes
-    what = f"{len(members)} nodes need {need / 1e6:,.0f} MB here at batch size {settings.batch_size}"
-    require_available(need, what, "use fewer nodes or a smaller batch")
 
 
 def _outer_settings(

@@ -16,6 +16,7 @@ from bptcnn_cli.versions import PACKAGES, own_version, package_version
 _GB = 10**9
 _LITTLE_MEMORY = 1.0  # GB; two nodes on a sample take half of it
 _LITTLE_DISK, _NO_DISK = 1.0, 0.1  # GB; a run folder of a large network is some 0.1 GB
+_FEW_DESCRIPTORS = 1024  # the usual limit, which does for 64 hosts
 _OLDEST_PYTHON = (3, 11)
 
 
@@ -107,12 +108,23 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    import psutil
+    from bptcnn.available import tightest
 
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / _GB:.1f} GB available of {memory.total / _GB:.1f} GB"
-    if memory.available < _LITTLE_MEMORY * _GB:
-        return Finding(State.ADVICE, found, "end other programs, or train with fewer nodes")
+    least = tightest()
+    found = f"{least.free / _GB:.1f} GB available of {least.limit / _GB:.1f} GB{least.what}"
+    if least.free < _LITTLE_MEMORY * _GB:
+        remedy = "raise that limit" if least.what else "end other programs"
+        return Finding(State.ADVICE, found, f"{remedy}, or train with fewer nodes")
+    return Finding(State.FINE, found)
+
+
+def _descriptors() -> Finding:
+    from bptcnn.descriptors import descriptor_limits
+
+    soft, hard = descriptor_limits()
+    found = f"{soft:,} at once, can be raised to {hard:,}" if hard > soft else f"{soft:,} at once"
+    if hard < _FEW_DESCRIPTORS:
+        return Finding(State.ADVICE, found, "raise it (ulimit -Hn, or LimitNOFILE of a service), or train on few hosts")
     return Finding(State.FINE, found)
 
 
@@ -172,6 +184,7 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "cores": _cores,
     "memory": _memory,
     "shared memory": _shared_memory,
+    "descriptors": _descriptors,
     "embedded sample": _sample,
     "profile": _profile,
     "disk": _disk,
