@@ -37,6 +37,7 @@ from bptcnn.memory import WeightBuffer
 from bptcnn.networks import load_network
 from bptcnn.nodes import exchange
 from bptcnn.nodes.divergence import Diverged
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.outer import Conditions, NodeProfile, RunSettings, SimulatedNode, simulate, submission_scale
 from bptcnn.outer.agwu import AsynchronousRule, gamma, relative_quality
 from bptcnn.training.evaluation import Evaluator
@@ -167,7 +168,8 @@ class Team:
         self.buffer.store(weights)
         for node in range(count):
             self.buffer.set_live(node, True)
-        self._exchanges = [exchange.SharedExchange(self.buffer, node, "agwu") for node in range(count)]
+        nothing = OptimizerMemory.create(0)  # nobody pauses
+        self._exchanges = [exchange.SharedExchange(self.buffer, node, "agwu", nothing) for node in range(count)]
         self._iterations = [exchange.Iteration(0) for _ in range(count)]
         self._kept = [(weights.copy(), np.zeros_like(weights)) for _ in range(count)]
         self._present: int | None = None

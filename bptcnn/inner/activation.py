@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bptcnn.inner.image_operation import ImageOperation
 from bptcnn.inner.operation import GradientUse
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import STEP
+from bptcnn.inner.step_settings import SEED
 from bptcnn.kernels import dropout, elementwise
 
 
@@ -32,7 +32,7 @@ class ActivationFunction(ImageOperation):
 
 @dataclass(frozen=True)
 class Dropping(ImageOperation):
-    """Dropout in training: choices follow from the number of the step, `layer` and the element."""
+    """Dropout in training: choices follow from seed, node, number of the step, `layer`, image and element."""
 
     rate: float
     layer: int
@@ -48,8 +48,8 @@ class Dropping(ImageOperation):
 
     def record(self, plan: Plan) -> None:
         """Fill the record."""
-        step = plan.settings.word(STEP)
-        plan.keep(self.name, dropout.DROPOUT, **_by_rows(self, plan), step=step, layer=self.layer, rate=self.rate)
+        drawing = plan.settings.word(SEED)  # node and step lie behind it
+        plan.keep(self.name, dropout.DROPOUT, **_by_rows(self, plan), drawing=drawing, layer=self.layer, rate=self.rate)
 
 
 def _by_rows(op: ImageOperation, plan: Plan) -> dict[str, float]:

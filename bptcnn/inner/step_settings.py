@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-IMAGES, SAMPLES, BYTES, ORDER, LABELS, CORRECT, STEP = range(7)  # words
+IMAGES, SAMPLES, BYTES, ORDER, LABELS, CORRECT, SEED, NODE, STEP = range(9)  # words
 RATE, MOMENTUM, DECAY, LOSS = range(4)  # numbers
 
 
 @dataclass(frozen=True)
 class StepSettings:
     """`words`: images, samples address, samples are bytes, order address, labels address, correct predictions,
-    number of the step.
+    and what dropout draws by: seed, node, number of the step.
 
     `numbers`: learning rate (NaN: no update), momentum, weight decay, mean loss.
     """
@@ -26,7 +26,7 @@ class StepSettings:
     @classmethod
     def create(cls) -> "StepSettings":
         """Return settings of a step that does nothing yet."""
-        return cls(np.zeros(7, np.int64), np.full(4, np.nan, np.float32))
+        return cls(np.zeros(9, np.int64), np.full(4, np.nan, np.float32))
 
     def word(self, index: int) -> int:
         """Address of a word."""

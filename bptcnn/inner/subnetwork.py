@@ -11,7 +11,20 @@ from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
 from bptcnn.inner.plan import Plan
-from bptcnn.inner.step_settings import BYTES, CORRECT, IMAGES, LABELS, LOSS, ORDER, SAMPLES, STEP, Located, StepSettings
+from bptcnn.inner.step_settings import (
+    BYTES,
+    CORRECT,
+    IMAGES,
+    LABELS,
+    LOSS,
+    NODE,
+    ORDER,
+    SAMPLES,
+    SEED,
+    STEP,
+    Located,
+    StepSettings,
+)
 from bptcnn.inner.tasks import StepBuilder
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.kernels.loss import LABEL_OUT_OF_RANGE
@@ -43,7 +56,8 @@ class Subnetwork:
     Training keeps `weights`, `velocity` and, with `keeps_gradient`, `gradient`: flat float32 vectors (network.size,),
     writable views. The gradient is the last step's; where it is not kept, its parts share memory until the update. With
     `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
-    "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not.
+    "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not. Dropout draws by `seed`,
+    `node` (any words) and `next_step`.
     """
 
     def __init__(
@@ -56,11 +70,14 @@ class Subnetwork:
         tuning: Tuning = BY_RULE,
         precision: Precision = "float32",
         keeps_gradient: bool = False,
+        seed: int = 0,
+        node: int = 0,
     ) -> None:
         self.network = network
         self.batch_size = batch_size
         self._executor = executor
         self._settings = StepSettings.create()
+        self._settings.words[[SEED, NODE]] = seed, node
         require_precision(precision)
         lowered = lower(network, training, direct, tuning, batch_size, precision)
         self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings, keeps_gradient)
@@ -93,13 +110,21 @@ class Subnetwork:
             traces.append(self.traced(samples, self._labels))
         costs = np.median([trace.ends - trace.starts for trace in traces], axis=0)
         self._prepared = self._executor.prepare(self._graph.with_costs([float(cost) for cost in costs]))
-        self._settings.words[:] = 0
+
+    @property
+    def next_step(self) -> int:
+        """The number of the next step, by which dropout draws: every `step` counts."""
+        return int(self._settings.words[STEP])
+
+    @next_step.setter
+    def next_step(self, number: int) -> None:
+        self._settings.words[STEP] = number
 
     def restart(self) -> None:
         """Forget all training: weights, velocity and the count of steps, by which dropout draws, are 0 again."""
         self.weights[:] = 0.0
         self.velocity[:] = 0.0
-        self._settings.words[STEP] = 0
+        self.next_step = 0
 
     def traced(self, samples: ImageArray, labels: IndexArray) -> Trace:
         """Run one step without update on the first batch of `samples`, recording every task; see `trace_graph`."""

@@ -1,7 +1,7 @@
 """Dropout whose choices follow from counters alone, so that the backward pass repeats them, on any thread.
 
-Whether element e of image n is kept in step t by layer l is decided by a hash of (seed, t, l, n, e): a 64-bit key of
-the first four, mixed per image, then 32-bit multiplications and shifts per element, which vectorise.
+Whether element e of image n is kept in step t of a node by layer l is decided by a hash of (seed, node, t, l, n, e): a
+64-bit key of the first five, mixed per image, then 32-bit multiplications and shifts per element, which vectorise.
 """
 
 from typing import Any
@@ -33,8 +33,7 @@ DROPOUT = np.dtype(
             "output_gradient",  # layout (images, rows, line)
             "input_gradient",  # the same, or 0 where nobody wants it
             "accumulate",  # 1: add to what is in the input gradient, 0: overwrite it
-            "seed",  # any word
-            "step",  # address of the number of this step
+            "drawing",  # address of three words: seed, node and number of this step
             "layer",  # tells layers of a network apart
         )
     ]
@@ -59,13 +58,13 @@ def _key(*counters: int) -> int:
 
 
 def dropout_multipliers(
-    seed: int, step: int, layer: int, images: int, elements: int, rate: float
+    seed: int, node: int, step: int, layer: int, images: int, elements: int, rate: float
 ) -> npt.NDArray[np.float32]:
     """Return what the kernels multiply with, (images, elements): 0 or 1 / (1 - rate)."""
     exact = float(np.float32(rate))
     found = np.empty((images, elements), np.float32)
     for image in range(images):
-        key = _key(seed, step, layer, image)
+        key = _key(seed, node, step, layer, image)
         x = np.arange(elements, dtype=np.uint32) ^ np.uint32(key & _HALF)
         x = (x ^ x >> np.uint32(16)) * np.uint32(_ELEMENT_1)
         x = (x ^ x >> np.uint32(15)) + np.uint32(key >> 32)
@@ -122,8 +121,8 @@ def _drop(source, target, count, first, low, high, threshold, scale, continued):
 @njit(inline="always")
 def _choices(o, image):
     """Return what decides about an image's elements: the key's halves, the threshold, the multiplier."""
-    key = np.uint64(0)
-    for counter in (o.seed, words(o.step, 1)[0], o.layer, image):  # see `_key`
+    key, drawing = np.uint64(0), words(o.drawing, 3)
+    for counter in (drawing[0], drawing[1], drawing[2], o.layer, image):  # see `_key`
         key = (key ^ np.uint64(counter)) * _FIRST
         key = (key ^ key >> np.uint64(32)) * _SECOND
         key = key ^ key >> np.uint64(29)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from bptcnn.errors import UserError
 from bptcnn.nodes.configuration import LONGEST_CONFIGURATION
 from bptcnn.nodes.divergence import Diverged
+from bptcnn.nodes.optimizer_state import drawing_node
 from bptcnn.nodes.sockets import remove_names
 from bptcnn.nodes.tied import tie
 from bptcnn.outer import Failed, Heartbeat, Ready
@@ -83,7 +84,13 @@ class Agent:
         images, labels = self._station.samples()
         tuning, executor = self._station.tuning(), Executor(configuration.threads)
         about = configuration.network, configuration.batch_size, executor
-        subnetwork = Subnetwork(*about, tuning=tuning, precision=configuration.precision)
+        subnetwork = Subnetwork(
+            *about,
+            tuning=tuning,
+            precision=configuration.precision,
+            seed=configuration.seed,
+            node=drawing_node(configuration.name),
+        )
         exchange = self._station.exchange()
         self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report)
         self._station.report(Ready(configuration.node, time.monotonic()))

@@ -15,7 +15,7 @@ from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes.configuration import LONGEST_CONFIGURATION, HostConfiguration, SampleSource, pickled
 
-PROTOCOL = 1  # of bootstrap, control and frames together
+PROTOCOL = 2  # of bootstrap, control and frames together
 _MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
 _NO_CONFIGURATION = "standard input holds no configuration: agents are started by bptcnn train --hosts"
 

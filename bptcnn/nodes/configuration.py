@@ -20,7 +20,8 @@ class AgentConfiguration:
     """One node of a run, whatever its transport.
 
     `speed` below 1 emulates a slow node: see `cpu_limit`. `report_seconds`: for so long submissions may wait to be
-    reported together; 0: each at once.
+    reported together; 0: each at once. `seed`: of dropout's choices. `first_step` and `usual_loss`: where its optimizer
+    starts, see `OptimizerState`; its velocity comes by the exchange.
     """
 
     node: int
@@ -36,11 +37,19 @@ class AgentConfiguration:
     staleness: int | None
     heartbeat_seconds: float = 1.0
     report_seconds: float = 0.0
+    seed: int = 0
+    first_step: int = 0
+    usual_loss: float | None = None
 
     @property
     def cpu_limit(self) -> float:
         """CPU-seconds that it may use per second: infinite at full speed, or its helping threads would slow it down."""
         return self.speed * self.threads if self.speed < 1.0 else math.inf
+
+    @property
+    def velocity_size(self) -> int:
+        """Elements of the velocity that the optimizer's state has: none without momentum."""
+        return self.network.size if self.momentum else 0
 
 
 @dataclass(frozen=True)
@@ -62,12 +71,15 @@ class SampleSource:
 class HostConfiguration(AgentConfiguration):
     """A node behind SSH: weights travel as `wire` says. `threads` 0: the host's usable cores.
 
-    `autotune`: the host chooses its algorithms by measuring, where it has no record yet.
+    `autotune`: the host chooses its algorithms by measuring, where it has no record yet. `hands_over`: at pauses it
+    sends its optimizer state. `restores`: it starts with a velocity, which it is to fetch.
     """
 
     samples: SampleSource
     wire: Wire
     autotune: bool = False
+    hands_over: bool = False
+    restores: bool = False
 
 
 def pickled(value: Any) -> bytes:

@@ -35,17 +35,20 @@ def require_finite(progress: npt.NDArray[np.float32], largest: float = math.inf)
 
 
 class LossBound:
-    """Judges one node's losses; the first one says what its weights were like before it trained."""
+    """Judges one node's losses; the first one says what its weights were like before it trained.
 
-    def __init__(self, classes: int) -> None:
+    `usual`: what the first one said, where the node goes on from a checkpoint; None: nothing yet.
+    """
+
+    def __init__(self, classes: int, usual: float | None = None) -> None:
         self._guessing = math.log(classes)
-        self._usual: float | None = None
+        self.usual = usual
 
     def require_usual(self, loss: float, images: int) -> None:
         """Raise Diverged for a mean `loss` over so many images that must not count."""
         if not math.isfinite(loss):
             raise Diverged(f"the loss became {loss}")
-        if self._usual is None:
-            self._usual = max(self._guessing, loss)
-        if loss * images > EXPLODED * self._usual * max(images, FEWEST):
-            raise Diverged(f"the loss rose to {loss:.4g}, from {self._usual:.4g} or less at the start")
+        if self.usual is None:
+            self.usual = max(self._guessing, loss)
+        if loss * images > EXPLODED * self.usual * max(images, FEWEST):
+            raise Diverged(f"the loss rose to {loss:.4g}, from {self.usual:.4g} or less at the start")

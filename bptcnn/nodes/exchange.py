@@ -13,6 +13,8 @@ import numpy.typing as npt
 from bptcnn.kernels import rounding
 from bptcnn.memory import NOWHERE, WeightBuffer
 from bptcnn.nodes.divergence import require_finite
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import Submitted, Update, submission_scale
 
 FloatArray = npt.NDArray[np.float32]
@@ -106,6 +108,14 @@ class Exchange(Protocol):
         """
         ...
 
+    def restore(self, velocity: FloatArray) -> None:
+        """Before anything is trained: fill in the velocity that the node starts with; without one, leave it."""
+        ...
+
+    def keep(self, state: OptimizerState) -> None:
+        """At a pause: hand over what the node's next step depends on, in a copy."""
+        ...
+
 
 class Committer:
     """One node's place in the weight buffer: under AGWU it merges, under SGWU the coordinator does once all have."""
@@ -162,8 +172,9 @@ class SharedExchange:
 
     overlapped = False
 
-    def __init__(self, buffer: WeightBuffer, node: int, update: Update) -> None:
+    def __init__(self, buffer: WeightBuffer, node: int, update: Update, optimizer: OptimizerMemory) -> None:
         self._committer = Committer(buffer, node, update)
+        self._optimizer = optimizer
         self._base = np.empty(buffer.layout.parameters, np.float32)
         self._version = self._committer.refresh(self._base)  # of the base; memory is there before the clock runs
         self._refreshed: FloatArray | None = None  # weights that are the base, by the last submission
@@ -197,3 +208,13 @@ class SharedExchange:
     def forget(self) -> None:
         """Have `begin` copy the weight set."""
         self._refreshed = None
+
+    def restore(self, velocity: FloatArray) -> None:
+        """Copy it from the memory."""
+        state = self._optimizer.get()
+        if state is not None and state.velocity is not None:
+            velocity[:] = state.velocity
+
+    def keep(self, state: OptimizerState) -> None:
+        """Copy it into the memory."""
+        self._optimizer.put(state)

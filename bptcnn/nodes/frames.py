@@ -64,6 +64,9 @@ class Kind(IntEnum):
     SAMPLES = 4  # a request for the samples
     CHUNK = 5  # a piece of them
     ERROR = 6  # the other side cannot
+    STATE = 7  # a request for the velocity that the node starts with, and its answer
+    KEEP = 8  # the node's optimizer state, at a pause
+    KEPT = 9  # the answer: whether to send the next one
 
 
 @dataclass(frozen=True, eq=False)

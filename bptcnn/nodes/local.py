@@ -25,8 +25,10 @@ from bptcnn.memory import SharedMemory
 from bptcnn.nodes.configuration import pickled
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.tied import tied
-from bptcnn.outer import Message, NodeEvent
+from bptcnn.outer import Message, NodeEvent, Resume
 
 DESCRIPTORS = 1  # of the coordinator's, for a node that runs: its end of the socket
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
@@ -39,12 +41,12 @@ _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NU
 class LocalNode:
     """A running agent. Its output goes to `log`; descriptors of shared memory are inherited.
 
-    It is killed with the thread that starts it, see `tied`.
+    `optimizer` is the memory that the configuration names. It is killed with the thread that starts it, see `tied`.
     """
 
-    def __init__(self, configuration: LocalConfiguration, log: Path) -> None:
+    def __init__(self, configuration: LocalConfiguration, log: Path, optimizer: OptimizerMemory) -> None:
         """Start the agent; raise UserError where the system does not let us."""
-        self.name, self._log = configuration.name, log
+        self.name, self._log, self._optimizer = configuration.name, log, optimizer
         self._sending = self._cut_short = False
         self._oom_kills = oom_kills()
         content = np.frombuffer(pickled(configuration), np.uint8)
@@ -82,6 +84,8 @@ class LocalNode:
         To a process that has ended nothing is sent: `receive` says so, after its last events. Behind a message of which
         a part was sent (it took no more, or Ctrl-C came) another one would be garbage: that is NodeGone, too.
         """
+        if isinstance(message, Resume):
+            self._optimizer.forget()
         if self._sending:
             raise NodeGone("it took a part of a message only")
         self._sending = True
@@ -104,6 +108,10 @@ class LocalNode:
         if self._cut_short and not events:
             raise NodeGone(self._ending())
         return events
+
+    def optimizer_state(self) -> OptimizerState | None:
+        """Return what the node has handed over at this pause; its velocity is a view of the shared memory."""
+        return self._optimizer.get()
 
     def _ending(self) -> str:
         try:
@@ -154,7 +162,7 @@ def _start_agent(
         stdin=control.fileno(),
         stdout=output,
         stderr=output,
-        pass_fds=(configuration.weights_fd, configuration.images.fd, configuration.labels.fd, handed),
+        pass_fds=(*configuration.descriptors, handed),
         env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
         start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
     )

@@ -47,6 +47,7 @@ class SharedArray:
 class LocalConfiguration(AgentConfiguration):
     """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor.
 
+    `optimizer_fd`: its `OptimizerMemory`, for a velocity where there is momentum.
     `cores`: the numbers of those that it keeps to, empty: any.
     `tuning`: how its steps are computed, the same for all nodes of a machine.
     """
@@ -55,5 +56,11 @@ class LocalConfiguration(AgentConfiguration):
     weights_fd: int
     images: SharedArray
     labels: SharedArray
+    optimizer_fd: int
     cores: tuple[int, ...] = ()
     tuning: Tuning = BY_RULE
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that the agent inherits."""
+        return self.weights_fd, self.images.fd, self.labels.fd, self.optimizer_fd

@@ -13,6 +13,7 @@ from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import SharedMemory, WeightBuffer
 from bptcnn.nodes.exchange import SharedExchange
 from bptcnn.nodes.local_configuration import LocalConfiguration
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.nodes.station import ORPHANED, Images, Inbox, Labels
 from bptcnn.outer import NodeEvent
 from bptcnn.threads import start_thread
@@ -66,10 +67,11 @@ class LocalStation:
         return images, labels
 
     def exchange(self) -> SharedExchange:
-        """Map the weight buffer."""
+        """Map the weight buffer, and the memory for the optimizer state."""
         configuration = self.configuration
+        optimizer = OptimizerMemory.attach(configuration.optimizer_fd, configuration.velocity_size)
         buffer = WeightBuffer.attach(configuration.weights_fd, configuration.network.size, configuration.nodes)
-        return SharedExchange(buffer, configuration.node, configuration.update)
+        return SharedExchange(buffer, configuration.node, configuration.update, optimizer)
 
     def finish(self) -> None:
         """What was sent is in the socket."""

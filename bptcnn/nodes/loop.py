@@ -13,6 +13,7 @@ from bptcnn.inner.subnetwork import ImageArray, IndexArray, Subnetwork
 from bptcnn.nodes.configuration import AgentConfiguration
 from bptcnn.nodes.divergence import Diverged, LossBound
 from bptcnn.nodes.exchange import Exchange, Iteration, Receipt
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.station import Arrival, Inbox
 from bptcnn.nodes.throttle import Throttle
 from bptcnn.nodes.trial import run_trial
@@ -59,7 +60,9 @@ class Loop:
         self._work: deque[Work] = deque()
         self._start = 0  # of the first Work: where the local iteration begins
         self._taken, self._offset = 0, 0  # so many whole ones, and samples of the next, are trained
-        self._bound = LossBound(subnetwork.network.classes)
+        self._bound = LossBound(subnetwork.network.classes, configuration.usual_loss)
+        subnetwork.next_step = configuration.first_step
+        exchange.restore(subnetwork.velocity)
         self._refusals = 0  # in a row
         self._local_steps = 1
         self._pausing = self._waiting_for_release = self._stopping = False
@@ -123,8 +126,10 @@ class Loop:
                 self._stopping = True
 
     def _pause(self) -> None:
-        """Stand still until Resume."""
+        """Hand the optimizer's state over and stand still until Resume."""
         self._tell_all()
+        velocity = self._subnetwork.velocity if self._configuration.momentum else None
+        self._exchange.keep(OptimizerState(self._subnetwork.next_step, self._bound.usual, velocity))
         self._report(Paused(self._configuration.node, time.monotonic(), self._wait_seconds))
         self._wait_seconds = 0.0
         while self._pausing and not self._stopping:

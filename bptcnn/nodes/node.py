@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import Message, NodeEvent
 
 
@@ -41,6 +42,10 @@ class Node(Protocol):
 
     def receive(self) -> list[NodeEvent]:
         """Return the events that have come; raise NodeGone after the last one of a node that has ended."""
+        ...
+
+    def optimizer_state(self) -> OptimizerState | None:
+        """Return what the node has handed over at the pause it is in, None for nothing; valid until Resume is sent."""
         ...
 
     def kill(self) -> None:

@@ -5,7 +5,7 @@
                               <── Servant (data): Submitted ───────┘
     ssh's own end ──────────> gone
 
-A pause is answered here and at once: the gate holds back what the node submits until it is resumed.
+A pause is answered here, by `HandOver`: the gate holds back what the node submits until it is resumed.
 """
 
 import contextlib
@@ -25,6 +25,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
 from bptcnn.memory import WeightBuffer
@@ -36,8 +39,10 @@ from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Committer
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
+from bptcnn.nodes.hand_over import HandOver
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.servant import Impossible, Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
 from bptcnn.nodes.ssh import explain, ssh_command
@@ -103,8 +108,9 @@ class RemoteNode:
         samples: Samples,
         log: Path,
         options: Sequence[str] = (),
+        velocity: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        """Start to connect, with further `options` of ssh.
+        """Start to connect, with further `options` of ssh. `velocity` is what the node starts with.
 
         Raise UserError where there is no ssh, the log cannot be written, the network cannot be sent, or descriptors or
         threads are lacking.
@@ -126,7 +132,12 @@ class RemoteNode:
             configuration.network.size,
             samples,
             self._tell,
+            self._keep if configuration.hands_over else None,
+            configuration.velocity_size,
+            velocity,
         )
+        start = OptimizerState(configuration.first_step, configuration.usual_loss, velocity)
+        self._hand_over = HandOver(self._servant.gate, configuration.hands_over, start, self._tell_paused)
         self._desk = _Desk(self._node, self._take, committer.updates)
         self._channel: Channel | None = None
         self._threads: list[threading.Thread] = []
@@ -194,10 +205,9 @@ class RemoteNode:
             case Work():
                 self._servant.shipments.add(message)
             case Pause():
-                self._servant.gate.close()
-                self._tell(Paused(self._node, time.monotonic()))
+                self._hand_over.pause()
             case Resume():
-                self._servant.gate.open()
+                self._hand_over.resume()
         self._desk.send(message)
 
     def receive(self) -> list[NodeEvent]:
@@ -214,6 +224,10 @@ class RemoteNode:
                 raise gone
             os.eventfd_write(self._bell, 1)
         return events
+
+    def optimizer_state(self) -> OptimizerState | None:
+        """Return what the node has handed over at this pause."""
+        return self._hand_over.state()
 
     def kill(self) -> None:
         """Refuse this agent from here on, and end the connection: the host ends what is at its other end."""
@@ -299,6 +313,7 @@ class RemoteNode:
     def _sign(self) -> None:
         """Traffic on the data channel is a sign of life: heartbeats may be stuck behind it."""
         now = time.monotonic()
+        self._hand_over.attend()
         if now - self._sign_at >= _SIGN_SECONDS:
             self._sign_at = now
             self._tell(Heartbeat(self._node, now, self._trained))
@@ -307,6 +322,7 @@ class RemoteNode:
         """An event that the agent has reported. Its own Paused says nothing: the gate's came first."""
         match event:
             case Heartbeat():
+                self._hand_over.attend()
                 self._trained = max(self._trained, event.samples_trained)
                 self._tell(Heartbeat(event.node, event.time, self._trained))
             case Paused():
@@ -316,6 +332,12 @@ class RemoteNode:
                 self._tell(event)
             case _:
                 self._tell(event)
+
+    def _keep(self, state: OptimizerState) -> bool:
+        return self._hand_over.take(state)
+
+    def _tell_paused(self) -> None:
+        self._tell(Paused(self._node, time.monotonic()))
 
     def _tell(self, event: NodeEvent) -> None:
         with self._telling:

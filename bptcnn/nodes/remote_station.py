@@ -172,6 +172,8 @@ class RemoteStation:
             configuration.update,
             lambda: self._inbox.put(Arrival()),
             self._orphan,
+            configuration.hands_over,
+            configuration.restores,
         )
         return self._exchange
 

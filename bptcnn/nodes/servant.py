@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from bptcnn.nodes.encoding import decode, decode_onto, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import Channel, Frame, Kind
 from bptcnn.nodes.gate import Gate
+from bptcnn.nodes.optimizer_state import LAST_STEP, OptimizerState
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Submitted, Update, Work
+from bptcnn.untrusted import LARGEST_FLOAT, Between, build
 
 _CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
 
@@ -35,6 +38,14 @@ class _Submission(Iteration):
 
     version: int = 0
     transfer_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The head of a KEEP frame."""
+
+    step: Annotated[int, Between(0, LAST_STEP)]
+    usual_loss: Annotated[float, Between(0.0, LARGEST_FLOAT)] | None
 
 
 class Shipments:
@@ -60,7 +71,11 @@ class Shipments:
 
 
 class Servant:
-    """Serves one node's channel until it ends; `report` takes what was committed, in order."""
+    """Serves one node's channel until it ends; `report` takes what was committed, in order.
+
+    `keep` takes a state that the node hands over, of up to `velocity_size` elements, and returns whether it shall send
+    the next one; without, it may send none. `velocity` is what the node starts with.
+    """
 
     def __init__(
         self,
@@ -71,11 +86,15 @@ class Servant:
         parameters: int,
         samples: Samples,
         report: Callable[[Submitted], None],
+        keep: Callable[[OptimizerState], bool] | None = None,
+        velocity_size: int = 0,
+        velocity: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.gate = Gate()
         self.shipments = Shipments()
         self._node, self._committer, self._update, self._wire = node, committer, update, wire
         self._samples, self._report = samples, report
+        self._keep, self._velocity_size, self._velocity = keep, velocity_size, velocity
         self._held: npt.NDArray[np.float32] | None = None  # the weights that the node holds, bit for bit
         self._weights = np.empty(parameters, np.float32)
         self._scratch = np.empty(parameters, np.float32)
@@ -88,7 +107,10 @@ class Servant:
             Kind.WEIGHTS: 0,
             Kind.SAMPLES: 0,
             Kind.SUBMIT: payload_size(self._wire, self._weights.size),
+            Kind.STATE: 0,
         }
+        if self._keep is not None:
+            limits[Kind.KEEP] = payload_size("float32", self._velocity_size)
         while True:
             frame = channel.receive(limits)
             match frame.kind:
@@ -97,6 +119,10 @@ class Servant:
                 case Kind.WEIGHTS:
                     self._version = self._committer.refresh(self._weights)
                     self._send_weights(channel, Kind.WEIGHTS)
+                case Kind.STATE:
+                    self._send_velocity(channel)
+                case Kind.KEEP:
+                    self._take_state(channel, frame)
                 case Kind.SUBMIT:
                     self._commit(channel, frame)
                     if self._update == "sgwu":  # the weights come when the round is merged and the node asks
@@ -145,6 +171,26 @@ class Servant:
         payload = encode(self._wire, self._scratch)
         decode_onto(self._wire, payload, self._held)
         channel.send(kind, {"version": self._version, "full": False}, payload)
+
+    def _send_velocity(self, channel: Channel) -> None:
+        if self._velocity is None:
+            raise Impossible("it asked for a velocity, or once more")
+        channel.send(Kind.STATE, {}, encode("float32", self._velocity))
+        self._velocity = None
+
+    def _take_state(self, channel: Channel, frame: Frame) -> None:
+        """Take the node's optimizer state; what is no number would be refused before it counts, so it is left out."""
+        assert self._keep is not None
+        try:
+            head = build(_Kept, frame.meta)
+        except ValueError as error:
+            raise Impossible(f"it handed no state over: {error}") from None
+        if frame.payload.size not in (0, payload_size("float32", self._velocity_size)):
+            raise Impossible(f"it handed {frame.payload.size} bytes of velocity over")
+        velocity = frame.payload.view(np.float32)
+        known = velocity.size and np.isfinite(velocity).all()
+        again = self._keep(OptimizerState(head.step, head.usual_loss, velocity if known else None))
+        channel.send(Kind.KEPT, {"again": again})
 
     def _send_samples(self, channel: Channel) -> None:
         for array in (self._samples.images, self._samples.labels):

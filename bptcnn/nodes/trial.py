@@ -1,6 +1,7 @@
 """A trial: how fast a node trains alone, measured before the run on weights that are thrown away.
 
-Nothing of it stays: weights, velocity and the count of steps, by which dropout draws, are as in a new subnetwork.
+Nothing of it stays: the weights are as in a new subnetwork, velocity and the number of the next step, by which dropout
+draws, as they were.
 """
 
 import time
@@ -29,6 +30,9 @@ def run_trial(
     draw = np.random.default_rng(configuration.node)
     order = draw.permutation(len(images)).astype(np.int32)
     batch = min(configuration.batch_size, len(order))
+    next_step = subnetwork.next_step
+    velocity = subnetwork.velocity.copy() if subnetwork.velocity.any() else None
+    subnetwork.restart()
     subnetwork.weights[:] = subnetwork.network.initial_weights(0)
 
     def step(number: int) -> None:
@@ -45,4 +49,7 @@ def run_trial(
         throttle.pay()
         seconds = time.monotonic() - began
     subnetwork.restart()
+    subnetwork.next_step = next_step
+    if velocity is not None:
+        subnetwork.velocity[:] = velocity
     return Tried(configuration.node, time.monotonic(), steps * batch, seconds)

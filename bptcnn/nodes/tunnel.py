@@ -28,15 +28,18 @@ from bptcnn.nodes.divergence import require_finite
 from bptcnn.nodes.encoding import ErrorFeedback, decode, decode_onto
 from bptcnn.nodes.exchange import FloatArray, Iteration
 from bptcnn.nodes.frames import Channel, Frame, FrameError, Kind
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Update
 from bptcnn.threads import start_thread
+
+_ANSWERS = {Kind.WEIGHTS: Kind.WEIGHTS, Kind.SUBMIT: Kind.MERGED, Kind.STATE: Kind.STATE, Kind.KEEP: Kind.KEPT}
 
 
 @dataclass(frozen=True)
 class _Job:
     kind: Kind
-    meta: dict[str, float]
+    meta: dict[str, float | None]
     payload: np.ndarray
     begun: float
 
@@ -48,7 +51,10 @@ class _Answer:
 
 
 class TunnelExchange:
-    """Over a channel to the coordinator's side; `notify` is called when an answer has come, `lost` when none will."""
+    """Over a channel to the coordinator's side; `notify` is called when an answer has come, `lost` when none will.
+
+    `hands_over`: states are sent. `restores`: there is a velocity to start with.
+    """
 
     overlapped = True
 
@@ -60,9 +66,12 @@ class TunnelExchange:
         update: Update,
         notify: Callable[[], None],
         lost: Callable[[Exception], None],
+        hands_over: bool = False,
+        restores: bool = False,
     ) -> None:
         self._channel, self._wire, self._update = channel, wire, update
         self._notify, self._lost = notify, lost
+        self._hands_over, self._restores = hands_over, restores
         self._feedback = ErrorFeedback(wire, size)
         self._held = np.zeros(size, np.float32)
         self._progress = np.zeros(size, np.float32)
@@ -112,13 +121,35 @@ class TunnelExchange:
         require_finite(self._progress, largest)
         payload = self._feedback.encode(self._progress)
         self._landings.append(weights.copy())
-        meta = {**asdict(iteration), "version": self._version, "transfer_seconds": self._transfer_seconds}
+        meta: dict[str, float | None] = {
+            **asdict(iteration),
+            "version": self._version,
+            "transfer_seconds": self._transfer_seconds,
+        }
         self._transfer_seconds = 0.0
         self._jobs.put(_Job(Kind.SUBMIT, meta, payload, time.monotonic()))
 
     def forget(self) -> None:
         """What has arrived may be as old as the last submission: have the weight set fetched."""
         self._forgotten = True
+
+    def restore(self, velocity: FloatArray) -> None:
+        """Fetch it, where there is one."""
+        if not self._restores:
+            return
+        self._jobs.put(_Job(Kind.STATE, {}, np.empty(0, np.uint8), time.monotonic()))
+        while (frame := self._answers.get().frame).kind is not Kind.STATE:
+            raise FrameError(f"{frame.kind.name} instead of a velocity")
+        decode("float32", frame.payload, velocity)
+
+    def keep(self, state: OptimizerState) -> None:
+        """Send it behind all that travels, unless the other side has had enough of it."""
+        if not self._hands_over:
+            return
+        # as it is: what has diverged is no reason to fail
+        payload = np.empty(0, np.uint8) if state.velocity is None else state.velocity.view(np.uint8).copy()
+        meta = {"step": state.step, "usual_loss": state.usual_loss}
+        self._jobs.put(_Job(Kind.KEEP, meta, payload, time.monotonic()))
 
     def close(self) -> None:
         """End the courier; the channel is the owner's."""
@@ -152,10 +183,12 @@ class TunnelExchange:
         try:
             while (job := self._jobs.get()) is not None:
                 self._channel.send(job.kind, job.meta, job.payload)
-                wanted = Kind.WEIGHTS if job.kind is Kind.WEIGHTS else Kind.MERGED
-                frame = self._channel.receive({wanted: largest, Kind.ERROR: 0})
+                frame = self._channel.receive({_ANSWERS[job.kind]: largest, Kind.ERROR: 0})
                 if frame.kind is Kind.ERROR:
                     raise FrameError(json.dumps(frame.meta))
+                if frame.kind is Kind.KEPT:
+                    self._hands_over = frame.meta.get("again") is True
+                    continue
                 self._answers.put(_Answer(frame, time.monotonic() - job.begun))
                 self._notify()
         except (OSError, EOFError, FrameError, ValueError) as error:

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import CoordinatorState
 from bptcnn.training.epoch_clock import NOTHING, Stretch
+from bptcnn.training.optimizer_states import decode_states, encode_states
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.tensor_files import Tensors, read_tensors, write_tensors
 from bptcnn.untrusted import Malformed, build, parse_json, printable
@@ -33,7 +35,8 @@ class Checkpoint:
 
     `state` and `rows` only where a run can go on: `rows` are the epochs' metrics, the last one's test accuracy NaN,
     because a checkpoint is saved before it is evaluated. `ahead`: what of the next epoch was trained, in which time (in
-    older checkpoints nothing: that time is in the last row).
+    older checkpoints nothing: that time is in the last row). `optimizer`: the nodes'
+    states, by name; None where the version that wrote it kept none.
     """
 
     network: Network
@@ -42,6 +45,7 @@ class Checkpoint:
     state: CoordinatorState | None = None
     rows: tuple[EpochRow, ...] = ()
     ahead: Stretch = NOTHING
+    optimizer: dict[str, OptimizerState] | None = None
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -61,6 +65,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         metadata["ahead"] = json.dumps(asdict(checkpoint.ahead))
         for name, array in checkpoint.state.arrays().items():
             tensors[_COORDINATOR + name] = array
+    if checkpoint.optimizer is not None:
+        metadata["optimizer"], velocities = encode_states(checkpoint.optimizer)
+        tensors |= velocities
     write_tensors(path, tensors, metadata)
 
 
@@ -87,7 +94,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 raise UserError(f"it is of epoch {epoch}, its state of {state.epoch}, its rows end elsewhere")
             if "ahead" in metadata:  # older ones lack it
                 ahead = build(Stretch, parse_json(metadata["ahead"]), "ahead")
-        return Checkpoint(network, weights, epoch, state, rows, ahead)
+        optimizer = decode_states(metadata["optimizer"], tensors, network.size) if "optimizer" in metadata else None
+        return Checkpoint(network, weights, epoch, state, rows, ahead, optimizer)
     except KeyError as error:
         raise UserError(f"cannot read the checkpoint {path}: it has no {printable(str(error), _SHOWN)}") from None
     except (UserError, Malformed) as error:

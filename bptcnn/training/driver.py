@@ -347,7 +347,8 @@ class Driver:
         took = self._clock.cut(self.coordinator.counters().images_trained, self.coordinator.trained_ahead)
         row = EpochRow(end.epoch, took.seconds, metrics.loss, metrics.accuracy, math.nan, took.images_per_second)
         rows, state = (*self.rows, row), self.coordinator.state()
-        checkpoint = Checkpoint(assignment.network, weights, end.epoch, state, rows, self._clock.ahead)
+        optimizer = self._launcher.optimizer_states(self._nodes)
+        checkpoint = Checkpoint(assignment.network, weights, end.epoch, state, rows, self._clock.ahead, optimizer)
         write_checkpoint(self._folder.last, checkpoint)
         best = self._evaluate(checkpoint)
         self._folder.write_metrics(self.rows)
@@ -360,7 +361,8 @@ class Driver:
         accuracy = self._evaluator.accuracy(checkpoint.weights, self._assignment.measured)
         best = all(accuracy > row.test_accuracy for row in self.rows)
         if best:
-            write_checkpoint(self._folder.best, replace(checkpoint, state=None, rows=(), ahead=NOTHING))
+            best_one = replace(checkpoint, state=None, rows=(), ahead=NOTHING, optimizer=None)
+            write_checkpoint(self._folder.best, best_one)
         self.rows.append(replace(checkpoint.rows[-1], test_accuracy=accuracy))
         return best
 

@@ -1,6 +1,6 @@
 """Starts a run's agents, each over its transport, and owns the memory that they share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bptcnn.data import Dataset, Samples, order
 from bptcnn.data.content import digest
@@ -19,7 +19,10 @@ from bptcnn.nodes import (
     Wire,
     choose_wire,
 )
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.training.members import Member
+from bptcnn.training.optimizer_states import OptimizerStates, hands_over
 from bptcnn.training.requirements import MOST_JOINED, require_for_joining
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
@@ -39,20 +42,27 @@ class Launcher:
         train: Samples,
         folder: RunFolder,
         tuning: Tuning,
+        states: dict[str, OptimizerState],
     ) -> None:
         """Allocate; raise UserError where memory is too small. `train` are the dataset's training images to use.
 
+        `states`: what the nodes' optimizers start from, by name, where a run goes on; the launcher takes them out.
         `tuning`: how local nodes compute their steps; hosts find out for themselves. `members` grow as nodes join.
         """
         self.network, self.settings, self.members = network, settings, list(members)
         self._dataset, self._train, self._folder, self._tuning = dataset, train, folder, tuning
-        self._shared: list[SharedMemory | WeightBuffer] = []
+        self._states = OptimizerStates(states)
+        self._optimizers: dict[int, OptimizerMemory] = {}  # of local nodes
+        self._shared: list[SharedMemory | WeightBuffer | OptimizerMemory] = []
         self._samples: tuple[SharedArray, SharedArray] | None = None
         self._source: SampleSource | None = None
         self.buffer = WeightBuffer.create(network.size, len(members), MOST_JOINED)
         self._shared.append(self.buffer)
         try:
-            if any(member.host is None for member in members):
+            for index, member in enumerate(members):
+                if member.host is None:
+                    self._make_memory(index)
+            if self._optimizers:
                 self._share()
         except BaseException:
             self.close()
@@ -70,8 +80,19 @@ class Launcher:
         """
         require_for_joining(self.network, self._train, self.settings, member, shares=self._samples is not None)
         self.buffer.admit(index)
+        if member.host is None:
+            self._make_memory(index)
         if member.host is None and self._samples is None:
             self._share()
+
+    def _make_memory(self, index: int) -> None:
+        if index not in self._optimizers:  # a node of this place was here before
+            self._optimizers[index] = OptimizerMemory.create(self._velocity_size)
+            self._shared.append(self._optimizers[index])
+
+    @property
+    def _velocity_size(self) -> int:
+        return self.network.size if self.settings.momentum else 0
 
     def _share(self) -> None:
         shuffled = order(len(self._train), self.settings.seed)
@@ -85,31 +106,46 @@ class Launcher:
         """Start the agent of node `index`; raise UserError where the system does not let us."""
         member = self.members[index]
         log = self._folder.logs / f"{member.name}.log"
+        state = self._states.start(member.name, fresh=not self.buffer.submission(index).sequence)
         if member.host is None:
-            return LocalNode(self._local(index, member), log)
-        return RemoteNode(
-            member.host, self._remote(index, member), self.buffer, self._dataset.train, log, member.options
-        )
+            optimizer = self._optimizers[index]
+            optimizer.put(state)
+            self._states.forget(member.name)
+            return LocalNode(self._local(index, member, state), log, optimizer)
+        configuration = self._remote(index, member, state)
+        about = member.host, configuration, self.buffer, self._dataset.train, log, member.options
+        return RemoteNode(*about, state.velocity)
 
-    def _local(self, index: int, member: Member) -> LocalConfiguration:
+    def optimizer_states(self, nodes: Mapping[int, Node]) -> dict[str, OptimizerState]:
+        """Return what a checkpoint keeps of the optimizers, where all live `nodes`, by index, are paused."""
+        return self._states.at_cut({node.name: node.optimizer_state() for node in nodes.values()})
+
+    def hands_over(self, member: Member) -> bool:
+        """Return whether a member's optimizer state is in checkpoints: a host's where it costs little to send."""
+        return member.host is None or hands_over(self._velocity_size, member.bandwidth)
+
+    def _local(self, index: int, member: Member, state: OptimizerState) -> LocalConfiguration:
         assert self._samples is not None
         images, labels = self._samples
         return LocalConfiguration(
-            **vars(self._common(index, member)),
+            **vars(self._common(index, member, state)),
             nodes=self.places,
             weights_fd=self.buffer.fd,
             images=images,
             labels=labels,
+            optimizer_fd=self._optimizers[index].fd,
             cores=member.cores,
             tuning=self._tuning,
         )
 
-    def _remote(self, index: int, member: Member) -> HostConfiguration:
+    def _remote(self, index: int, member: Member, state: OptimizerState) -> HostConfiguration:
         return HostConfiguration(
-            **vars(self._common(index, member)),
+            **vars(self._common(index, member, state)),
             samples=self._sample_source(),
             wire=self.wire(member),
             autotune=self.settings.autotune,
+            hands_over=self.hands_over(member),
+            restores=state.velocity is not None,
         )
 
     def wire(self, member: Member) -> Wire:
@@ -118,7 +154,7 @@ class Launcher:
             return self.settings.wire
         return choose_wire(self.network.size, member.bandwidth or 0.0)  # unknown: as on a slow link
 
-    def _common(self, index: int, member: Member) -> AgentConfiguration:
+    def _common(self, index: int, member: Member, state: OptimizerState) -> AgentConfiguration:
         settings = self.settings
         return AgentConfiguration(
             node=index,
@@ -133,6 +169,9 @@ class Launcher:
             update=settings.update,
             staleness=settings.staleness,
             report_seconds=0.0 if member.host else _REPORT_SECONDS,
+            seed=settings.seed,
+            first_step=state.step,
+            usual_loss=state.usual_loss,
         )
 
     def _sample_source(self) -> SampleSource:

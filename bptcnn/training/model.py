@@ -25,7 +25,8 @@ from bptcnn.training.settings import check_choice, check_whole
 class Model:
     """A network with weights, trained and evaluated by this process's threads.
 
-    `threads` None: the usable cores. The weights start from `seed`, by He's initialisation. An idle model uses no CPU.
+    `threads` None: the usable cores. The weights start from `seed`, by He's initialisation, and dropout draws by it.
+    An idle model uses no CPU.
     `autotune`: choose the step's algorithms by measuring, 1 to 20 s where this machine has not done so before; a
     model made without starts at once. With `precision` "bf16" training's convolutions multiply bfloat16 numbers, with
     float32 sums and weights; predictions are float32's. Raises UserError where the CPU lacks that.
@@ -52,7 +53,7 @@ class Model:
         self._executor = Executor(self._threads)
         tuning = tuning_of(record)
         self._subnetwork = Subnetwork(
-            network, batch_size, self._executor, tuning=tuning, precision=precision, keeps_gradient=True
+            network, batch_size, self._executor, tuning=tuning, precision=precision, keeps_gradient=True, seed=seed
         )
         self._subnetwork.weights[:] = network.initial_weights(seed)
         self._evaluator: Evaluator | None = None

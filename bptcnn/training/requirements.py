@@ -14,6 +14,7 @@ from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.memory.layout import Layout
 from bptcnn.networks import Network
 from bptcnn.nodes.local import DESCRIPTORS as LOCAL_DESCRIPTORS
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.nodes.remote import DESCRIPTORS as HOST_DESCRIPTORS
 from bptcnn.training.members import Member
 from bptcnn.training.settings import TrainSettings
@@ -33,6 +34,11 @@ def subnetwork_bytes(network: Network, settings: TrainSettings, threads: int) ->
     return memory_needed(network, settings.batch_size, threads, settings.precision)
 
 
+def optimizer_bytes(network: Network, settings: TrainSettings) -> int:
+    """Return what a node's optimizer state takes where it is handed over."""
+    return OptimizerMemory.size(network.size if settings.momentum else 0)
+
+
 def sample_bytes(train: Samples) -> int:
     """Return what the samples take that nodes here share."""
     return train.images.nbytes + train.labels.nbytes
@@ -47,9 +53,11 @@ def require_memory(
     """
     threads = [member.threads for member in members if member.host is None]
     own = {count: subnetwork_bytes(network, settings, count) for count in set(threads)}
-    shared = Layout(network.size, len(members) + MOST_JOINED).size_with(len(members))
+    state = optimizer_bytes(network, settings)
+    shared = Layout(network.size, len(members) + MOST_JOINED).size_with(len(members)) + state * len(threads)
     shared += sample_bytes(train) if threads else 0
-    need = shared + _LIBRARY_BYTES + _COORDINATOR_BYTES + _CHECKPOINT_COPIES * 4 * network.size
+    checkpoint = 4 * network.size + state * len(members)
+    need = shared + _LIBRARY_BYTES + _COORDINATOR_BYTES + _CHECKPOINT_COPIES * checkpoint
     need += sum(AGENT_BYTES + own[count] for count in threads)
     all_told = need + memory_needed(network, 1, cores, training=False)
     what = f"{_counted(members)} {all_told / 1e6:,.0f} MB here at batch size {settings.batch_size}"
@@ -74,9 +82,8 @@ def require_for_joining(
     """Raise UserError where there is no room for one more node; `shares`: the samples are in shared memory already."""
     require_descriptors(1 + (HOST_DESCRIPTORS if member.host else LOCAL_DESCRIPTORS), "one more node needs")
     if member.host is None:
-        need = (
-            AGENT_BYTES + subnetwork_bytes(network, settings, member.threads) + (0 if shares else sample_bytes(train))
-        )
+        need = AGENT_BYTES + subnetwork_bytes(network, settings, member.threads) + optimizer_bytes(network, settings)
+        need += 0 if shares else sample_bytes(train)
         require_available(need, f"a node needs {need / 1e6:,.0f} MB here", "use a host, or fewer threads", shared=True)
 
 

@@ -22,6 +22,7 @@ from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.launcher import Launcher
 from bptcnn.training.members import Member, gather, profiles
+from bptcnn.training.optimizer_states import hands_over, lacking
 from bptcnn.training.progress import EpochRow, Observer
 from bptcnn.training.report import write_report
 from bptcnn.training.requirements import require_memory, require_run_descriptors
@@ -70,8 +71,10 @@ def train_run(
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
         tuning = _tuning(network, settings, members, folder, resume, observer)
         observer.setup(_starting(settings, members, start))
+        _tell_what_lacks(settings, members, start, network, observer)
         with contextlib.closing(Evaluator(network, usable_cores(), reserved)) as evaluator:
-            launcher = Launcher(network, settings, members, dataset, train, folder, tuning)
+            states = start.optimizer if start.optimizer is not None else {}
+            launcher = Launcher(network, settings, members, dataset, train, folder, tuning, states)
             driver = Driver(assignment, coordinator, folder, evaluator, observer, launcher)
             try:
                 outcome = driver.run()
@@ -120,6 +123,22 @@ def _starting(settings: TrainSettings, members: tuple[Member, ...], start: Check
     busy = sum(member.threads for member in members if member.host is None)
     crowd = f": {busy} threads on {cores} cores" if settings.threads and busy > cores else ""
     return f"starting {nodes} node{'s' if nodes > 1 else ''}{crowd}"
+
+
+def _tell_what_lacks(
+    settings: TrainSettings, members: tuple[Member, ...], start: Checkpoint, network: Network, observer: Observer
+) -> None:
+    """Say which nodes start without what they had, and which will after the next interruption; a line each."""
+    if start.epoch >= settings.epochs:
+        return
+    if start.state is not None:
+        missing = lacking(start.optimizer, [member.name for member in members], settings.momentum)
+        if missing is not None:
+            observer.warning(missing)
+    size = network.size if settings.momentum else 0
+    slow = [member.name for member in members if member.host is not None and not hands_over(size, member.bandwidth)]
+    if slow:
+        observer.warning(f"checkpoints are without the momentum of {', '.join(slow)}: sending it would take too long")
 
 
 def _outer_settings(

@@ -39,7 +39,7 @@ def masks_of(network: Network, images: int) -> dict[str, reference.Array]:
         if isinstance(application.layer, Dropout):
             shape = network.shapes[application.inputs[0]]
             size = int(np.prod(shape))
-            multipliers = dropout_multipliers(0, 0, index, images, size, application.layer.rate)
+            multipliers = dropout_multipliers(0, 0, 0, index, images, size, application.layer.rate)
             found[application.name] = multipliers.astype(np.float64).reshape(images, *shape)
     return found
 

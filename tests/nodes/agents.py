@@ -30,10 +30,13 @@ from bptcnn.nodes import (
     SharedArray,
     Wire,
 )
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import NodeEvent, Ready, Submitted, Update, Work
 
 CLASSES = 3
 TINY = Network((8, 8, 1), [Conv2D(4, 3, activation="relu"), MaxPool2D(2), Flatten(), Dense(CLASSES)], "tiny")
+NEW = OptimizerState(0)
 READY_SECONDS = 120.0  # an agent on a busy machine may have to wait for its turn
 ORPHAN_SECONDS = 5.0  # what the design allows a node to outlive its coordinator
 
@@ -74,6 +77,8 @@ def agent(
     labels: npt.NDArray[np.int32] | None = None,
     address: str | None = None,
     wire: Wire = "float32",
+    momentum: float = 0.9,
+    start: OptimizerState = NEW,
 ) -> Iterator[Bench]:
     """Start an agent, through ssh if there is an `address`; at the end it is killed, whatever became of it."""
     images, drawn = problem(samples, network)
@@ -89,36 +94,46 @@ def agent(
             network=network,
             batch_size=batch_size,
             precision="float32",
-            momentum=0.9,
+            momentum=momentum,
             weight_decay=0.0,
             update=update,
             staleness=None,
             heartbeat_seconds=0.1,
+            first_step=start.step,
+            usual_loss=start.usual_loss,
         )
         data = Samples(images, drawn if labels is None else labels)
         log = folder / "node0.log"
         node: Node
         if address is None:
-            node = LocalNode(shared(common, data, buffer, stack), log)
+            optimizer = OptimizerMemory.create(common.velocity_size)
+            stack.callback(optimizer.close)
+            optimizer.put(start)
+            node = LocalNode(shared(common, data, buffer, optimizer, stack), log, optimizer)
         else:
-            node = RemoteNode(Host("node0", address, sys.executable), distant(common, data, wire), buffer, data, log)
+            configuration = distant(common, data, wire, restores=start.velocity is not None)
+            host = Host("node0", address, sys.executable)
+            node = RemoteNode(host, configuration, buffer, data, log, velocity=start.velocity)
         stack.callback(node.kill)
         yield Bench(node, buffer, log, samples)
 
 
-def shared(common: AgentConfiguration, data: Samples, buffer: WeightBuffer, stack: ExitStack) -> LocalConfiguration:
+def shared(
+    common: AgentConfiguration, data: Samples, buffer: WeightBuffer, optimizer: OptimizerMemory, stack: ExitStack
+) -> LocalConfiguration:
     """Put the samples into shared memory, which the stack frees."""
     images, memory = SharedArray.put(data.images, "images")
     stack.callback(memory.close)
     labels, memory = SharedArray.put(data.labels, "labels")
     stack.callback(memory.close)
-    return LocalConfiguration(**vars(common), nodes=1, weights_fd=buffer.fd, images=images, labels=labels)
+    where = {"weights_fd": buffer.fd, "images": images, "labels": labels, "optimizer_fd": optimizer.fd}
+    return LocalConfiguration(**vars(common), nodes=1, **where)
 
 
-def distant(common: AgentConfiguration, data: Samples, wire: Wire) -> HostConfiguration:
+def distant(common: AgentConfiguration, data: Samples, wire: Wire, restores: bool) -> HostConfiguration:
     """Have the samples sent: nothing else has them."""
     source = SampleSource(digest(data), "/nowhere", data.images.dtype.str, data.images.shape, None, 0)
-    return HostConfiguration(**vars(common), samples=source, wire=wire)
+    return HostConfiguration(**vars(common), samples=source, wire=wire, hands_over=True, restores=restores)
 
 
 def wait_for(

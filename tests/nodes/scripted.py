@@ -4,7 +4,7 @@ import math
 import queue
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +17,7 @@ from bptcnn.nodes import loop as loop_module
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Iteration, Receipt
 from bptcnn.nodes.loop import Loop
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import Message, NodeEvent, Paused, Refused, Release, Resume, Stop, Submitted, Update, Work
 
 STEP, IDLE, REFRESH, SUBMIT = 1.0, 16.0, 0.25, 0.5  # seconds on the script's clock
@@ -61,9 +62,14 @@ class Surroundings:
     velocity: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(3, np.float32))
     version: int = 0
     attempts: int = 0
+    started_with: float = 0.0  # its velocity
+    first_step: int = 0
+    usual_loss: float | None = None
+    kept: list[OptimizerState] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.network = SimpleNamespace(size=3, classes=10)
+        self.next_step = -1
         self._queue: deque[Message] = deque()
         self._committed = self._base_version = self._sequence = 0
         self.loop: Loop | None = None
@@ -100,6 +106,7 @@ class Surroundings:
         assert order.flags.c_contiguous
         assert (momentum, decay) == (0.75, 0.125)
         self.steps.append(order.copy())
+        self.next_step += 1
         self.rates.append(rate)
         self.log.append(f"step {len(order)}")
         self.weights += 1.0
@@ -145,9 +152,17 @@ class Surroundings:
     def forget(self) -> None:
         self.log.append("forget")
 
+    def restore(self, velocity: npt.NDArray[np.float32]) -> None:
+        velocity[:] = self.started_with
+
+    def keep(self, state: OptimizerState) -> None:
+        assert state.velocity is not None
+        self.kept.append(replace(state, velocity=state.velocity.copy()))
+
     # ---- running -----------------------------------------------------------------------------------------------------
 
     def report(self, event: NodeEvent) -> None:
+        assert len(self.kept) == self.pauses + isinstance(event, Paused), "its state is handed over before it is paused"
         self.log.append(type(event).__name__)
         self.events.append(event)
 
@@ -167,6 +182,8 @@ class Surroundings:
             update=self.update,
             staleness=self.staleness,
             report_seconds=self.report_seconds,
+            first_step=self.first_step,
+            usual_loss=self.usual_loss,
         )
         build: Callable[..., Loop] = Loop
         self.loop = build(configuration, self, None, None, self, self, self.report)

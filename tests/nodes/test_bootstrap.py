@@ -131,7 +131,7 @@ def test_another_python_is_refused_by_name_and_nothing_unpickled(tmp_path: Path)
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize("changes", [{"version": "0.0.1"}, {"version": ["x"] * 100}, {"protocol": 2}])
+@pytest.mark.parametrize("changes", [{"version": "0.0.1"}, {"version": ["x"] * 100}, {"protocol": 3}])
 def test_another_bptcnn_is_refused_by_name_and_nothing_unpickled(tmp_path: Path, changes: dict[str, Any]) -> None:
     values = trapped(tmp_path, list(sys.version_info[:2])) | changes
     with pytest.raises(UserError, match=f"this host {VERSION}: install the same version") as refused:

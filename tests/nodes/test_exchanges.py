@@ -1,6 +1,7 @@
-"""What every transport promises of submissions: one suite, run against each of them over a real weight buffer."""
+"""What every transport promises of submissions and optimizer states: one suite, run against each of them."""
 
 import contextlib
+import functools
 import os
 import queue
 import socket
@@ -22,12 +23,16 @@ from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.exchange import Committer, Exchange, Iteration, SharedExchange
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
+from bptcnn.nodes.hand_over import HandOver
+from bptcnn.nodes.optimizer_memory import OptimizerMemory
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.servant import Servant
 from bptcnn.nodes.tunnel import TunnelExchange
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Submitted, Update, Work, submission_scale
 
 PARAMETERS = 37
+NEW = OptimizerState(0)
 SECONDS = 30.0  # that anything may take before it counts as hung
 Floats = npt.NDArray[np.float32]
 
@@ -38,7 +43,15 @@ class Bench(Protocol):
     buffer: WeightBuffer
     tolerance: float  # relative, of what was submitted
 
-    def exchange(self, node: int, update: Update) -> Exchange: ...
+    def exchange(self, node: int, update: Update, start: OptimizerState = NEW) -> Exchange: ...
+
+    def pause(self, node: int) -> None:
+        """As the driver tells the node."""
+
+    def resume(self, node: int) -> None: ...
+
+    def kept(self, node: int) -> OptimizerState | None:
+        """What the node has handed over, once the driver hears that it is paused."""
 
     def submit(self, node: int, exchange: Exchange, weights: Floats, samples: int, correct: int) -> Submitted: ...
 
@@ -53,14 +66,26 @@ class SharedBench:
     def __init__(self, nodes: int) -> None:
         self.buffer = WeightBuffer.create(PARAMETERS, nodes)
         self._nodes = nodes
-        self._attached: list[WeightBuffer] = []
+        self._attached: list[WeightBuffer | OptimizerMemory] = []
+        self._optimizers = [OptimizerMemory.create(PARAMETERS) for _ in range(nodes)]
         for node in range(nodes):
             self.buffer.set_live(node, True)
 
-    def exchange(self, node: int, update: Update) -> Exchange:
+    def exchange(self, node: int, update: Update, start: OptimizerState = NEW) -> Exchange:
         attached = WeightBuffer.attach(os.dup(self.buffer.fd), PARAMETERS, self._nodes)
-        self._attached.append(attached)
-        return SharedExchange(attached, node, update)
+        self._optimizers[node].put(start)
+        optimizer = OptimizerMemory.attach(os.dup(self._optimizers[node].fd), PARAMETERS)
+        self._attached += [attached, optimizer]
+        return SharedExchange(attached, node, update, optimizer)
+
+    def pause(self, node: int) -> None:
+        pass
+
+    def resume(self, node: int) -> None:
+        self._optimizers[node].forget()
+
+    def kept(self, node: int) -> OptimizerState | None:
+        return self._optimizers[node].get()
 
     def submit(self, node: int, exchange: Exchange, weights: Floats, samples: int, correct: int) -> Submitted:
         iteration = Iteration(1, samples=samples, correct=correct)
@@ -69,7 +94,7 @@ class SharedBench:
         return receipt.report(node, 0.0, iteration)
 
     def close(self) -> None:
-        for attached in self._attached:
+        for attached in (*self._attached, *self._optimizers):
             attached.close()
         self.buffer.close()
 
@@ -84,10 +109,12 @@ class TunnelBench:
         self.buffer = WeightBuffer.create(PARAMETERS, nodes)
         self._closing: list[Callable[[], None]] = []
         self._reports: dict[int, queue.SimpleQueue[Submitted | None]] = {}
+        self._hand_overs: dict[int, HandOver] = {}
+        self._paused = [threading.Event() for _ in range(nodes)]
         for node in range(nodes):
             self.buffer.set_live(node, True)
 
-    def exchange(self, node: int, update: Update) -> Exchange:
+    def exchange(self, node: int, update: Update, start: OptimizerState = NEW) -> Exchange:
         ours, theirs = socket.socketpair()
         key = bytes(range(32))
         with ThreadPoolExecutor(1) as pool:
@@ -97,11 +124,16 @@ class TunnelBench:
         committer = Committer(self.buffer, node, update)
         reports = self._reports[node] = queue.SimpleQueue()
         samples = Samples(np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int32))
-        servant = Servant(node, committer, update, self.wire, PARAMETERS, samples, reports.put)
+        keep = functools.partial(self._keep, node)
+        about = node, committer, update, self.wire, PARAMETERS, samples, reports.put
+        servant = Servant(*about, keep, PARAMETERS, start.velocity)
+        self._hand_overs[node] = HandOver(servant.gate, True, start, self._paused[node].set)
         servant.shipments.add(Work(1, np.zeros(10**6, np.int32), 0.1, 1))
         serving = threading.Thread(target=self._serve, args=(servant, here))
         serving.start()
-        exchange = TunnelExchange(there, PARAMETERS, self.wire, update, lambda: None, lambda _: reports.put(None))
+        handlers = (lambda: None), (lambda _: reports.put(None))
+        velocities = True, start.velocity is not None
+        exchange = TunnelExchange(there, PARAMETERS, self.wire, update, *handlers, *velocities)
 
         def close() -> None:
             exchange.close()
@@ -114,6 +146,20 @@ class TunnelBench:
 
         self._closing.append(close)
         return exchange
+
+    def _keep(self, node: int, state: OptimizerState) -> bool:
+        return self._hand_overs[node].take(state)
+
+    def pause(self, node: int) -> None:
+        self._paused[node].clear()
+        self._hand_overs[node].pause()
+
+    def resume(self, node: int) -> None:
+        self._hand_overs[node].resume()
+
+    def kept(self, node: int) -> OptimizerState | None:
+        assert self._paused[node].wait(SECONDS)
+        return self._hand_overs[node].state()
 
     @staticmethod
     def _serve(servant: Servant, channel: Channel) -> None:
@@ -299,3 +345,78 @@ def test_a_node_takes_its_place_over_from_a_dead_one(bench: Bench) -> None:
     np.testing.assert_allclose(refreshed(second), contents(bench), rtol=1e-6)
     report = bench.submit(0, second, refreshed(second) + 1, 5, 4)
     assert (report.sequence, report.samples_committed) == (2, 13)
+
+
+def drawn(seed: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(PARAMETERS).astype(np.float32)
+
+
+def test_a_node_starts_with_the_velocity_that_it_is_given(bench: Bench) -> None:
+    exchange = bench.exchange(1, "agwu", OptimizerState(7, 2.5, drawn(1)))
+    velocity = np.zeros(PARAMETERS, np.float32)
+    exchange.restore(velocity)
+    assert velocity.tobytes() == drawn(1).tobytes()
+    bench.submit(1, exchange, refreshed(exchange) + 1, 4, 2)
+    without = bench.exchange(2, "agwu")
+    velocity = drawn(2)
+    without.restore(velocity)
+    assert velocity.tobytes() == drawn(2).tobytes(), "there is none: it stays"
+
+
+@pytest.mark.parametrize("update", ["agwu", "sgwu"])
+def test_what_a_paused_node_hands_over_is_what_it_had_then(bench: Bench, update: Update) -> None:
+    exchange = bench.exchange(0, update)
+    for pause, loss in enumerate([None, 0.1, 2.302585092994046]):
+        bench.submit(0, exchange, refreshed(exchange) + 1, 8, 4)
+        if update == "sgwu":
+            bench.buffer.merge_for(0, 1.0)
+        velocity = drawn(pause)
+        bench.pause(0)
+        exchange.keep(OptimizerState(2**40 + pause, loss, velocity))
+        velocity[:] = 0.0
+        kept = bench.kept(0)
+        assert kept is not None
+        assert (kept.step, kept.usual_loss) == (2**40 + pause, loss)
+        assert kept.velocity is not None
+        assert kept.velocity.tobytes() == drawn(pause).tobytes()
+        del kept  # it is a view of the memory
+        bench.resume(0)
+        bench.pause(0)
+        exchange.keep(OptimizerState(5))
+        kept = bench.kept(0)
+        assert kept is not None
+        assert (kept.step, kept.usual_loss, kept.velocity) == (5, None, None)
+        bench.resume(0)
+    assert bench.buffer.submission(0).sequence == 3
+
+
+def test_a_node_that_goes_on_has_handed_nothing_over(bench: Bench) -> None:
+    exchange = bench.exchange(0, "agwu")
+    bench.pause(0)
+    exchange.keep(OptimizerState(9, None, drawn(0)))
+    assert bench.kept(0) is not None
+    bench.resume(0)
+    assert bench.kept(0) is None
+
+
+def test_what_travels_is_merged_before_the_node_is_paused(bench: Bench) -> None:
+    exchange = bench.exchange(0, "agwu")
+    weights = refreshed(exchange)
+    bench.pause(0)
+    exchange.submit(weights + 1, Iteration(1, samples=8, correct=4))
+    exchange.keep(OptimizerState(9, None, drawn(0)))
+    assert bench.kept(0) is not None
+    assert bench.buffer.submission(0).samples == 8
+    assert not bench.buffer.pending(0)
+
+
+def test_a_velocity_that_is_not_finite_does_no_harm(bench: Bench) -> None:
+    """A node that diverges in a batch is paused before it notices."""
+    exchange = bench.exchange(0, "agwu")
+    bench.pause(0)
+    exchange.keep(OptimizerState(9, None, np.full(PARAMETERS, np.nan, np.float32)))
+    kept = bench.kept(0)
+    assert kept is not None
+    assert kept.step == 9
+    bench.resume(0)
+    bench.submit(0, exchange, refreshed(exchange) + 1, 8, 4)

@@ -338,3 +338,21 @@ def test_what_was_not_reported_is_before_a_refusal(monkeypatch: pytest.MonkeyPat
     assert told[:2] == ["Submitted", "Refused"]
     assert seen.submissions[0].samples_committed == 12
     assert seen.trained()[12:20] == [12, 13, 14, 15, 12, 13, 14, 15]
+
+
+def test_a_paused_node_has_handed_over_what_its_next_step_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of the step, refused ones counted, the loss at the start, and the velocity as it is then."""
+    messages: list[list[Message]] = [[work(1, range(12), 2)], [Pause()], [RESUME, work(2, range(8), 2)], [Pause()]]
+    script = Surroundings([*messages, [RESUME], [STOP]], losses={0: 7.0, 3: math.nan}, first_step=100, started_with=0.5)
+    seen = script.run(monkeypatch)
+    assert [state.step for state in seen.kept] == [103, 106]
+    assert [state.usual_loss for state in seen.kept] == [7.0, 7.0]
+    assert [state.velocity.tolist() for state in seen.kept if state.velocity is not None] == [[3.5] * 3, [2.0] * 3]
+
+
+def test_a_node_that_goes_on_judges_losses_as_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an uninterrupted node would not refuse, it does not either: its first loss was 3, above guessing."""
+    for usual, refused in ((3.0, 0), (None, 1)):
+        script = Surroundings([[work(1, range(64), 1)], [work(1, range(64), 1)], [STOP]], batch_size=64)
+        script.losses, script.usual_loss = {0: 1.0, 1: 28.0}, usual
+        assert len(script.run(monkeypatch).refusals) == refused

@@ -18,9 +18,9 @@ SAMPLES = 300
 
 
 @contextmanager
-def driving(folder: Path, update: str = "agwu", epochs: int = 2) -> Iterator[subprocess.Popen[str]]:
+def driving(folder: Path, update: str = "agwu", epochs: int = 2, nodes: int = 2) -> Iterator[subprocess.Popen[str]]:
     """A run in a process of its own, once it has trained some epochs."""
-    command = [sys.executable, str(SCRIPT), str(folder), update]
+    command = [sys.executable, str(SCRIPT), str(folder), update, str(nodes)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + READY_SECONDS
