@@ -38,7 +38,9 @@ class OptimizerStates:
 
     def start(self, name: str, fresh: bool) -> OptimizerState:
         """Return what a new agent starts from; `fresh`: nothing of an earlier one counts that this process started."""
-        if fresh and name in self._restored:
+        if not fresh:
+            self.forget(name)
+        if name in self._restored:
             return self._restored[name]
         step = self._next.get(name, 0)
         self._next[name] = step_after(step)

@@ -79,12 +79,13 @@ def agent(
     wire: Wire = "float32",
     momentum: float = 0.9,
     start: OptimizerState = NEW,
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> Iterator[Bench]:
     """Start an agent, through ssh if there is an `address`; at the end it is killed, whatever became of it."""
     images, drawn = problem(samples, network)
     with ExitStack() as stack:
         buffer = stack.enter_context(WeightBuffer.create(network.size, 1))
-        buffer.store(network.initial_weights(0))
+        buffer.store(network.initial_weights(0) if weights is None else weights)
         buffer.set_live(0, True)
         common = AgentConfiguration(
             node=0,

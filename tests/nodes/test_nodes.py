@@ -2,16 +2,34 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from nodes.agents import CLASSES, agent, kind, ready, submissions, wait_for
 from nodes.loopback import Loopback, loopback
 
+from bptcnn.networks import Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network
 from bptcnn.nodes import NodeGone
 from bptcnn.nodes.loop import MOST_REFUSALS
-from bptcnn.outer import Failed, Heartbeat, NodeEvent, Pause, Paused, Refused, Release, Resume, Stop, Submitted, Update
+from bptcnn.nodes.optimizer_state import OptimizerState
+from bptcnn.outer import (
+    Failed,
+    Heartbeat,
+    NodeEvent,
+    Pause,
+    Paused,
+    Refused,
+    Release,
+    Resume,
+    Stop,
+    Submitted,
+    Trial,
+    Tried,
+    Update,
+)
 
 TRANSPORTS = ("local", "ssh")
 
@@ -115,6 +133,48 @@ def test_nothing_is_committed_during_a_pause(tmp_path: Path, address: str | None
         assert bench.buffer.submission(0) == committed
         bench.node.send(Resume())
         assert submissions(bench.node, 64 * 20)[-1].samples_committed == 64 * 20
+
+
+DROPPING = Network((8, 8, 1), [Conv2D(4, 3), MaxPool2D(2), Flatten(), Dropout(0.5), Dense(CLASSES)], "dropping")
+
+
+def test_a_node_that_starts_from_what_another_handed_over_goes_on_as_it(tmp_path: Path, address: str | None) -> None:
+    """A trial between leaves no trace. Behind a link weights are told in differences, so that they round elsewhere."""
+    weights, went_on = (np.empty(DROPPING.size, np.float32) for _ in range(2))
+    with agent(tmp_path, network=DROPPING, address=address) as bench:
+        ready(bench.node)
+        bench.node.send(bench.work(count=48))
+        submissions(bench.node, 48)
+        bench.node.send(Pause())
+        wait_for(bench.node, kind(Paused))
+        handed = bench.node.optimizer_state()
+        assert handed is not None
+        assert handed.velocity is not None
+        assert handed.step == 48 // 8
+        start = replace(handed, velocity=handed.velocity.copy())
+        del handed
+        bench.buffer.snapshot(weights)
+        bench.node.send(Resume())
+        assert bench.node.optimizer_state() is None
+        bench.node.send(bench.work(epoch=2, count=48))
+        submissions(bench.node, 96)
+        bench.buffer.snapshot(went_on)
+
+    def resumed(start: OptimizerState) -> npt.NDArray[np.float32]:
+        found = np.empty(DROPPING.size, np.float32)
+        with agent(tmp_path, network=DROPPING, address=address, start=start, weights=weights) as bench:
+            ready(bench.node)
+            bench.node.send(Trial(seconds=10.0, steps=2))
+            wait_for(bench.node, kind(Tried))
+            bench.node.send(bench.work(epoch=2, count=48))
+            submissions(bench.node, 48)
+            bench.buffer.snapshot(found)
+        return found
+
+    distance = np.abs(resumed(start) - went_on).max()
+    assert distance == 0.0 if address is None else distance < 1e-6
+    assert np.abs(resumed(replace(start, step=0)) - went_on).max() > 1e-4, "other masks"
+    assert np.abs(resumed(replace(start, velocity=None)) - went_on).max() > 1e-4, "no momentum"
 
 
 def test_a_label_that_is_no_class_fails_the_node(tmp_path: Path, address: str | None) -> None:
