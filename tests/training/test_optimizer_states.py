@@ -1,4 +1,4 @@
-"""Optimizer states by name: who starts from which, that no step's draws repeat, and what a damaged checkpoint is told."""
+"""Optimizer states by name: who starts from which, that no step repeats, and what a damaged checkpoint is told."""
 
 import json
 import struct
