@@ -35,8 +35,8 @@ class Checkpoint:
 
     `state` and `rows` only where a run can go on: `rows` are the epochs' metrics, the last one's test accuracy NaN,
     because a checkpoint is saved before it is evaluated. `ahead`: what of the next epoch was trained, in which time (in
-    older checkpoints nothing: that time is in the last row). `optimizer`: the nodes'
-    states, by name; None where the version that wrote it kept none.
+    older checkpoints nothing: that time is in the last row). `optimizer`: the nodes' states, by name; None where the
+    version that wrote it kept none.
     """
 
     network: Network

@@ -10,8 +10,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.numpy import save
 
 from bptcnn.errors import UserError
 from bptcnn.networks import Dense, Flatten, Network
@@ -21,6 +19,7 @@ from bptcnn.outer.node_record import NodeTotals
 from bptcnn.outer.state import Counters, NodeState, Tally
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from bptcnn.training.optimizer_states import SLOW_LINK, OptimizerStates, hands_over, lacking
+from bptcnn.training.tensor_files import read_tensors, write_tensors
 
 TINY = Network((2, 2, 1), [Flatten(), Dense(3)], "tiny")
 
@@ -144,7 +143,7 @@ def test_a_host_hands_over_what_takes_a_minute_at_most() -> None:
 def written(folder: Path) -> Path:
     nodes = (NodeState("node0", NodeTotals(), None),)
     state = CoordinatorState(1, 2, nodes, Counters(), Tally(), np.zeros(2, np.int32), np.zeros(2, np.bool_))
-    write_checkpoint(folder / "file", Checkpoint(TINY, velocity(), 1, state, (), states()))
+    write_checkpoint(folder / "file", Checkpoint(TINY, velocity(), 1, state, (), optimizer=states()))
     return folder / "file"
 
 
@@ -163,9 +162,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def parts(path: Path) -> tuple[dict[str, str], dict[str, npt.NDArray[Any]], list[dict[str, Any]]]:
     """A checkpoint's metadata, its tensors, and its entries of optimizer states."""
-    with safe_open(path, framework="numpy") as file:
-        metadata = dict(file.metadata())
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    tensors, metadata, _ = read_tensors(path)
     return metadata, tensors, json.loads(metadata["optimizer"])
 
 
@@ -188,7 +185,7 @@ def test_damaged_entries_are_refused_in_one_line(tmp_path: Path, damage: str) ->
     metadata, tensors, entries = parts(path)
     changes, word = DAMAGES[damage]
     entries[0] |= changes
-    path.write_bytes(save(tensors, metadata | {"optimizer": json.dumps(entries)}))
+    write_tensors(path, tensors, metadata | {"optimizer": json.dumps(entries)})
     refused(path, word)
 
 
@@ -196,7 +193,7 @@ def test_damaged_entries_are_refused_in_one_line(tmp_path: Path, damage: str) ->
 def test_no_list_of_states(tmp_path: Path, text: str) -> None:
     path = written(tmp_path)
     metadata, tensors, _ = parts(path)
-    path.write_bytes(save(tensors, metadata | {"optimizer": text}))
+    write_tensors(path, tensors, metadata | {"optimizer": text})
     refused(path, "")
 
 
@@ -220,14 +217,14 @@ def test_damaged_velocities_are_refused_in_one_line(tmp_path: Path, tensor: str)
         del tensors["optimizer.0.velocity"]
     else:
         tensors["optimizer.0.velocity"] = value
-    path.write_bytes(save(tensors, metadata))
+    write_tensors(path, tensors, metadata)
     refused(path, "node0")
 
 
 def test_a_velocity_of_nobody(tmp_path: Path) -> None:
     path = written(tmp_path)
     metadata, tensors, _ = parts(path)
-    path.write_bytes(save(tensors | {"optimizer.9.velocity": velocity()}, metadata))
+    write_tensors(path, tensors | {"optimizer.9.velocity": velocity()}, metadata)
     refused(path, "3 velocities")
 
 
