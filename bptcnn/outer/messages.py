@@ -37,8 +37,8 @@ class Pause:
     """Report Paused and commit nothing from then on until Resume.
 
     A node stops between two batches, at once if idle or waiting for a release, and goes on with its unfinished local
-    iteration after Resume. One behind a link may be slow to hear of it, so its stub on the coordinator's side answers
-    for it at once: the stub holds back every submission that arrives until Resume.
+    iteration after Resume. For one behind a link its stub on the coordinator's side answers, once the node's optimizer
+    state has come, or at once where none is to come: from then on it holds back every submission until Resume.
     """
 
 
