@@ -1,5 +1,6 @@
 """Control groups with a limit on memory or on processes, of version 1 or 2, for programs that are started in them."""
 
+import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +20,9 @@ FILES = {  # of a limit: in version 1, in version 2
 
 @contextmanager
 def control_group(controller: str, limit: int, name: str) -> Iterator[list[str]]:
-    """Make a group; yield the words that run a program in it. Skips the test where none can be made."""
+    """Make a group whose name begins so; yield the words that run a program in it. Skips where none can be made."""
     first = (MOUNTS / controller).is_dir()
-    group = (MOUNTS / controller if first else MOUNTS) / name
+    group = (MOUNTS / controller if first else MOUNTS) / f"{name}-{os.getpid()}"
     try:
         if not first:
             (MOUNTS / "cgroup.subtree_control").write_text(f"+{controller}")

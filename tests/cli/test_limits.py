@@ -28,7 +28,8 @@ def test_nodes_that_do_not_fit_into_a_control_group_are_refused(tmp_path: Path) 
     with control_group("memory", 500 * MB, "bptcnn-test-small") as words:
         said = one_line(in_group(words, tmp_path, "--nodes", "4", "--run-dir", "run"))
     assert "too little memory: 4 nodes need" in said
-    assert "bptcnn-test-small, whose limit is 500 MB; use fewer nodes or a smaller batch" in said
+    assert "/bptcnn-test-small-" in said
+    assert said.endswith(", whose limit is 500 MB; use fewer nodes or a smaller batch\n")
     assert not (tmp_path / "run").exists()
 
 
