@@ -89,11 +89,12 @@ def regular_size(path: Path) -> int:
 def opened(path: Path) -> Iterator[Source]:
     """Open a regular file, decompressing if its name ends in .gz; for use inside `reading`."""
     size = regular_size(path)
-    if path.suffix == ".gz":
-        with gzip.open(path, "rb") as unzipped:
-            yield Source(unzipped, DEFLATE_RATIO * size)
-    else:
-        with path.open("rb") as plain:
+    # what is a file now may be a pipe then
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as plain:
+        if path.suffix == ".gz":
+            with gzip.open(plain, "rb") as unzipped:
+                yield Source(unzipped, DEFLATE_RATIO * size)
+        else:
             yield Source(plain, size)
 
 

@@ -20,6 +20,7 @@ from bptcnn.data.files import DEFLATE_RATIO, ByteStream, Source, read_rest, read
 from bptcnn.data.samples import Dataset, Samples, count_classes
 from bptcnn.errors import UserError
 
+_MOST_HEADER = 1 << 16  # bytes: NumPy's own are shorter than 200
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -68,6 +69,21 @@ def _read_array(archive: zipfile.ZipFile, size: int, array: str) -> npt.NDArray[
     return values.reshape(shape[::-1]).T if column_major else values.reshape(shape)
 
 
+class _Short:
+    """A stream of which no long piece is read at once: a header may promise 4 GB, and compress to that."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self._stream = stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _MOST_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        return self._stream.read(size)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
 def _read_header(stream: ByteStream, array: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether the order is Fortran's, and type, from the head of an .npy stream."""
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -75,7 +91,7 @@ def _read_header(stream: ByteStream, array: str) -> tuple[tuple[int, ...], bool,
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged headers make the parser warn before it fails
             version = npy.read_magic(stream)
-            return readers[version](stream)
+            return readers[version](_Short(stream))
     except zipfile.BadZipFile:
         raise
     except Exception as error:  # a header is a Python literal: damaged, it can raise nearly anything

@@ -86,7 +86,15 @@ def _nodes(summary: Summary) -> str:
 
 
 def _curves(rows: Sequence[EpochRow], measured: str) -> str:
-    from matplotlib.figure import Figure  # slow to import, and needed at a run's end only
+    from matplotlib import rc_context, rcParamsDefault  # slow to import, and needed at a run's end only
+
+    # not what a matplotlibrc in the current folder says, which may be somebody else's: usetex would run TeX
+    with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}):
+        return _drawn_curves(rows, measured)
+
+
+def _drawn_curves(rows: Sequence[EpochRow], measured: str) -> str:
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)

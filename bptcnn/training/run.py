@@ -67,9 +67,10 @@ def train_run(
     require_run_descriptors(members)
     assignment = Assignment(network, train, measured, settings, members, outer, start)
     with contextlib.nullcontext(RunFolder.reopen(run_dir)) if resume else RunFolder.made(run_dir) as folder:
+        before = _kept_tuning(folder) if resume else None  # what is refused has changed nothing
         folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
-        tuning = _tuning(network, settings, members, folder, resume, observer)
+        tuning = before or _tuning(network, settings, members, folder, observer)
         observer.setup(_starting(settings, members, start))
         _tell_what_lacks(settings, members, start, network, observer)
         with contextlib.closing(Evaluator(network, usable_cores(), reserved)) as evaluator:
@@ -94,17 +95,19 @@ def train_run(
     return Result(summary, folder.path, tuple(driver.rows))
 
 
+def _kept_tuning(folder: RunFolder) -> Tuning:
+    """Return how local nodes computed their steps before, so that a resumed run stays the same run."""
+    return read_tuning(folder.tuning).tuning if folder.tuning.exists() else BY_RULE
+
+
 def _tuning(
     network: Network,
     settings: TrainSettings,
     members: tuple[Member, ...],
     folder: RunFolder,
-    resume: bool,
     observer: Observer,
 ) -> Tuning:
-    """Return how local nodes compute their steps: in a resumed run as before, so that it stays the same run."""
-    if resume:
-        return read_tuning(folder.tuning).tuning if folder.tuning.exists() else BY_RULE
+    """Return how the local nodes of a new run compute their steps."""
     local = [member for member in members if member.host is None]
     if not settings.autotune or not local:
         return BY_RULE

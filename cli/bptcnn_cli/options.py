@@ -26,7 +26,8 @@ Config = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.toml",
-        help="Read settings from FILE: names as here with _ for -, network and data too. Options given here win.",
+        help="Read settings from FILE: names as here with _ for -, network and data too. Options given here win. "
+        "Python files and a hosts file count only if named here, too.",
     ),
 ]
 
@@ -189,7 +190,8 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         rich_help_panel=_RUN,
-        help="Continue the run in --run-dir from its last checkpoint, with its own settings.",
+        help="Continue the run in --run-dir from its last checkpoint, with its own settings. Give DATA again where it "
+        "is a .py file, and --hosts where it trained on hosts.",
     ),
 ]
 Init = Annotated[

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_WIDTH = 120  # columns of tables in files and pipes
+_LONGEST_LINE = 5000  # characters of an error: a path has 4096 at most
 
 
 class _Stdout:
@@ -94,4 +95,7 @@ def complain(message: str) -> None:
 
 def one_line(error: object) -> str:
     """An error's text as one line that moves no terminal's cursor, whatever files and file names it holds."""
-    return "".join(character if character.isprintable() else " " for character in " ".join(str(error).split()))
+    text = " ".join(str(error).split())
+    if len(text) > _LONGEST_LINE:
+        text = f"{text[:_LONGEST_LINE]}..."
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -208,3 +209,22 @@ def test_a_method_that_numpy_does_not_use(tmp_path: Path) -> None:
         for name, array in arrays().items():
             archive.writestr(f"{name}.npy", npy_bytes(array))
     assert "x_train is compressed by a method" in refusal(path)
+
+
+def test_a_header_that_unpacks_to_hundreds_of_megabytes_allocates_nothing(tmp_path: Path) -> None:
+    length = 200_000_000
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("x_train.npy", "w") as member:
+            member.write(b"\x93NUMPY\x02\x00" + length.to_bytes(4, "little") + b"{")
+            for _ in range(length // 1_000_000):
+                member.write(b" " * 1_000_000)
+        for name, array in arrays().items():
+            if name != "x_train":
+                archive.writestr(f"{name}.npy", npy_bytes(array))
+    tracemalloc.start()
+    try:
+        assert "its header is damaged" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()

@@ -144,3 +144,14 @@ def test_the_nodes_file_is_of_this_run(tmp_path: Path) -> None:
     run(folder, SMALL_DATA, nodes=3, epochs=2, resume=True, observer=Reading())
     assert [sorted(found) for found in seen] == [["node0", "node1"], ["node0", "node1", "node2"]]
     assert not set(seen[0].values()) & set(seen[1].values())
+
+
+@pytest.mark.parametrize("content", ["version = 1\n", "a = " + "[" * 100_000, "ranges = 9007199254740993"])
+def test_a_damaged_tuning_is_refused_and_changes_nothing(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "run"
+    run(folder, SMALL_DATA, nodes=1, epochs=1)
+    (folder / "tuning.toml").write_text(content)
+    before = everything(folder)
+    with pytest.raises(UserError, match=r"tuning\.toml"):
+        run(folder, SMALL_DATA, nodes=1, epochs=2, resume=True)
+    assert everything(folder) == before
