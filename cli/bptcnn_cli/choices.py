@@ -46,6 +46,11 @@ class Choices:
         if "hosts" not in self.said and self.settings.hosts is not None:
             raise _unnamed(self.source, f"the hosts file {self.settings.hosts}", "--hosts", self.settings.hosts)
 
+    def to_name_again(self) -> list[str]:
+        """Return what a command that resumes the run has to say because it runs programs."""
+        data = [self.data] if is_python(self.data) else []
+        return [*data, *([] if self.settings.hosts is None else ["--hosts", self.settings.hosts])]
+
     def changes(self) -> dict[str, Any]:
         """Return the settings that the command line itself says."""
         return {name: value for name, value in self.said.items() if name not in ("network", "data")}

@@ -176,7 +176,9 @@ Patience = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(metavar="S", rich_help_panel=_LEARNING, help="Of initial weights, sample order and dropout. Default: {seed}."),
+    typer.Option(
+        metavar="S", rich_help_panel=_LEARNING, help="Of initial weights, sample order and dropout. Default: {seed}."
+    ),
 ]
 
 RunDir = Annotated[

@@ -1,6 +1,7 @@
 """`bptcnn train`."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,15 +127,16 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
     except KeyboardInterrupt:
         if relay.stuck:
             os._exit(130)  # everything is saved, and its thread would hold up the interpreter's end
-        complain(_kept(run_dir))
+        complain(_kept(run_dir, choices))
         raise typer.Exit(130) from None
     except BrokenPipeError as error:  # typer would take it for a reader of our output that went away
         raise RuntimeError("a pipe broke") from error
     show_result(console(), result, quiet)
 
 
-def _kept(run_dir: Path | None) -> str:
-    """What an interrupted run leaves."""
+def _kept(run_dir: Path | None, choices: "Choices") -> str:
+    """What an interrupted run leaves, and the command that goes on with it."""
     if run_dir is None or not (run_dir / "last.safetensors").is_file():
         return "interrupted before the first epoch ended: there is no checkpoint"
-    return f"interrupted: {run_dir} keeps the last checkpoint; go on with bptcnn train --resume --run-dir {run_dir}"
+    command = shlex.join(["bptcnn", "train", "--resume", "--run-dir", str(run_dir), *choices.to_name_again()])
+    return f"interrupted: {run_dir} keeps the last checkpoint; go on with {command}"

@@ -27,8 +27,9 @@ def test_hosts_hand_their_states_over_and_start_from_them(tmp_path: Path) -> Non
             assert state.usual_loss is not None
         assert sum(state.step for state in before.values()) >= 2 * 600 / 16
 
+        named = ["--hosts", str(run.command[run.command.index("--hosts") + 1])]
         command = [sys.executable, "-m", "bptcnn_cli", "train", "--run-dir", str(folder), "--resume", "--epochs", "3"]
-        found = hosts.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        found = hosts.run([*command, *named], capture_output=True, text=True, timeout=LIMIT_SECONDS)
         assert found.returncode == 0, found
         assert "without" not in found.stdout + found.stderr
         after = read_checkpoint(folder / "last.safetensors").optimizer
