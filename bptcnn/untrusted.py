@@ -195,7 +195,9 @@ def _require_plain(value: object) -> None:
 # ---- dataclasses -----------------------------------------------------------------------------------------------------
 
 
-def build(kind: type[T], values: object, where: str = "", partial: bool = False) -> T:
+def build(
+    kind: type[T], values: object, where: str = "", partial: bool = False, made: Mapping[str, Any] | None = None
+) -> T:
     """Return `kind`, a dataclass, built from a table that has exactly its fields; with `partial` some may lack.
 
     Types may be int, float, bool, str, None, Literal, lists, tuples, tables with text as keys, dataclasses, unions of
@@ -203,16 +205,18 @@ def build(kind: type[T], values: object, where: str = "", partial: bool = False)
     within +-LARGEST_INT and float within +-LARGEST_FLOAT where nothing is said; text and lists within
     `Annotated[..., Length]`. Text comes out printable: it is shown to users. `where`: what the error begins with.
 
+    `made`: fields that the caller has made and answers for; they are passed as they are.
+
     Raises Malformed for anything else, what the dataclass itself refuses with ValueError or UserError included.
     """
     if not isinstance(values, Mapping):
         raise Malformed(f"{where or kind.__name__} is no table: {_show(values)}")
     hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]  # classes have a hash
-    known = [field for field in fields(kind) if field.init]  # type: ignore[arg-type]
+    taken = dict(made or {})
+    known = [field for field in fields(kind) if field.init and field.name not in taken]  # type: ignore[arg-type]
     unknown = sorted(str(name) for name in set(values) - {field.name for field in known})
     if unknown:
         raise Malformed(f"{where or kind.__name__} has no {printable(unknown[0], _SHOWN)!r}")
-    taken = {}
     for field in known:
         name = f"{where}.{field.name}" if where else field.name
         if field.name in values:

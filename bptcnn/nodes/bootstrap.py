@@ -8,15 +8,16 @@ import base64
 import json
 import pickle
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes.configuration import LONGEST_CONFIGURATION, HostConfiguration, SampleSource, pickled
+from bptcnn.untrusted import Malformed, build, parse_json, printable
 
 PROTOCOL = 2  # of bootstrap, control and frames together
-_MALFORMED = (ValueError, KeyError, TypeError, RecursionError)
+_MALFORMED = (ValueError, KeyError, TypeError)
 _NO_CONFIGURATION = "standard input holds no configuration: agents are started by bptcnn train --hosts"
 
 
@@ -72,25 +73,32 @@ def decode_bootstrap(line: bytes, version: str) -> Bootstrap:
     Raises UserError where the two do not fit, before anything is unpickled.
     """
     try:
-        values = json.loads(line)
-        protocol, theirs = values["protocol"], values["version"]
-    except _MALFORMED:
+        values = parse_json(line, LONGEST_CONFIGURATION)
+    except Malformed:
         raise UserError(_NO_CONFIGURATION) from None
+    if not isinstance(values, dict) or not {"protocol", "version"} <= set(values):
+        raise UserError(_NO_CONFIGURATION)
+    protocol, theirs = values["protocol"], values["version"]
     if (protocol, theirs) != (PROTOCOL, version):
-        raise UserError(f"the coordinator runs bptcnn {theirs!s:.50}, this host {version}: install the same version")
+        raise UserError(
+            f"the coordinator runs bptcnn {printable(str(theirs), 50)}, this host {version}: install the same version"
+        )
     try:
         key, desk, network = bytes.fromhex(values["key"]), str(values["desk"]), dict(values["network"])
-        samples = SampleSource(**{**values["samples"], "shape": tuple(values["samples"]["shape"])})
-        settings = dict(values["settings"])
+        samples = build(SampleSource, values["samples"])
+        # the network last: it may be code
+        settings = build(HostConfiguration, values["settings"], made={"network": None, "samples": samples})
     except _MALFORMED:
         raise UserError(_NO_CONFIGURATION) from None
-    return Bootstrap(theirs, key, desk, HostConfiguration(**settings, network=_network(network), samples=samples))
+    return Bootstrap(version, key, desk, replace(settings, network=_network(network)))
 
 
 def _network(values: dict[str, Any]) -> Network:
     if "description" in values:
         return Network.from_dict(values["description"])
-    theirs = ".".join(map(str, values["python"]))
+    if not isinstance(values.get("python"), list) or not isinstance(values.get("pickle"), str):
+        raise UserError(_NO_CONFIGURATION)
+    theirs = printable(".".join(map(str, values["python"])), 50)
     ours = ".".join(map(str, sys.version_info[:2]))
     if theirs != ours:
         raise UserError(f"the network is Python code, pickled by Python {theirs}; this host has {ours}: use the same")

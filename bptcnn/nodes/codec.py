@@ -2,9 +2,10 @@
 
 import base64
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bptcnn.outer import (
     Failed,
@@ -18,18 +19,17 @@ from bptcnn.outer import (
     Release,
     Resume,
     Stop,
+    Submitted,
     Trial,
     Tried,
     Work,
 )
+from bptcnn.untrusted import Malformed, build, printable
 
 _MESSAGES: tuple[type, ...] = (Work, Pause, Resume, Release, Trial, Stop)
 # Submitted is made where the submission is committed
 _EVENTS: tuple[type, ...] = (Ready, Tried, Refused, Heartbeat, Paused, Failed)
-_LONGEST_TEXT = 10_000  # characters; what is longer is cut before it is sent
-_LARGEST_INT, _LARGEST_FLOAT = 2**62, 1e300  # sums of such numbers are still numbers
-
-T = TypeVar("T")
+_LONGEST_TEXT = 1000  # characters, as `Reason` has it; what is longer is cut before it is sent
 
 
 def encode_message(message: Message) -> dict[str, Any]:
@@ -54,38 +54,21 @@ def decode_event(value: object) -> NodeEvent:
     return found
 
 
-def checked(kind: type[T], values: object) -> T:
-    """Return `kind`, a dataclass of numbers and text, built from a mapping that has exactly its fields.
-
-    Raises ValueError for a missing or unknown field, another type, or a number that is negative, not finite or beyond
-    all that is counted or measured. Text comes out printable: it is shown to users.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"{kind.__name__} is no table: {type(values).__name__}")
-    known = {field.name: field.type for field in fields(kind)}  # type: ignore[arg-type]
-    if set(values) != set(known):
-        raise ValueError(f"{kind.__name__} has the fields {sorted(known)}, not {sorted(values)!s:.200}")
-    return kind(**{name: _checked(name, known[name], value) for name, value in values.items()})
+def checked_event(event: Any) -> NodeEvent:
+    """Return an event that came as an object, of a node of this machine, built anew; Malformed for anything else."""
+    kind: type[Any] = type(event)
+    if kind not in (*_EVENTS, Submitted):
+        raise Malformed(f"no event: {kind.__name__}")
+    found: NodeEvent = build(kind, {field.name: getattr(event, field.name) for field in fields(kind)})
+    return found
 
 
-def _checked(name: str, wanted: object, value: object) -> object:
-    if wanted in (int, float):
-        whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INT
-        if whole or (wanted is float and isinstance(value, float) and 0 <= value <= _LARGEST_FLOAT):
-            return value
-    if wanted is str and isinstance(value, str) and len(value) <= _LONGEST_TEXT:
-        return "".join(character if character.isprintable() else " " for character in value)
-    if wanted == np.ndarray or "int32" in str(wanted):
-        return _indices(name, value)
-    raise ValueError(f"{name} is {value!r:.50}")
-
-
-def _indices(name: str, value: object) -> object:
+def _indices(value: object) -> npt.NDArray[np.int32]:
     if not isinstance(value, str):
-        raise ValueError(f"{name} is {type(value).__name__}, not text")
+        raise Malformed(f"indices are {type(value).__name__}, not text")
     raw = base64.b64decode(value, validate=True)
     if len(raw) % 4:
-        raise ValueError(f"{name} holds {len(raw)} bytes, no int32")
+        raise Malformed(f"indices hold {len(raw)} bytes, no int32")
     return np.frombuffer(raw, "<i4").astype(np.int32)
 
 
@@ -105,5 +88,8 @@ def _decode(value: object, allowed: tuple[type, ...]) -> Any:
     kinds = {kind.__name__: kind for kind in allowed}
     name = value.get("type") if isinstance(value, dict) else None
     if not isinstance(value, dict) or not isinstance(name, str) or name not in kinds:
-        raise ValueError(f"no message is called {name!r:.50}")
-    return checked(kinds[name], {key: item for key, item in value.items() if key != "type"})
+        raise Malformed(f"no message is called {printable(repr(name), 50)}")
+    taken = {key: item for key, item in value.items() if key != "type"}
+    if kinds[name] is Work and "indices" in taken:
+        taken["indices"] = _indices(taken["indices"])
+    return build(kinds[name], taken)

@@ -1,8 +1,9 @@
 """Control of a node behind a network: a multiprocessing manager whose connections carry JSON instead of pickles.
 
 The manager's authentication (a challenge each way, HMAC over the run's key) and its calls are multiprocessing's own.
-Its messages are JSON of bounded length, so that whoever holds the key, a host that was broken into included, can make
-the coordinator do what `Desk` exposes and nothing else: no call unpickles anything.
+Its messages are JSON of bounded length and number, so that whoever holds the key, a host that was broken into included,
+can make the coordinator do what `Desk` exposes and nothing else: no call unpickles anything. Who asks too often is
+heard no more.
 
     agent: reporter thread ──report(events)──> Desk ──> the driver
            receiver thread ──collect(seconds)─> Desk: waits for messages, says how many updates there are
@@ -15,17 +16,21 @@ import os
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from multiprocessing import connection, managers
 from typing import Any, Protocol
 
 from bptcnn.errors import UserError
+from bptcnn.nodes.allowance import Allowance
 from bptcnn.threads import start_thread
+from bptcnn.untrusted import parse_json
 
 _SERIALIZER = "bptcnn-json"
-_LONGEST_CALL = 1 << 20  # bytes: a few seconds' events, and what they take once parsed
+_LONGEST_CALL = 1 << 16  # bytes: some hundred events; once parsed they take many times that
 _LONGEST_ANSWER = 256 << 20  # two epochs' indices for a node that is alone; it is the coordinator's, who is trusted
 _MOST_CONNECTIONS = 16  # an agent needs 3
 _FULL_SECONDS = 0.1  # without a free descriptor nobody can come: look again
+_BURST_CALLS, _CALLS_PER_SECOND = 500, 100  # of all connections together: an agent makes some 3 a second
 _AUTHENTICATION_SECONDS = 5  # a peer that does not answer the challenge is no agent
 
 
@@ -35,8 +40,11 @@ class JsonConnection:
     Until the first object has come, that is, while the peers authenticate, every wait has a deadline.
     """
 
-    def __init__(self, raw: "connection.Connection[bytes, bytes]", longest: int) -> None:
-        self._raw, self._longest = raw, longest
+    def __init__(
+        self, raw: "connection.Connection[bytes, bytes]", longest: int, allowed: Callable[[bool], bool] = bool
+    ) -> None:
+        """`allowed`: asked for each object that comes, told whether it `fits`; if not, this is the connection's end."""
+        self._raw, self._longest, self._allowed = raw, longest, allowed
         self.send_bytes = raw.send_bytes
         self.close = raw.close
         self._set_deadline(_AUTHENTICATION_SECONDS)
@@ -57,14 +65,15 @@ class JsonConnection:
         try:
             message = self.recv_bytes(self._longest)
         except OSError as error:  # for a manager's server this is no end: it would ask again, for ever
+            if error.errno is None:  # not the system's: it is too long
+                self._allowed(False)
             raise EOFError(str(error)) from None
         if not self._waits:
             self._set_deadline(0)
             self._waits = True
-        try:
-            return json.loads(message)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        if not self._allowed(True):
+            raise EOFError("too many messages")
+        return parse_json(message, self._longest)
 
     def wake(self) -> None:
         """End the connection under a thread that is blocked in it."""
@@ -131,7 +140,11 @@ def connect_desk(address: str, key: bytes, ident: str) -> Desk:
 class ControlServer:
     """Serves one node's `Desk` on a listening Unix socket, a thread per connection, until it is closed."""
 
-    def __init__(self, listener: socket.socket, key: bytes, desk: Desk) -> None:
+    def __init__(
+        self, listener: socket.socket, key: bytes, desk: Desk, flooded: Callable[[], None] = lambda: None
+    ) -> None:
+        """`flooded` is called, by any thread, where the node asks for more than it is allowed."""
+
         class Manager(managers.BaseManager):
             pass
 
@@ -141,7 +154,8 @@ class ControlServer:
         self._server.public = ("accept_connection",)  # a peer creates, counts, inspects and shuts down nothing
         self._server.stop_event = threading.Event()
         self.ident: str = self._server.create(None, "desk")[0]  # what `connect_desk` asks for
-        self._listener = listener
+        self._listener, self._flooded = listener, flooded
+        self._allowance, self._counting = Allowance(_BURST_CALLS, _CALLS_PER_SECOND), threading.Lock()
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, JsonConnection] = {}
         self._accepter = threading.Thread(target=self._accept, daemon=True, name="control")
@@ -155,10 +169,10 @@ class ControlServer:
                 if error.errno not in (errno.EMFILE, errno.ENFILE) or self._server.stop_event.wait(_FULL_SECONDS):
                     return  # closed
                 continue
-            if len(self._open) >= _MOST_CONNECTIONS:
+            if len(self._open) >= _MOST_CONNECTIONS or not self._allowed(True):
                 accepted.close()
                 continue
-            found = JsonConnection(connection.Connection(accepted.detach()), _LONGEST_CALL)
+            found = JsonConnection(connection.Connection(accepted.detach()), _LONGEST_CALL, self._allowed)
             thread = threading.Thread(target=self._serve, args=(found,), daemon=True, name="control client")
             with self._lock:
                 try:
@@ -167,6 +181,14 @@ class ControlServer:
                     found.close()
                     continue
                 self._open[thread] = found
+
+    def _allowed(self, fits: bool) -> bool:
+        """Count a connection or a call."""
+        with self._counting:
+            allowed = fits and self._allowance.take()
+        if not allowed:
+            self._flooded()
+        return allowed
 
     def _serve(self, found: JsonConnection) -> None:
         try:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 EXPLODED = 10.0  # training recovers from less
 FEWEST = 64
+LARGEST_STEP = 100.0  # lenet5 at a learning rate of 0.3, far too high, takes one of 17 in eight batches and recovers
 
 _FAR_BELOW = 2.0**118  # a squared norm whose sum in float32 cannot overflow, however it is rounded
 
@@ -32,6 +33,22 @@ def require_finite(progress: npt.NDArray[np.float32], largest: float = math.inf)
         size = np.dot(progress, progress)
     if not np.isfinite(size):
         raise Diverged("the weights are no longer finite")
+
+
+def require_step(progress: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], largest: float) -> None:
+    """Raise Diverged where a host's difference is more than LARGEST_STEP times the `weights` that it is to change.
+
+    Both float32 (n,), compared by their norms, and `weights` count as 0.1 each at least, for those of a network that
+    starts at 0. `largest`: the largest magnitude in `progress`.
+    """
+    most = LARGEST_STEP * max(_norm(weights), 0.1 * math.sqrt(weights.size))
+    if largest * math.sqrt(progress.size) > most and not _norm(progress) <= most:
+        raise Diverged(f"what it learned is more than {LARGEST_STEP:g} times the weights")
+
+
+def _norm(values: npt.NDArray[np.float32]) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return math.sqrt(float(np.dot(values, values)))
 
 
 class LossBound:

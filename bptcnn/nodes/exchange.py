@@ -15,7 +15,8 @@ from bptcnn.memory import NOWHERE, WeightBuffer
 from bptcnn.nodes.divergence import require_finite
 from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.nodes.optimizer_state import OptimizerState
-from bptcnn.outer import Submitted, Update, submission_scale
+from bptcnn.outer import Losses, Seconds, Submitted, Update, submission_scale
+from bptcnn.untrusted import Count
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -24,15 +25,15 @@ FloatArray = npt.NDArray[np.float32]
 class Iteration:
     """What one local iteration has done so far. The first step of a run, which warms up, is not timed."""
 
-    epoch: int
-    samples: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    compute_seconds: float = 0.0
-    wait_seconds: float = 0.0
-    communication_seconds: float = 0.0  # in which training stood still for it
-    timed_samples: int = 0
-    timed_seconds: float = 0.0
+    epoch: Count
+    samples: Count = 0
+    loss_sum: Losses = 0.0
+    correct: Count = 0
+    compute_seconds: Seconds = 0.0
+    wait_seconds: Seconds = 0.0
+    communication_seconds: Seconds = 0.0  # in which training stood still for it
+    timed_samples: Count = 0
+    timed_seconds: Seconds = 0.0
 
     def include(self, earlier: "Iteration") -> None:
         """Count what the local iterations before it have done, which are of the same epoch."""

@@ -4,12 +4,13 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import Problem, by_hand
 from bptcnn.precision import Precision
 from bptcnn.profiling import NodeSpeed
+from bptcnn.untrusted import Between, Length, build, printable
 
 OLDEST_PYTHON = (3, 11)
 _MB, _GB = 1e6, 1e9
@@ -78,41 +79,71 @@ class HostFacts:
         return self.python[:2] == sys.version_info[:2]
 
 
-def read_facts(told: Mapping[str, Any], python: tuple[int, int, int], link: Link | None) -> HostFacts:
-    """Return the facts that `probe.gather` has told; raise KeyError, TypeError or ValueError where it is not that."""
-    versions = {name: None if version is None else _line(version) for name, version in told["versions"].items()}
-    speed = told["speed"]
+# What a host may tell: within these ranges the shares of the first round, and what is said of it, can be computed.
+Cores = Annotated[int, Between(1, 4096)]  # the largest machines have a quarter of that
+ImagesPerSecond = Annotated[float, Between(1e-6, 1e12)]  # from one in eleven days to what no machine reaches
+CoresTimesClock = Annotated[float, Between(1e-3, 1e6)]  # in GHz: 4096 cores have some 2e4
+_Memory = Annotated[int, Between(0, 1 << 60)]  # bytes: an exabyte
+_Disk = Annotated[int, Between(0, 1 << 62)]
+_Uid = Annotated[int, Between(0, (1 << 32) - 1)]
+
+
+@dataclass(frozen=True)
+class _Versions:
+    bptcnn: str | None
+    numpy: str | None
+    numba: str | None
+    llvmlite: str | None
+    cloudpickle: str | None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `probe.gather` tells."""
+
+    executable: str
+    versions: _Versions
+    hostname: str
+    uid: _Uid
+    cpu: str
+    aes: bool
+    cores: Cores
+    memory: _Memory | None
+    disk: _Disk | None
+    cache: str
+    warm: bool | None
+    lacks_bf16: str | None
+    speed: tuple[ImagesPerSecond | None, CoresTimesClock] | None
+    troubles: Annotated[dict[str, str], Length(0, 100)]
+
+
+def read_facts(told: object, python: tuple[int, int, int], link: Link | None) -> HostFacts:
+    """Return the facts that `probe.gather` has told; raise Malformed where it is not that, or cannot be."""
+    found = build(_Told, told, "its answer")
+    versions = {name: None if version is None else _line(version) for name, version in vars(found.versions).items()}
     return HostFacts(
         python=python,
-        executable=_line(told["executable"]),
-        bptcnn=versions["bptcnn"],
-        numpy=versions["numpy"],
-        numba=versions["numba"],
-        llvmlite=versions["llvmlite"],
-        cloudpickle=versions["cloudpickle"],
-        cpu=_line(told["cpu"]),
-        aes=bool(told["aes"]),
-        cores=max(1, int(told["cores"])),
-        memory_available=_whole(told["memory"]),
-        disk_free=_whole(told["disk"]),
-        cache_folder=_line(told["cache"]),
-        hostname=_line(told["hostname"]),
-        uid=int(told["uid"]),
-        kernels_warm=None if told["warm"] is None else bool(told["warm"]),
-        lacks_bf16=None if told["lacks_bf16"] is None else _line(told["lacks_bf16"]),
-        speed=None if speed is None else NodeSpeed(None if speed[0] is None else float(speed[0]), float(speed[1])),
-        troubles=tuple((_line(what), _line(how)) for what, how in told["troubles"].items()),
+        executable=_line(found.executable),
+        **versions,
+        cpu=_line(found.cpu),
+        aes=found.aes,
+        cores=found.cores,
+        memory_available=found.memory,
+        disk_free=found.disk,
+        cache_folder=_line(found.cache),
+        hostname=_line(found.hostname),
+        uid=found.uid,
+        kernels_warm=found.warm,
+        lacks_bf16=None if found.lacks_bf16 is None else _line(found.lacks_bf16),
+        speed=None if found.speed is None else NodeSpeed(*found.speed),
+        troubles=tuple((_line(what), _line(how)) for what, how in found.troubles.items()),
         link=link,
     )
 
 
-def _line(text: object) -> str:
-    """What a host tells is shown on terminals: one line, nothing that controls them."""
-    return "".join(character if character.isprintable() else " " for character in str(text))[:_MOST_CHARACTERS]
-
-
-def _whole(number: Any) -> int | None:
-    return None if number is None else int(number)
+def _line(text: str) -> str:
+    """What a host tells is shown on terminals: one line, not too long."""
+    return printable(text, _MOST_CHARACTERS)
 
 
 def find_problems(

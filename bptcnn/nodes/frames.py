@@ -13,6 +13,7 @@ Guarantees
 - A frame's lengths are checked before anything of their size is allocated; its MAC (HMAC-SHA256 over direction,
   header with sequence number, meta and payload) before a byte of it is used. So a frame is taken whole, once, in
   order, from the other end, or the channel refuses it and everything after it.
+- A frame that has begun comes whole within a time that its size allows, or is refused.
 - The bytes are authenticated, not encrypted: that is SSH's part.
 """
 
@@ -33,6 +34,8 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import numpy.typing as npt
 
+from bptcnn.untrusted import Malformed, parse_json
+
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 Scalar = str | int | float | bool | None
 Meta = Mapping[str, Scalar | Sequence[Scalar]]
@@ -47,6 +50,7 @@ _HEADER = struct.Struct("<4sIQIQ")  # magic, kind, sequence number, bytes of met
 _CONNECTING, _ACCEPTING = 1, 2  # roles, and the directions of what they send
 _MAC_BYTES = 32
 _PROOF_BYTES = 32
+_FRAME_SECONDS, _LEAST_RATE = 30.0, 16e3  # that a frame may take, and bytes/s beyond that: a link of 128 kbit/s
 _PIECE = 64 << 10  # bytes between two signs of life: half a second at 1 Mbit/s
 
 
@@ -83,17 +87,20 @@ class Channel:
 
     One thread may send while another receives; `shutdown` may come from any. Where the connection breaks, `send`
     raises OSError and `receive` EOFError between frames, FrameError within one. `on_traffic` is called, by the thread
-    concerned, whenever bytes moved. `bytes_sent` and `bytes_received` count everything, the handshake included.
+    concerned, whenever bytes moved. Frames that come slower than `least_rate`, bytes/s, are refused. `bytes_sent` and
+    `bytes_received` count everything, the handshake included.
     """
 
     def __init__(self, sock: socket.socket, role: int) -> None:
         """Use `connect` or `accept`."""
         self.on_traffic: Callable[[], None] | None = None
+        self.least_rate = _LEAST_RATE
         self.bytes_sent = self.bytes_received = 0
         self._socket = sock
         self._role = role
         self._session = b""
         self._sent = self._received = 0  # frames
+        self._frame_ends: float | None = None  # when the frame that is being received must be there
         self._cannot_send: str | None = None
         self._cannot_receive: str | None = None
 
@@ -182,22 +189,23 @@ class Channel:
     def receive(self, limits: Mapping[Kind, int], seconds: float | None = None) -> Frame:
         """Wait for a frame of one of the kinds in `limits`, each with the most bytes that its payload may have.
 
-        Raises EOFError where the peer has ended the connection, FrameError where its bytes are refused, and
-        TimeoutError where no frame begins within `seconds`. A frame that stalls midway is the owner's business.
+        Raises EOFError where the peer has ended the connection, FrameError where its bytes are refused or come too
+        slowly, and TimeoutError where no frame begins within `seconds`.
         """
         if self._cannot_receive is not None:
             raise FrameError(self._cannot_receive)
-        if seconds is not None:
-            self._await_bytes(seconds)
+        self._await_bytes(seconds)
         self._cannot_receive = "an earlier frame was refused, or not received whole"
         header = bytearray(_HEADER.size)
+        self._frame_ends = time.monotonic() + _FRAME_SECONDS
         read = self._pull(memoryview(header))
         if not read:
-            self._cannot_receive = None
+            self._cannot_receive = self._frame_ends = None
             raise EOFError("the other side has ended the connection")
         if read < len(header):
             self._cut_short()
         kind, meta_size, size = self._check_header(header, limits)
+        self._frame_ends += (meta_size + size) / self.least_rate
         meta, payload, mac = bytearray(meta_size), np.empty(size, np.uint8), self._mac(_other(self._role), header)
         for part in (memoryview(meta), payload.data):
             for first in range(0, len(part), _PIECE):
@@ -210,6 +218,7 @@ class Channel:
             self._cut_short()
         if not hmac.compare_digest(stated, mac.digest()):
             raise FrameError("a frame is not as it was sent: its authentication code is wrong")
+        self._frame_ends = None
         frame = Frame(kind, _parsed(meta), payload)
         self._received += 1
         self._cannot_receive = None
@@ -258,6 +267,8 @@ class Channel:
         filled = 0
         while filled < len(into):
             self._limit(deadline)
+            if self._frame_ends is not None:
+                self._await_rest(self._frame_ends)
             try:
                 moved = self._socket.recv_into(into[filled:])
             except ConnectionResetError:  # the peer's end, with bytes of ours that it has not read
@@ -277,12 +288,20 @@ class Channel:
                 raise TimeoutError
             self._socket.settimeout(left)
 
-    def _await_bytes(self, seconds: float) -> None:
-        """Not by the socket's timeout, which would hold for a thread that sends, too."""
+    def _await_bytes(self, seconds: float | None) -> None:
+        if not self._readable(seconds):
+            raise TimeoutError(f"no frame within {seconds or 0:g} s")
+
+    def _await_rest(self, deadline: float) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0 or not self._readable(left):
+            raise FrameError("a frame came too slowly")
+
+    def _readable(self, seconds: float | None) -> bool:
+        """Wait. Not by the socket's timeout, which would hold for a thread that sends, too."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        if not poll.poll(max(0.0, 1000 * seconds)):
-            raise TimeoutError(f"no frame within {seconds:g} s")
+        return bool(poll.poll(None if seconds is None else max(0.0, 1000 * seconds)))
 
     def _signal(self) -> None:
         if self.on_traffic is not None:
@@ -328,13 +347,9 @@ def _flat(payload: Buffer) -> memoryview:
 def _parsed(text: bytearray) -> dict[str, Any]:
     """The meta of a frame that is authentic."""
     try:
-        meta = json.loads(text, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise FrameError(f"the meta of a frame is no JSON: {error}") from None
+        meta = parse_json(bytes(text), META_LIMIT)
+    except Malformed as error:
+        raise FrameError(f"the meta of a frame: {error}") from None
     if not isinstance(meta, dict):
         raise FrameError("the meta of a frame is no JSON object")
     return meta
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number in JSON")

@@ -15,25 +15,26 @@ import sys
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from bptcnn.available import oom_kills
 from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory
+from bptcnn.nodes.codec import checked_event
 from bptcnn.nodes.configuration import pickled
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.node_log import NodeLog
 from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Message, NodeEvent, Resume
+from bptcnn.untrusted import printable
 
-DESCRIPTORS = 1  # of the coordinator's, for a node that runs: its end of the socket
+DESCRIPTORS = 2  # of the coordinator's, for a node that runs: its ends of the socket and of the log's
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
 _END_SECONDS = 1.0  # between a connection's end and that of its process
-_TAIL_BYTES = 4096  # of the log: where an agent says why it ends
 _MOST_WORDS = 200  # characters of what it says
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -46,7 +47,7 @@ class LocalNode:
 
     def __init__(self, configuration: LocalConfiguration, log: Path, optimizer: OptimizerMemory) -> None:
         """Start the agent; raise UserError where the system does not let us."""
-        self.name, self._log, self._optimizer = configuration.name, log, optimizer
+        self.name, self._optimizer = configuration.name, optimizer
         self._sending = self._cut_short = False
         self._oom_kills = oom_kills()
         content = np.frombuffer(pickled(configuration), np.uint8)
@@ -57,12 +58,20 @@ class LocalNode:
                 limit = struct.pack("ll", _IO_SECONDS, 0)
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-                with log.open("ab") as output:
-                    self._log_start = output.tell()
-                    self._process = _start_agent(configuration, theirs, handed.fd, output)
+                self._log = NodeLog(log, self.name)
+                try:
+                    self._process = _start_agent(configuration, theirs, handed.fd, self._log)
+                except BaseException:
+                    self._log.close()
+                    raise
                 self._connection: Connection[Message, NodeEvent] = Connection(ours.detach())
         except OSError as error:
             raise UserError(f"cannot start {self.name}: {error.strerror or error}") from None
+        try:
+            self._log.begin()
+        except BaseException:
+            self.kill()
+            raise
 
     @property
     def pid(self) -> int:
@@ -102,9 +111,11 @@ class LocalNode:
         events: list[NodeEvent] = []
         try:
             while not self._cut_short and self._connection.poll(0):
-                events.append(self._connection.recv())
+                events.append(checked_event(self._connection.recv()))
         except (EOFError, OSError):  # the end, or in the middle of an event: what follows would be garbage
             self._cut_short = True
+        except Exception as error:  # Malformed, or whatever a damaged pickle raises
+            raise NodeGone(printable(f"it reported what cannot be: {error}", 500)) from None
         if self._cut_short and not events:
             raise NodeGone(self._ending())
         return events
@@ -126,15 +137,10 @@ class LocalNode:
         return f"its process ended with code {code}{': ' if words else ''}{words}"
 
     def _last_words(self) -> str:
-        """What the agent said last in its log: the line that names an error."""
-        try:
-            with self._log.open("rb") as log:
-                log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = log.read().decode(errors="replace").split("\n")
-        except OSError:  # the folder is gone
-            return ""
+        """What the agent said last: the line that names an error."""
+        lines = self._log.close().decode(errors="replace").split("\n")
         said = next((line for line in reversed(lines) if line.strip()), "")
-        return "".join(character if character.isprintable() else " " for character in said)[:_MOST_WORDS].strip()
+        return printable(said, _MOST_WORDS).strip()
 
     def kill(self) -> None:
         """Kill the process and reap it: when this returns, it cannot merge any more. Safe to call again."""
@@ -142,6 +148,7 @@ class LocalNode:
             self._process.kill()
         self._process.wait()
         self._connection.close()
+        self._log.close()
 
     def end(self, deadline: float) -> None:
         """Let a process that was told to stop end by itself until `deadline` (monotonic), then kill and reap it."""
@@ -151,7 +158,7 @@ class LocalNode:
 
 
 def _start_agent(
-    configuration: LocalConfiguration, control: socket.socket, handed: int, output: BinaryIO
+    configuration: LocalConfiguration, control: socket.socket, handed: int, log: NodeLog
 ) -> "subprocess.Popen[bytes]":
     """Start an agent that reads its configuration from the descriptor `handed`."""
     root = Path(__file__).parent.parent.parent  # where this very package is imported from
@@ -160,8 +167,8 @@ def _start_agent(
     return subprocess.Popen(
         tied(command),
         stdin=control.fileno(),
-        stdout=output,
-        stderr=output,
+        stdout=log.fileno(),
+        stderr=log.fileno(),
         pass_fds=(*configuration.descriptors, handed),
         env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
         start_new_session=True,  # a terminal's Ctrl-C is for the coordinator

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bptcnn.descriptors import require_descriptors
 from bptcnn.errors import UserError
@@ -26,6 +25,7 @@ from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems, read
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, aes_first, by_hand, explain, ssh_command
 from bptcnn.threads import starting_threads
+from bptcnn.untrusted import Malformed, parse_json
 
 _MOST_AT_ONCE = 64  # hosts
 _DESCRIPTORS = 8  # for each: both ends of three pipes, and a pipe by which a process that starts says why it does not
@@ -33,6 +33,7 @@ _START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
 _LINK_SECONDS = 8.0
 _PINGS = 7
 _FIRST_BYTES, _MOST_BYTES = 1 << 14, 1 << 22  # of a transfer that is timed; 4 MB are more than the buffers on the way
+_LEAST_SECONDS = 1e-5  # of a transfer: who answers before it has all is no faster than that
 _TRANSFER_SECONDS = 1.0  # no transfer begins that is expected to take longer
 _END_SECONDS = 2.0  # between the end of a process's output and its own
 _MOST_FACTS = 1 << 20  # bytes
@@ -152,9 +153,8 @@ def _facts(host: Host, question: Question | None, deadline: float, cancel: int) 
             raise _Failed(Problem("prints without end", remedy)) from None
         except Ended:
             raise _Failed(_ending(host, talk)) from None
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            what = f"answered with something else ({type(error).__name__}: {error})"
-            raise _Failed(Problem(what, _see(host))) from None
+        except Malformed as error:
+            raise _Failed(Problem(f"answered with something else: {error}", _see(host))) from None
 
 
 def _start(host: Host, arguments: Sequence[str], forwards: Sequence[tuple[str, str]], cancel: int) -> Conversation:
@@ -189,21 +189,20 @@ def _ending(host: Host, talk: Conversation) -> Problem:
 
 
 def _version(line: bytes) -> tuple[int, int, int]:
-    match = re.fullmatch(rb"\[(\d+), (\d+), (\d+)\]", line.strip())
+    match = re.fullmatch(rb"\[(\d{1,4}), (\d{1,4}), (\d{1,4})\]", line.strip())
     if match is None:
-        raise ValueError("no version")
+        raise Malformed("no version")
     major, minor, micro = map(int, match.groups())
     return major, minor, micro
 
 
-def _ask(talk: Conversation, question: Question | None, deadline: float) -> dict[str, Any]:
+def _ask(talk: Conversation, question: Question | None, deadline: float) -> object:
     asked = json.dumps(None if question is None else asdict(question)).encode()
     talk.send(b"r" + struct.pack("!I", len(asked)) + asked, deadline)
     (size,) = struct.unpack("!I", talk.receive(4, deadline))
     if size > _MOST_FACTS:
-        raise ValueError(f"{size} bytes")
-    told: dict[str, Any] = json.loads(talk.receive(size, deadline))
-    return told
+        raise Malformed(f"{size} bytes")
+    return parse_json(talk.receive(size, deadline), _MOST_FACTS)
 
 
 def _measure(talk: Conversation, deadline: float) -> Link:
@@ -238,7 +237,7 @@ def _rate(transfer: Callable[[int], None], latency: float) -> float:
     while True:
         taken = _seconds(transfer, size)
         if 4 * size > _MOST_BYTES or 4 * taken > _TRANSFER_SECONDS:
-            return size / max(taken - latency, taken / 2)
+            return size / max(taken - latency, taken / 2, _LEAST_SECONDS)
         size *= 4
 
 

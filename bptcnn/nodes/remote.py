@@ -6,6 +6,9 @@
     ssh's own end ──────────> gone
 
 A pause is answered here, by `HandOver`: the gate holds back what the node submits until it is resumed.
+
+What the agent sends is not trusted. It is decoded, its amount is bounded, and whatever is wrong with it makes the node
+one that has Failed, with a line that says why; the first such line counts.
 """
 
 import contextlib
@@ -20,8 +23,10 @@ import struct
 import subprocess
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,9 @@ import numpy.typing as npt
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
 from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.allowance import Allowance
 from bptcnn.nodes.bootstrap import Bootstrap, encode_bootstrap
+from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.codec import decode_event, encode_message
 from bptcnn.nodes.configuration import HostConfiguration
 from bptcnn.nodes.control import ControlServer
@@ -42,29 +49,40 @@ from bptcnn.nodes.gate import Shut
 from bptcnn.nodes.hand_over import HandOver
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.node import NodeGone
+from bptcnn.nodes.node_log import NodeLog
 from bptcnn.nodes.optimizer_state import OptimizerState
-from bptcnn.nodes.servant import Impossible, Servant
+from bptcnn.nodes.servant import Servant
 from bptcnn.nodes.sockets import LocalSockets, remote_names
 from bptcnn.nodes.ssh import explain, ssh_command
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
 from bptcnn.threads import start_thread
+from bptcnn.untrusted import Malformed, printable
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
-DESCRIPTORS = 9  # of the coordinator's, for a host: bell, ssh's input, two sockets that listen, four connections of the
-# agent's (three for control), and one of it while it is being made
+# of the coordinator's, for a host: bell, ssh's input and output, two sockets that listen, four connections of the agent's
+# (three for control), and one of it while it is being made
+DESCRIPTORS = 10
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _HANDSHAKE_SECONDS = 5.0
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
-_TAIL_BYTES = 4096  # of the log: where ssh and the agent say why they end
+_SLOWER = 50.0  # than its link was before the run a frame may come: others use the link
+_BURST_EVENTS, _EVENTS_PER_SECOND = 100, 10  # that an agent may report: it has 1 or 2 a second
+_MOST_PID = 1 << 22  # Linux's own limit
 
 
 class _Desk:
     """What the agent can ask for; see `control.Desk`."""
 
-    def __init__(self, node: int, take: Callable[[NodeEvent], None], updates: Callable[[], int]) -> None:
-        self._node, self._take, self._updates = node, take, updates
+    def __init__(
+        self,
+        node: int,
+        take: Callable[[NodeEvent], None],
+        refuse: Callable[[str], None],
+        updates: Callable[[], int],
+    ) -> None:
+        self._node, self._take, self._refuse, self._updates = node, take, refuse, updates
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self.pid: int | None = None
 
@@ -74,17 +92,23 @@ class _Desk:
 
     def greet(self, version: str, pid: int) -> None:
         """An agent has come."""
-        if version != VERSION or not isinstance(pid, int):
+        if version != VERSION or type(pid) is not int or not 0 < pid <= _MOST_PID:
             raise ValueError(f"an agent of bptcnn {version!r:.20} came to a coordinator of {VERSION}")
         self.pid = pid
 
     def report(self, events: list[Any]) -> None:
-        """Take the agent's events."""
-        for value in events:
-            event = decode_event(value)
-            if event.node != self._node:
-                raise ValueError(f"node {self._node} speaks for node {event.node}")
-            self._take(event)
+        """Take the agent's events; what is none is the last that it has said."""
+        try:
+            if not isinstance(events, list):
+                raise Malformed("what it reported is no list")
+            for value in events:
+                event = decode_event(value)
+                if event.node != self._node:
+                    raise Malformed(f"node {self._node} speaks for node {event.node}")
+                self._take(event)
+        except ValueError as error:
+            self._refuse(f"it reported what cannot be: {error}")
+            raise
 
     def collect(self, seconds: float) -> dict[str, Any]:
         """Wait for messages."""
@@ -109,17 +133,22 @@ class RemoteNode:
         log: Path,
         options: Sequence[str] = (),
         velocity: npt.NDArray[np.float32] | None = None,
+        bandwidth: float | None = None,
     ) -> None:
-        """Start to connect, with further `options` of ssh. `velocity` is what the node starts with.
+        """Start to connect, with further `options` of ssh. `velocity` is what the node starts with, `bandwidth` is in
+        bytes/s (None: unknown).
 
         Raise UserError where there is no ssh, the log cannot be written, the network cannot be sent, or descriptors or
         threads are lacking.
         """
         self.name = configuration.name
-        self._host, self._node, self._log = host, configuration.node, log
+        self._host, self._node = host, configuration.node
+        self._bandwidth = bandwidth
         self._events: deque[NodeEvent] = deque()
         self._gone: NodeGone | None = None
         self._telling = threading.Lock()
+        self._refused = False  # it has failed: nothing more of it is taken
+        self._allowance = Allowance(_BURST_EVENTS, _EVENTS_PER_SECOND)
         self._killed = False
         self._sign_at = 0.0
         committer = Committer(buffer, self._node, configuration.update)
@@ -138,7 +167,7 @@ class RemoteNode:
         )
         start = OptimizerState(configuration.first_step, configuration.usual_loss, velocity)
         self._hand_over = HandOver(self._servant.gate, configuration.hands_over, start, self._tell_paused)
-        self._desk = _Desk(self._node, self._take, committer.updates)
+        self._desk = _Desk(self._node, self._take, self._refuse, committer.updates)
         self._channel: Channel | None = None
         self._threads: list[threading.Thread] = []
         key = secrets.token_bytes(32)
@@ -148,14 +177,18 @@ class RemoteNode:
                 undo.callback(os.close, self._bell)
                 self._sockets = LocalSockets()
                 undo.callback(self._sockets.close)
-                self._control = ControlServer(self._sockets.control, key, self._desk)
+                flooded = partial(self._refuse, "it asks for more, or says more, than any agent does")
+                self._control = ControlServer(self._sockets.control, key, self._desk, flooded)
                 undo.callback(self._control.close)
                 bootstrap = encode_bootstrap(Bootstrap(VERSION, key, self._control.ident, configuration))
+                self._log = NodeLog(log, self.name, partial(self._refuse, "it prints without end"))
+                undo.callback(self._log.close)
                 self._process = self._connect(options)
             except OSError as error:
                 raise UserError(f"cannot start ssh for {self.name}: {error.strerror or error}") from None
             undo.pop_all()
         try:
+            self._log.begin()
             self._start_thread("data", self._serve, key)
             self._start_thread("ssh", self._wait, bootstrap)
         except BaseException:
@@ -173,15 +206,13 @@ class RemoteNode:
         command = ssh_command(self._host, (*_AGENT, *names), forwards, options)
         if shutil.which(command[0]) is None:
             raise FileNotFoundError(errno.ENOENT, f"there is no {command[0]} here")
-        with self._log.open("ab") as output:
-            self._log_start = output.tell()
-            return subprocess.Popen(
-                tied(command),  # even while ssh waits for its network
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
-            )
+        return subprocess.Popen(
+            tied(command),  # even while ssh waits for its network
+            stdin=subprocess.PIPE,
+            stdout=self._log.fileno(),
+            stderr=self._log.fileno(),
+            start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+        )
 
     # ---- what the driver uses ----------------------------------------------------------------------------------------
 
@@ -256,6 +287,7 @@ class RemoteNode:
         self._control.close()
         for thread in self._threads:
             thread.join()
+        self._log.close()
         if self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # ssh took a part of the configuration only
                 self._process.stdin.close()
@@ -271,14 +303,19 @@ class RemoteNode:
             with contextlib.closing(self._accept(key)) as channel:
                 self._channel = channel
                 channel.on_traffic = self._sign
+                channel.least_rate = max(channel.least_rate, (self._bandwidth or 0.0) / _SLOWER)
                 self._servant.serve(channel)
         except Shut:
             return
         except (Impossible, Diverged, ValueError) as error:
-            self._tell(Failed(self._node, time.monotonic(), str(error)))
+            self._refuse(str(error))
             return
         except (OSError, EOFError, FrameError) as error:
             reason = error
+        except Exception as error:  # nobody thought of it: it is this node's end, and not the run's
+            self._log.write(traceback.format_exc())
+            self._refuse(f"its data could not be handled: {type(error).__name__}: {error}")
+            return
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_REASON_SECONDS)
             return  # `_wait` says why
@@ -303,11 +340,7 @@ class RemoteNode:
         code = self._process.wait()
         if code == -signal.SIGKILL and self._killed:
             return
-        tail = ""
-        with contextlib.suppress(OSError), self._log.open("rb") as log:  # its folder may be gone: the code tells, too
-            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            tail = log.read().decode(errors="replace")
-        problem = explain(self._host, code, tail)
+        problem = explain(self._host, code, self._log.close().decode(errors="replace"))
         self._lose(NodeGone(problem.what, problem.passing))
 
     def _sign(self) -> None:
@@ -320,6 +353,8 @@ class RemoteNode:
 
     def _take(self, event: NodeEvent) -> None:
         """An event that the agent has reported. Its own Paused says nothing: the gate's came first."""
+        if not self._allowance.take():
+            raise Malformed("more events than any agent has")
         match event:
             case Heartbeat():
                 self._hand_over.attend()
@@ -341,8 +376,17 @@ class RemoteNode:
 
     def _tell(self, event: NodeEvent) -> None:
         with self._telling:
+            if self._refused:
+                return
+            self._refused = isinstance(event, Failed)
+            if isinstance(event, Heartbeat) and self._events and isinstance(self._events[-1], Heartbeat):
+                self._events.pop()  # while the driver is busy they do not pile up
             self._events.append(event)
         os.eventfd_write(self._bell, 1)
+
+    def _refuse(self, reason: str) -> None:
+        """The node is out; nothing that it has still to say is heard."""
+        self._tell(Failed(self._node, time.monotonic(), printable(reason, 1000)))
 
     def _lose(self, gone: NodeGone) -> None:
         with self._telling:

@@ -5,7 +5,6 @@ their order, so that a host that lies or is broken is refused and harms nobody e
 """
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Annotated
@@ -15,29 +14,21 @@ import numpy.typing as npt
 
 from bptcnn.data import Samples
 from bptcnn.kernels import rounding
-from bptcnn.nodes.codec import checked
+from bptcnn.nodes.allowance import Allowance
+from bptcnn.nodes.claims import Claims, Impossible, Shipments, Submission
+from bptcnn.nodes.divergence import require_step
 from bptcnn.nodes.encoding import decode, decode_onto, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import Channel, Frame, Kind
 from bptcnn.nodes.gate import Gate
 from bptcnn.nodes.optimizer_state import LAST_STEP, OptimizerState
 from bptcnn.nodes.wire import Wire, payload_size
-from bptcnn.outer import Submitted, Update, Work
-from bptcnn.untrusted import LARGEST_FLOAT, Between, build
+from bptcnn.outer import MOST_REFUSALS, Submitted, Update
+from bptcnn.untrusted import LARGEST_FLOAT, Between, Malformed, build
 
 _CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
-
-
-class Impossible(Exception):
-    """What the node sent cannot be: it is out."""
-
-
-@dataclass
-class _Submission(Iteration):
-    """The head of a SUBMIT frame."""
-
-    version: int = 0
-    transfer_seconds: float = 0.0
+_MOST_REQUESTS = 2 * (1 + MOST_REFUSALS)  # for the weights without a submission: at the start, and after each refusal
+_BURST_STATES, _STATES_PER_SECOND = 20, 1  # that a node may hand over: one at a pause
 
 
 @dataclass(frozen=True)
@@ -46,28 +37,6 @@ class _Kept:
 
     step: Annotated[int, Between(0, LAST_STEP)]
     usual_loss: Annotated[float, Between(0.0, LARGEST_FLOAT)] | None
-
-
-class Shipments:
-    """What a node was sent and has not submitted yet: (epoch, samples) in order. One thread adds, another takes."""
-
-    def __init__(self) -> None:
-        self._runs: deque[tuple[int, int]] = deque()
-
-    def add(self, work: Work) -> None:
-        """Samples were sent."""
-        self._runs.append((work.epoch, len(work.indices)))
-
-    def take(self, epoch: int, samples: int) -> None:
-        """They come back trained; raise Impossible unless they are the next ones and of one epoch."""
-        left = samples
-        while left > 0:
-            if not self._runs or self._runs[0][0] != epoch:
-                raise Impossible(f"it submitted {samples} samples of epoch {epoch} that it was not sent")
-            sent = self._runs.popleft()[1]
-            if sent > left:
-                self._runs.appendleft((epoch, sent - left))
-            left -= sent
 
 
 class Servant:
@@ -99,6 +68,9 @@ class Servant:
         self._weights = np.empty(parameters, np.float32)
         self._scratch = np.empty(parameters, np.float32)
         self._version = 0
+        self._claims = Claims(time.monotonic())
+        self._states = Allowance(_BURST_STATES, _STATES_PER_SECOND)
+        self._requests = 0  # for the weights, since the last submission
         self._sent = self._received = 0  # bytes that were reported
 
     def serve(self, channel: Channel) -> None:
@@ -115,8 +87,12 @@ class Servant:
             frame = channel.receive(limits)
             match frame.kind:
                 case Kind.SAMPLES:
+                    limits.pop(Kind.SAMPLES)  # once: they are many
                     self._send_samples(channel)
                 case Kind.WEIGHTS:
+                    self._requests += 1
+                    if self._requests > _MOST_REQUESTS:
+                        raise Impossible(f"it asked for the weights {self._requests} times and submitted nothing")
                     self._version = self._committer.refresh(self._weights)
                     self._send_weights(channel, Kind.WEIGHTS)
                 case Kind.STATE:
@@ -124,6 +100,7 @@ class Servant:
                 case Kind.KEEP:
                     self._take_state(channel, frame)
                 case Kind.SUBMIT:
+                    self._requests = 0
                     self._commit(channel, frame)
                     if self._update == "sgwu":  # the weights come when the round is merged and the node asks
                         channel.send(Kind.MERGED)
@@ -132,13 +109,10 @@ class Servant:
 
     def _commit(self, channel: Channel, frame: Frame) -> None:
         try:
-            submission = checked(_Submission, frame.meta)
-        except ValueError as error:
+            submission = build(Submission, frame.meta)
+        except Malformed as error:
             raise Impossible(f"it sent no submission: {error}") from None
-        if not 0 <= submission.correct <= submission.samples or not submission.samples:
-            raise Impossible(f"it submitted {submission.correct} right of {submission.samples} samples")
-        if submission.timed_samples > submission.samples:
-            raise Impossible(f"it timed {submission.timed_samples} of {submission.samples} samples")
+        self._claims.require_possible(submission, time.monotonic())
         if submission.version > self._version:
             raise Impossible(f"it trained from version {submission.version}, which it was not sent")
         with self.gate.passing():
@@ -146,6 +120,7 @@ class Servant:
                 raise Impossible("it submitted again before its round was merged")
             self.shipments.take(submission.epoch, submission.samples)
             largest = decode(self._wire, frame.payload, self._committer.delta)
+            require_step(self._committer.delta, self._weights, largest)
             about = submission.version, submission.samples, submission.correct
             receipt = self._committer.commit(*about, largest, self._weights)
             if receipt.version is not None:
@@ -181,6 +156,8 @@ class Servant:
     def _take_state(self, channel: Channel, frame: Frame) -> None:
         """Take the node's optimizer state; what is no number would be refused before it counts, so it is left out."""
         assert self._keep is not None
+        if not self._states.take():
+            raise Impossible("it hands more states over than there are pauses")
         try:
             head = build(_Kept, frame.meta)
         except ValueError as error:

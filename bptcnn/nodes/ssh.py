@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
+from bptcnn.untrusted import printable
 
 CONNECT_SECONDS = 10  # a connection through a jump host over a slow link takes 2 or 3
 _CONFIGURATION_SECONDS = 2  # to read its configuration ssh asks nobody
@@ -38,6 +39,10 @@ _OPTIONS = (
 )
 _CLEARED = "ClearAllForwardings=yes"  # the user's own forwards fail where a second connection asks for them
 _SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/@+,-]+")  # ssh gives : \ % and $ a meaning, wrappers may split at blanks
+_SUITING = re.compile(r"Ciphers=[A-Za-z0-9@.,+-]{1,2000}")  # what `aes_first` gives; other options run programs
+_FORGET = re.compile(
+    r"""^\s*(ssh-keygen -f ['"]?[\w/.@~+-]+['"]? -R ['"]?[\w.:@[\]-]+['"]?)\s*$""", re.MULTILINE | re.ASCII
+)
 _MOST_SHOWN = 200  # characters of a line that is not ours
 
 
@@ -60,10 +65,10 @@ def ssh_command(
     """Return the command line that runs the host's Python with `arguments`, standard input and output connected.
 
     `forwards` are pairs (socket there, socket here): who connects to the one reaches the other. `options` are further
-    ones of ssh. Raise UserError where BPTCNN_SSH or a socket's path is not usable.
+    ones of ssh, checked. Raise UserError where BPTCNN_SSH, an option or a socket's path is not usable.
     """
     command = [*_client()]
-    for option in (*_OPTIONS, *(() if forwards else (_CLEARED,)), *options):
+    for option in (*_OPTIONS, *(() if forwards else (_CLEARED,)), *checked_options(options)):
         command += ["-o", option]
     command += _port(host)
     for pair in forwards:
@@ -79,6 +84,16 @@ def ssh_command(
 def can_forward(path: str) -> bool:
     """Tell whether a socket of this path can be forwarded by every version of ssh, and through wrappers of it."""
     return _SOCKET_PATH.fullmatch(path) is not None
+
+
+def checked_options(options: Sequence[str]) -> tuple[str, ...]:
+    """Return options that may have come from elsewhere; raise UserError for others than `aes_first` gives."""
+    for option in options:
+        if not _SUITING.fullmatch(option):
+            raise UserError(
+                f"ssh is not given the option {printable(option, _MOST_SHOWN)!r}: only the order of ciphers"
+            )
+    return tuple(options)
 
 
 def aes_first(host: Host) -> tuple[str, ...]:
@@ -170,8 +185,8 @@ def explain(host: Host, exit_code: int, stderr: str) -> Problem:
 def _explain_ssh(host: Host, stderr: str) -> Problem:
     machine = host.address.rpartition("@")[2]
     if _CHANGED in stderr:
-        command = re.search(r"^\s*(ssh-keygen -f .*)$", stderr, re.MULTILINE)
-        forget = command[1].strip() if command else shlex.join(["ssh-keygen", "-R", machine])
+        command = _FORGET.search(stderr)  # of exactly that form: a host may say this, too
+        forget = command[1] if command else shlex.join(["ssh-keygen", "-R", machine])
         return Problem(
             "its host key has changed: another machine may pose as it",
             f"ask its administrator; only if the host was set up anew: {forget}",
@@ -207,5 +222,5 @@ def _meaningful(stderr: str) -> str:
     if not lines:
         return ""
     line = lines[-1] if "Traceback" in stderr else lines[0]
-    shown = "".join(character if character.isprintable() else " " for character in line).strip()
+    shown = printable(line).strip()
     return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."

@@ -1,6 +1,7 @@
 """The outer layer as pure algorithms: IDPA, SGWU, AGWU, the sample ledger, the coordinator, its simulator.
 
-Imports numpy, numexpr and bptcnn.errors only. Never knows clocks, sockets, processes or threads: times come in events.
+Imports numpy, numexpr, bptcnn.errors and bptcnn.untrusted only. Never knows clocks, sockets, processes or threads:
+times come in events.
 """
 
 from bptcnn.outer.agwu import gamma, over_stale, submission_scale
@@ -18,6 +19,7 @@ from bptcnn.outer.messages import (
     Finish,
     Heartbeat,
     Kill,
+    Losses,
     MergeRound,
     Message,
     NodeAbandoned,
@@ -25,12 +27,14 @@ from bptcnn.outer.messages import (
     NodeJoined,
     NodeLost,
     NodeReturned,
+    Outcome,
     Pause,
     Paused,
     Ready,
     Refused,
     Release,
     Resume,
+    Seconds,
     Send,
     Stop,
     Submitted,
@@ -72,6 +76,7 @@ __all__ = [
     "Heartbeat",
     "Kill",
     "Ledger",
+    "Losses",
     "MergeRound",
     "Message",
     "NodeAbandoned",
@@ -83,6 +88,7 @@ __all__ = [
     "NodeState",
     "NodeStatus",
     "NodeTotals",
+    "Outcome",
     "Partition",
     "Pause",
     "Paused",
@@ -93,6 +99,7 @@ __all__ = [
     "Release",
     "Resume",
     "RunSettings",
+    "Seconds",
     "Send",
     "Shard",
     "SimulatedNode",

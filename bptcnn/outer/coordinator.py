@@ -22,6 +22,7 @@ from bptcnn.outer.hand_out import HandOut
 from bptcnn.outer.history import Cause, Reallocation
 from bptcnn.outer.ledger import UNOWNED, Ledger
 from bptcnn.outer.messages import (
+    MOST_REFUSALS,
     Action,
     EpochEnd,
     EpochMetrics,
@@ -163,7 +164,8 @@ class Coordinator:
     def handle(self, event: Event) -> list[Action]:
         """Take one event and return what to do, in order. A lost node's messages are ignored.
 
-        Raises ValueError for an event that cannot be (a count that runs backwards): that is our fault, not a user's.
+        Raises ValueError for an event that cannot be (a count that runs backwards). A node's event is looked at before
+        anything changes, so the driver can go on, without that node: actions that are due come with the next event's.
         """
         if self._phase is Phase.FINISHED:
             return []
@@ -211,7 +213,7 @@ class Coordinator:
 
     def _on_message(self, record: NodeRecord, event: NodeEvent) -> None:
         match event:
-            case Ready():
+            case Ready() if not record.ready:
                 record.ready = True
                 record.moved = event.time
             case Tried() if record.trying:
@@ -222,6 +224,8 @@ class Coordinator:
                 self._ledger.redo(record.node, event.samples)
                 record.refuse(self._ledger.committed(record.node))
                 record.moved = event.time
+                if record.refusals > MOST_REFUSALS:  # it should have said Failed
+                    self._condemn(record, f"it refused its samples {record.refusals} times in a row", for_good=True)
             case Paused():
                 record.add_wait(event.wait_seconds)
                 if self._phase is Phase.PAUSING:
@@ -233,12 +237,8 @@ class Coordinator:
                 self._condemn(record, event.reason)
 
     def _on_submitted(self, record: NodeRecord, event: Submitted) -> None:
-        submissions = event.sequence - record.sequence
-        if submissions < 1:
-            raise ValueError(f"node {record.name}: submission {event.sequence} after {record.sequence}")
-        committed = self._ledger.commit(record.node, event.samples_committed)
-        if committed != [(event.epoch, event.samples)]:
-            raise ValueError(f"node {record.name} reports {event.samples} samples of epoch {event.epoch}: {committed}")
+        submissions = self._new_submissions(record, event)
+        self._ledger.commit(record.node, event.samples_committed)
         record.add(event)
         record.moved = event.time
         self._submissions += submissions
@@ -246,6 +246,20 @@ class Coordinator:
         self._tallies[event.epoch] = tally.plus(event.samples, event.loss_sum, event.correct)
         if self._barrier:
             self._barrier.submit(record.node, event.quality, event.time)
+
+    def _new_submissions(self, record: NodeRecord, event: Submitted) -> int:
+        """Return how many submissions are reported; raise ValueError, before anything changes, for what cannot be."""
+        submissions = event.sequence - record.sequence
+        if submissions < 1:
+            raise ValueError(f"node {record.name}: submission {event.sequence} after {record.sequence}")
+        committed = self._ledger.would_commit(record.node, event.samples_committed)
+        if committed != [(event.epoch, event.samples)]:
+            raise ValueError(f"node {record.name} reports {event.samples} samples of epoch {event.epoch}: {committed}")
+        if not 0 <= event.correct <= event.samples:
+            raise ValueError(f"node {record.name} reports {event.correct} right of {event.samples} samples")
+        if self._barrier and self._barrier.holds(record.node):
+            raise ValueError(f"node {record.name} submitted twice without being released")
+        return submissions
 
     def _on_lost(self, record: NodeRecord, event: NodeLost) -> None:
         record.lost = True
@@ -314,7 +328,7 @@ class Coordinator:
         for record in self._roster.live():
             missed = self._deadlines.missed(record, self._owes(record), self._now)
             if missed:
-                self._condemn(record, missed)
+                self._condemn(record, missed.reason, missed.for_good)
         if self._deadlines.hopeless(self._now):
             for record in self._records:
                 record.away = False
@@ -393,11 +407,11 @@ class Coordinator:
         in_hand = self._ledger.outstanding(record.node) > 0
         return self._phase is Phase.TRAINING and in_hand and not (self._barrier and self._barrier.holds(record.node))
 
-    def _condemn(self, record: NodeRecord, reason: str) -> None:
+    def _condemn(self, record: NodeRecord, reason: str, for_good: bool = False) -> None:
         """Have the node killed; its samples move when it is lost."""
         if record.healthy:
             record.condemned = True
-            self._actions.append(Kill(record.node, reason))
+            self._actions.append(Kill(record.node, reason, for_good))
 
     def _send(self, record: NodeRecord, message: Message) -> None:
         record.moved = self._now

@@ -1,12 +1,22 @@
 """Deadlines: who has been silent or without progress for too long, and when a run without nodes is hopeless."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan
 
 from bptcnn.outer.node_record import NodeRecord
 from bptcnn.outer.settings import RunSettings
 
-PROGRESS_BATCHES = 20  # a node may take as long as this many of its batches without a sign of progress
+PROGRESS_BATCHES = 20  # a node may take as long as this many of its batches without a sign of progress...
+LONGEST_PATIENCE = 1800.0  # ...but no longer: how long they take is what the node says
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What a node did not do in time. `for_good`: it lives and does nothing, as it would if it were started again."""
+
+    reason: str
+    for_good: bool = False
 
 
 class Deadlines:
@@ -42,18 +52,18 @@ class Deadlines:
         """Whether no node has been live for too long."""
         return self._deserted is not None and now - self._deserted > self._settings.return_seconds
 
-    def missed(self, record: NodeRecord, owes: bool, now: float) -> str | None:
+    def missed(self, record: NodeRecord, owes: bool, now: float) -> Missed | None:
         """What a live node did not do in time; `owes`: it has something to do that does not depend on others."""
         silence, ready, patience = self._settings.silence_seconds, self._settings.ready_seconds, self._patience(record)
         if not record.ready and now - record.moved > ready:
-            return f"not ready after {ready:g} s"
+            return Missed(f"not ready after {ready:g} s")
         if record.spoke and now - record.heard > silence:
-            return f"silent for {silence:g} s"
+            return Missed(f"silent for {silence:g} s")
         if owes and now - record.moved > patience:
-            return f"no progress for {patience:g} s"
+            return Missed(f"no progress for {patience:g} s", for_good=True)
         return None
 
     def _patience(self, record: NodeRecord) -> float:
         seconds = record.speedometer.seconds_per_sample()
         batch = 0.0 if isnan(seconds) else seconds * self._settings.batch_size
-        return max(self._settings.progress_seconds, PROGRESS_BATCHES * batch)
+        return max(self._settings.progress_seconds, min(PROGRESS_BATCHES * batch, LONGEST_PATIENCE))

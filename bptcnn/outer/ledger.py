@@ -108,6 +108,24 @@ class Ledger:
         """Samples the node has committed, over all epochs."""
         return self._committed[node]
 
+    def would_commit(self, node: int, samples_committed: int) -> list[tuple[int, int]]:
+        """Return what `commit` would, and raise what it would, and change nothing."""
+        left = samples_committed - self._committed[node]
+        if not 0 <= left <= self.outstanding(node):
+            raise ValueError(
+                f"node {node} cannot have committed {samples_committed} samples: "
+                f"{self._committed[node]} were known of {self._sent[node]} sent"
+            )
+        runs: list[tuple[int, int]] = []
+        for segment in self._streams[node]:
+            done = min(left, segment.indices.size)
+            left -= done
+            if runs and done and runs[-1][0] == segment.epoch:
+                runs[-1] = (segment.epoch, runs[-1][1] + done)
+            elif done:
+                runs.append((segment.epoch, done))
+        return runs
+
     # ---- the way of a sample -----------------------------------------------------------------------------------------
 
     def add_node(self) -> None:
@@ -162,15 +180,10 @@ class Ledger:
 
     def commit(self, node: int, samples_committed: int) -> list[tuple[int, int]]:
         """Mark the node's stream trained up to a cumulative count; returns (epoch, samples) in the order trained."""
+        committed = self.would_commit(node, samples_committed)
         left = samples_committed - self._committed[node]
-        if not 0 <= left <= self.outstanding(node):
-            raise ValueError(
-                f"node {node} cannot have committed {samples_committed} samples: "
-                f"{self._committed[node]} were known of {self._sent[node]} sent"
-            )
         self._committed[node] = samples_committed
         stream = self._streams[node]
-        committed: list[tuple[int, int]] = []
         while left:
             segment = stream[0]
             done = segment.indices[:left]
@@ -181,10 +194,6 @@ class Ledger:
             book.trained[done] = True
             book.count += done.size
             left -= done.size
-            if committed and committed[-1][0] == segment.epoch:
-                committed[-1] = (segment.epoch, committed[-1][1] + done.size)
-            else:
-                committed.append((segment.epoch, done.size))
         return committed
 
     def redo(self, node: int, samples: int) -> None:

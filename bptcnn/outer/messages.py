@@ -4,10 +4,25 @@ Times are seconds on the driver's clock, stamped when it receives a message; the
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from bptcnn.untrusted import Between, Count, Length
+
+# What a node may say of itself. Hosts are not trusted: what comes is built with these ranges before anything is made of
+# it. All that is planned from numbers within them is finite, and positive where it has to be.
+NodeIndex = Annotated[int, Between(0, 1 << 16)]  # far more nodes than slots
+Bytes = Annotated[int, Between(0, 1 << 60)]
+Moment = Annotated[float, Between(0.0, 1e12)]  # on a node's own clock: 30,000 years
+Seconds = Annotated[float, Between(0.0, 1e9)]  # that something took: 30 years
+# of a trial: its speed is above 0, and finite
+TrialImages = Annotated[int, Between(1, 1 << 40)]
+TrialSeconds = Annotated[float, Between(1e-6, 1e6)]
+Losses = Annotated[float, Between(0.0, 1e18)]  # summed over images; relative to these see `servant`
+LearningRate = Annotated[float, Between(0.0, 1e30)]
+Reason = Annotated[str, Length(0, 1000)]  # a line for the user
 
 Indices = npt.NDArray[np.int32]
 Outcome = Literal["completed", "stopped", "failed"]
@@ -26,10 +41,10 @@ class Work:
     the node then submits. It never holds samples back to wait for more. The newest `local_steps` holds at once.
     """
 
-    epoch: int
+    epoch: Count
     indices: Indices
-    learning_rate: float
-    local_steps: int
+    learning_rate: LearningRate
+    local_steps: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +71,8 @@ class Release:
 class Trial:
     """Before the first Work: train throw-away weights for `seconds`, at most `steps` batches, and say Tried."""
 
-    seconds: float
-    steps: int
+    seconds: Seconds
+    steps: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +90,18 @@ Message = Work | Pause | Resume | Release | Trial | Stop
 class Ready:
     """The node has compiled and can train."""
 
-    node: int
-    time: float
+    node: NodeIndex
+    time: Moment
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
     """The node's Trial: it trained `images` in `seconds`, alone."""
 
-    node: int
-    time: float
-    images: int
-    seconds: float
+    node: NodeIndex
+    time: Moment
+    images: Count
+    seconds: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,23 +115,23 @@ class Submitted:
     trained; `bytes_sent` and `bytes_received`: what that was, as the node sees it (0 without a link).
     """
 
-    node: int
-    time: float
-    sequence: int
-    samples_committed: int
-    epoch: int
-    samples: int
-    loss_sum: float
-    correct: int
-    staleness: int
-    compute_seconds: float
-    wait_seconds: float
-    communication_seconds: float
-    timed_samples: int
-    timed_seconds: float
-    transfer_seconds: float = 0.0
-    bytes_sent: int = 0
-    bytes_received: int = 0
+    node: NodeIndex
+    time: Moment
+    sequence: Count
+    samples_committed: Count
+    epoch: Count
+    samples: Count
+    loss_sum: Losses
+    correct: Count
+    staleness: Count
+    compute_seconds: Seconds
+    wait_seconds: Seconds
+    communication_seconds: Seconds
+    timed_samples: Count
+    timed_seconds: Seconds
+    transfer_seconds: Seconds = 0.0
+    bytes_sent: Bytes = 0
+    bytes_received: Bytes = 0
 
     @property
     def quality(self) -> float:
@@ -132,10 +147,10 @@ class Refused:
     Failed.
     """
 
-    node: int
-    time: float
-    samples: int
-    reason: str
+    node: NodeIndex
+    time: Moment
+    samples: Count
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +160,9 @@ class Paused:
     `wait_seconds`: what it waited for samples since its last submission, which the next one does not count again.
     """
 
-    node: int
-    time: float
-    wait_seconds: float = 0.0
+    node: NodeIndex
+    time: Moment
+    wait_seconds: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +173,18 @@ class Heartbeat:
     name of a lost node. The coordinator adds what earlier lives had committed.
     """
 
-    node: int
-    time: float
-    samples_trained: int
+    node: NodeIndex
+    time: Moment
+    samples_trained: Count
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
     """The node cannot go on; it will be killed."""
 
-    node: int
-    time: float
-    reason: str
+    node: NodeIndex
+    time: Moment
+    reason: Reason
 
 
 NodeEvent = Ready | Tried | Submitted | Refused | Paused | Heartbeat | Failed
@@ -267,10 +282,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill and reap the node, or refuse its generation; then report NodeLost. Asked once per life of a node."""
+    """Kill and reap the node, or refuse its generation; then report NodeLost. Asked once per life of a node.
+
+    `for_good`: it is not to be started again.
+    """
 
     node: int
     reason: str
+    for_good: bool = False
 
 
 @dataclass(frozen=True, slots=True)

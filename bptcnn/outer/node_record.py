@@ -12,6 +12,9 @@ from bptcnn.untrusted import Count
 MEASURED_BATCHES = 3  # fewer say too little about a node's speed
 RECENT = 4  # submissions that tell their usual size
 WINDOW_BATCHES = 64  # speed is that of about this many last batches, so that drift shows
+# of a sample: what a node says is no faster than 10^12 images/s and no slower than one in two weeks, so that whatever
+# it says shares can be computed from it
+_LEAST_SECONDS, _MOST_SECONDS = 1e-12, 1e6
 
 
 @dataclass(slots=True)
@@ -86,7 +89,7 @@ class Speedometer:
     def seconds_per_sample(self) -> float:
         """t_j, or NaN if too little was measured."""
         measured = self.samples >= MEASURED_BATCHES * self.batch_size and self.seconds > 0.0
-        return self.seconds / self.samples if measured else nan
+        return min(max(self.seconds / self.samples, _LEAST_SECONDS), _MOST_SECONDS) if measured else nan
 
 
 @dataclass(slots=True)
@@ -109,6 +112,8 @@ class NodeRecord:
     staleness: int = 0
     committed_before: int = 0  # samples, by its earlier lives: a heartbeat counts this one's only
     samples_trained: int = 0  # over all lives, committed or not
+    refusals: int = 0  # since its last submission
+    moved_at: int = 0  # samples trained when it last made progress
     heard: float = 0.0  # when anything came from it
     moved: float = 0.0  # when it last made progress or was given something to do
     began: float | None = None  # when it was sent its first samples in this life...
@@ -144,7 +149,8 @@ class NodeRecord:
         self.paused = paused
         self.reason_lost = None
         self.heard = self.moved = now
-        self.committed_before = self.samples_trained = samples_committed
+        self.committed_before = self.samples_trained = self.moved_at = samples_committed
+        self.refusals = 0
         self.staleness = 0
         self.began, self.reported = None, False
         self.sizes.clear()
@@ -189,19 +195,25 @@ class NodeRecord:
         self.reported = True
         self.staleness = event.staleness
         self.samples_trained = max(self.samples_trained, event.samples_committed)
+        self.moved_at = max(self.moved_at, event.samples_committed)
+        self.refusals = 0
         self.speedometer.add(event.timed_samples, event.timed_seconds)
 
     def progress(self, trained: int, most: int, now: float) -> None:
-        """A heartbeat says what this life has `trained`: over all lives no more than `most`, what it was sent."""
+        """A heartbeat says what this life has `trained`: over all lives no more than `most`, what it was sent.
+
+        It moves by whole batches: what trickles is no progress, and there are only so many batches.
+        """
         total = min(self.committed_before + trained, most)
-        if total > self.samples_trained:
-            self.samples_trained = total
-            self.moved = now
+        self.samples_trained = max(self.samples_trained, total)
+        if total > self.moved_at and total >= min(self.moved_at + self.speedometer.batch_size, most):
+            self.moved_at, self.moved = total, now
 
     def refuse(self, samples_committed: int) -> None:
         """Count a refused submission: what was trained beyond its commits is trained anew."""
         self.totals.refused += 1
-        self.samples_trained = samples_committed
+        self.refusals += 1
+        self.samples_trained = self.moved_at = samples_committed
 
     def add_trial(self, event: Tried) -> None:
         """Note the speed that it has alone."""

@@ -9,6 +9,7 @@ import contextlib
 import math
 import selectors
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from bptcnn.outer import (
     MergeRound,
     Message,
     NodeAbandoned,
+    NodeEvent,
     NodeJoined,
     NodeLost,
     NodeReturned,
@@ -54,9 +56,11 @@ from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.stopping import reason_to_stop
 from bptcnn.training.visits import Door, Ended, Greeting
+from bptcnn.untrusted import printable
 from bptcnn.version import VERSION
 
 _TICK_SECONDS = 0.5  # at whole multiples, when heartbeats come, too: waking up costs more than handling both
+_MOST_FRUITLESS = 10  # losses of a host in a row without a submission in between
 _STOP_SECONDS = 1.0  # what nodes that are told to stop may take together
 
 
@@ -94,6 +98,7 @@ class Driver:
         self._returns = Returns(launcher.start, lambda index: not self._buffer.pending(index))
         self._ready: set[int] = set()  # nodes that got ready once
         self._failed: set[int] = set()  # nodes that said that they cannot go on, or left
+        self._fruitless: dict[int, tuple[int, int]] = {}  # submissions when lost last, and since how many losses
         self._joining: set[int] = set()  # nodes that were never there before
         self._clock = EpochClock(self.coordinator.counters().images_trained, assignment.start.ahead)
         self.ready_at: float | None = None
@@ -209,7 +214,12 @@ class Driver:
             except NodeGone as gone:
                 yield self._bury(index, str(gone), gone.may_return)
                 continue
+            except Exception as error:
+                yield self._give_up(index, error)
+                continue
             for event in events:
+                if index not in self._nodes:  # an event before was its last
+                    break
                 match event:
                     case Failed():
                         self._failed.add(index)
@@ -226,7 +236,7 @@ class Driver:
         if len(self._pending) > 1:
             return
         while self._pending and self.outcome is None:
-            actions = self.coordinator.handle(self._pending[0])
+            actions = self._actions(self._pending[0])
             with contextlib.suppress(OSError):  # for onlookers, as nodes.json
                 for entry in self.coordinator.reallocations():
                     self._folder.append_allocation(self.coordinator.epoch, entry)
@@ -234,6 +244,23 @@ class Driver:
             self._pending.popleft()
             if not self._clock.runs and self.coordinator.phase is Phase.TRAINING:
                 self._start_clock()
+
+    def _actions(self, event: Event) -> list[Action]:
+        """Have the coordinator take an event. What goes wrong with a node's event is that node's end, not the run's."""
+        try:
+            return self.coordinator.handle(event)
+        except Exception as error:
+            if not isinstance(event, NodeEvent) or event.node not in self._nodes:
+                raise
+            return self.coordinator.handle(self._give_up(event.node, error))
+
+    def _give_up(self, index: int, error: Exception) -> NodeLost:
+        """Bury a node whose event could not be handled, for good; what happened is in its log."""
+        name = self._nodes[index].name
+        with contextlib.suppress(OSError), (self._folder.logs / f"{name}.log").open("a") as log:
+            traceback.print_exception(error, file=log)
+        self._failed.add(index)
+        return self._bury(index, printable(f"what it said could not be handled: {type(error).__name__}: {error}", 500))
 
     def _start_clock(self) -> None:
         now = time.monotonic()
@@ -249,7 +276,9 @@ class Driver:
             match action:
                 case Send(node=index, message=message):
                     self._send(index, message)
-                case Kill(node=index, reason=reason) if index in self._nodes:
+                case Kill(node=index, reason=reason, for_good=for_good) if index in self._nodes:
+                    if for_good:
+                        self._failed.add(index)
                     self._handle(self._bury(index, reason))
                 case MergeRound(scales=scales):
                     for index, scale in scales:
@@ -273,7 +302,8 @@ class Driver:
     def _bury(self, index: int, reason: str, may_return: bool = False) -> NodeLost:
         """Kill and reap a node, finish what it had committed; from here on it cannot merge.
 
-        A host may come back, unless its agent never got ready for a lasting reason, or said that it cannot go on.
+        A host may come back, unless its agent never got ready for a lasting reason, said that it cannot go on, or was
+        lost again and again without having submitted anything.
         """
         node = self._nodes[index]
         self._selector.unregister(node)
@@ -286,7 +316,10 @@ class Driver:
         else:
             self._buffer.finish(index)
         remote = self.members[index].host is not None
+        fruitless = self._fruitless.get(index, (-1, 0))
+        self._fruitless[index] = submission.sequence, fruitless[1] + 1 if fruitless[0] == submission.sequence else 0
         may_return = remote and index not in self._failed and (may_return or index in self._ready)
+        may_return = may_return and self._fruitless[index][1] < _MOST_FRUITLESS
         if may_return:
             self._returns.add(index)
         self._observer.node_lost(node.name, reason)

@@ -17,6 +17,7 @@ from bptcnn.nodes.preflight import preflight
 from bptcnn.training.members import obstacle
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.visits import LONGEST_PACKET, Ended, Greeting, JoinRequest, Packet, decode, encode, short_path
+from bptcnn.untrusted import Malformed
 from bptcnn.version import VERSION
 
 _BUSY_SECONDS = 5.0  # a run that is not evaluating answers at once
@@ -80,7 +81,7 @@ class Connection:
             return None
         try:
             return decode(content) if content else None
-        except ValueError as error:
+        except Malformed as error:
             raise UserError(f"{self._folder.path} is trained by another version of bptcnn: {error}") from None
 
     def leave(self) -> None:

@@ -4,6 +4,10 @@ visitor ──JoinRequest──> waiting ──its turn──> memory (a thread)
                             └──> Refused                                        the visitor leaves: Leaving
 
 One is prepared at a time. Its place is that of a lost node of the same name, or the next one.
+
+Who is at the door is a process of the run's user, and may still be anything: what it sends is decoded, it has
+_SILENT_SECONDS to ask for something, and where too many say nothing the one that came first has to go, so that whoever
+means it gets in. What goes wrong with a request refuses that request.
 """
 
 import threading
@@ -14,6 +18,7 @@ from dataclasses import dataclass
 
 from bptcnn.errors import UserError
 from bptcnn.nodes import Host, checked_name, host_from
+from bptcnn.nodes.ssh import checked_options
 from bptcnn.outer import NodeProfile, NodeStatus
 from bptcnn.profiling import NodeSpeed, own_cores
 from bptcnn.threads import start_thread
@@ -22,9 +27,11 @@ from bptcnn.training.members import UNKNOWN, Member, joined_speed, local_speed
 from bptcnn.training.placement import free_cores
 from bptcnn.training.settings import TrainSettings, check_share, check_whole
 from bptcnn.training.visits import Door, Ended, Greeting, JoinRequest, Lost, Progress, Refused, Starting, Visitor
+from bptcnn.untrusted import Malformed
 
 LEFT = "it left the run"
-_MOST_VISITORS = 64
+_MOST_VISITORS = 64  # that have not asked yet, and as many that have
+_SILENT_SECONDS = 120.0  # to ask: the command looks at a host first, for 20 s and more
 _TELL_SECONDS = 1.0
 
 
@@ -114,14 +121,12 @@ class Joins:
     # ---- who asks ----------------------------------------------------------------------------------------------------
 
     def _admit_visitors(self) -> None:
-        while self._door is not None:
-            visitor = self._door.visitor()
+        for _ in range(_MOST_VISITORS):  # at a time: training goes on meanwhile
+            visitor = self._door.visitor() if self._door is not None else None
             if visitor is None:
                 return
-            if len(self._visitors) + len(self._waiting) >= _MOST_VISITORS:
-                visitor.tell(Refused(f"{_MOST_VISITORS} others are waiting to join"))
-                visitor.close()
-                continue
+            if len(self._visitors) >= _MOST_VISITORS:
+                _send_away(self._visitors.pop(0), f"{_MOST_VISITORS} others came after it, and it asked for nothing")
             visitor.tell(self._greeting)
             self._visitors.append(visitor)
 
@@ -130,12 +135,19 @@ class Joins:
         for visitor in list(self._visitors):
             try:
                 request = visitor.receive()
-            except ValueError:
-                visitor.gone = True
+            except Malformed as error:
+                self._visitors.remove(visitor)
+                _send_away(visitor, f"the request cannot be understood: {error}")
                 continue
             if isinstance(request, JoinRequest):
                 self._visitors.remove(visitor)
-                self._waiting.append((visitor, request))
+                if len(self._waiting) < _MOST_VISITORS:
+                    self._waiting.append((visitor, request))
+                else:
+                    _send_away(visitor, f"{_MOST_VISITORS} others are waiting to join")
+            elif request is None and visitor.seconds > _SILENT_SECONDS:
+                self._visitors.remove(visitor)
+                _send_away(visitor, f"it asked for nothing within {_SILENT_SECONDS:g} s")
         self._visitors = [visitor for visitor in self._visitors if not _ended(visitor)]
 
     def _leaving(self) -> list[int]:
@@ -143,7 +155,7 @@ class Joins:
         for stay in self._stays.values():
             try:
                 stay.visitor.receive()
-            except ValueError:
+            except Malformed:
                 stay.visitor.gone = True
         gone = {index: stay for index, stay in self._stays.items() if _ended(stay.visitor)}
         for index in gone:
@@ -156,8 +168,7 @@ class Joins:
         try:
             index, member, note = self._plan(request, statuses)
         except (UserError, TypeError, ValueError) as error:
-            visitor.tell(Refused(str(error)))
-            visitor.close()
+            _send_away(visitor, str(error))
             return
         thread = threading.Thread(target=self._allocate, name="preparation", daemon=True)
         self._preparation = _Preparation(visitor, request, index, member, note, thread)
@@ -177,11 +188,12 @@ class Joins:
             self._launcher.make_room(preparation.index, preparation.member)
         except UserError as error:
             preparation.error = error
+        except Exception as error:  # it cannot join then; the run goes on
+            preparation.error = UserError(f"no place could be made for it: {type(error).__name__}: {error}")
 
     def _prepared(self, preparation: _Preparation) -> list[Joining | Leaving]:
         if preparation.error is not None:
-            preparation.visitor.tell(Refused(str(preparation.error)))
-            preparation.visitor.close()
+            _send_away(preparation.visitor, str(preparation.error))
             return []
         index, member = preparation.index, preparation.member
         members = self._launcher.members
@@ -194,7 +206,7 @@ class Joins:
             self._profiles[index] = profile
         if index in self._stays:  # of its last time
             self._stays.pop(index).visitor.close()
-        self._stays[index] = _Stay(preparation.visitor, preparation.request.stay is True)
+        self._stays[index] = _Stay(preparation.visitor, preparation.request.stay)
         return [Joining(index, profile)]
 
     def _plan(self, request: JoinRequest, statuses: Sequence[NodeStatus]) -> tuple[int, Member, str]:
@@ -258,16 +270,21 @@ class Joins:
 
 
 def _on_host(name: str, host: Host, request: JoinRequest) -> Member:
-    known = request.cores_times_clock is not None
+    clock = request.cores_times_clock
     return Member(
         name=name,
         speed=request.speed,
         threads=request.threads or host.threads or 0,
-        expected=NodeSpeed(request.images_per_second, float(request.cores_times_clock or 0.0)) if known else UNKNOWN,
+        expected=UNKNOWN if clock is None else NodeSpeed(request.images_per_second, clock),
         host=host,
         bandwidth=request.bandwidth,
-        options=tuple(str(option) for option in request.options),
+        options=checked_options(request.options),
     )
+
+
+def _send_away(visitor: Visitor, reason: str) -> None:
+    visitor.tell(Refused(reason))
+    visitor.close()
 
 
 def _ended(visitor: Visitor) -> bool:

@@ -114,7 +114,7 @@ class Launcher:
             return LocalNode(self._local(index, member, state), log, optimizer)
         configuration = self._remote(index, member, state)
         about = member.host, configuration, self.buffer, self._dataset.train, log, member.options
-        return RemoteNode(*about, state.velocity)
+        return RemoteNode(*about, state.velocity, member.bandwidth)
 
     def optimizer_states(self, nodes: Mapping[int, Node]) -> dict[str, OptimizerState]:
         """Return what a checkpoint keeps of the optimizers, where all live `nodes`, by index, are paused."""

@@ -11,12 +11,30 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from bptcnn.nodes.findings import CoresTimesClock, ImagesPerSecond
+from bptcnn.outer import Outcome
+from bptcnn.untrusted import Between, Length, Malformed, build, parse_json, printable
 
 LONGEST_PACKET = 1 << 16
+
+_Name = Annotated[str, Length(1, 100)]
+_Version = Annotated[str, Length(1, 100)]
+_Whole = Annotated[int, Between(1, 1 << 40)]
+_Count = Annotated[int, Between(0, 1 << 40)]
+_Threads = Annotated[int, Between(1, 4096)]
+_Share = Annotated[float, Between(0.0, 1.0)]
+_Speed = Annotated[float, Between(1e-6, 1.0)]  # of its threads' speed: at a millionth a batch takes hours
+_BytesPerSecond = Annotated[float, Between(1.0, 1e12)]
+_Text = Annotated[str, Length(0, 10_000)]
+_Path = Annotated[str, Length(1, 4096)]
+_Options = Annotated[list[Annotated[str, Length(1, 3000)]], Length(0, 10)]
+_HostKeys = Annotated[dict[_Name, bool | int | _Path | Annotated[dict[_Name, _Text], Length(0, 100)]], Length(0, 20)]
 
 
 @dataclass(frozen=True)
@@ -26,13 +44,13 @@ class Greeting:
     `same_python`: the network is Python code. `hosts`: the run's hosts file.
     """
 
-    version: str
-    network: str
-    input_shape: tuple[int, ...]
-    batch_size: int
+    version: _Version
+    network: _Text
+    input_shape: tuple[_Whole, _Whole, _Whole]
+    batch_size: _Whole
     same_python: bool
-    threads: int | None
-    hosts: str | None
+    threads: _Threads | None
+    hosts: _Path | None
 
 
 @dataclass(frozen=True)
@@ -44,48 +62,48 @@ class JoinRequest:
     are ssh's. `stay`: the node remains when the connection ends.
     """
 
-    name: str | None = None
-    speed: float = 1.0
-    threads: int | None = None
+    name: _Name | None = None
+    speed: _Speed = 1.0
+    threads: _Threads | None = None
     stay: bool = False
-    host: dict[str, Any] | None = None
-    images_per_second: float | None = None
-    cores_times_clock: float | None = None
-    bandwidth: float | None = None
-    options: list[str] = field(default_factory=list)
+    host: _HostKeys | None = None
+    images_per_second: ImagesPerSecond | None = None
+    cores_times_clock: CoresTimesClock | None = None
+    bandwidth: _BytesPerSecond | None = None
+    options: _Options = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Refused:
     """The node is not taken in."""
 
-    reason: str
+    reason: _Text
 
 
 @dataclass(frozen=True)
 class Starting:
     """The node is being started under this name; `note`: what its user should know, or empty."""
 
-    name: str
-    note: str
+    name: _Name
+    note: _Text
 
 
 @dataclass(frozen=True)
 class Progress:
     """The node trains: its share of the data, its speed (None: not measured yet), and the images it has trained."""
 
-    epoch: int
-    epochs: int
-    share: float
-    images_per_second: float | None
-    images: int
+    epoch: _Count
+    epochs: _Count
+    share: _Share
+    images_per_second: Annotated[float, Between(0.0, 1e12)] | None
+    images: _Count
 
 
 @dataclass(frozen=True)
 class Lost:
     """The node is lost, for good unless it `may_return`."""
 
-    reason: str
+    reason: _Text
     may_return: bool
 
 
@@ -93,8 +111,8 @@ class Lost:
 class Ended:
     """The run is over: completed, stopped or failed."""
 
-    outcome: str
-    reason: str
+    outcome: Outcome
+    reason: _Text
 
 
 Packet = Greeting | JoinRequest | Refused | Starting | Progress | Lost | Ended
@@ -109,12 +127,12 @@ def encode(packet: Packet) -> bytes:
 
 
 def decode(content: bytes) -> Packet:
-    """Return the packet; raise ValueError where it is none. Types of fields are not checked."""
-    try:
-        values = json.loads(content)
-        found: Packet = _KINDS[values.pop("kind")](**values)
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"no packet: {error}") from None
+    """Return the packet; raise Malformed where it is none."""
+    values = parse_json(content, LONGEST_PACKET)
+    name = values.pop("kind", None) if isinstance(values, dict) else None
+    if not isinstance(name, str) or name not in _KINDS:
+        raise Malformed(f"no packet: its kind is {printable(repr(name), 50)}")
+    found: Packet = build(_KINDS[name], values)
     return found
 
 
@@ -165,11 +183,12 @@ class Visitor:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._came = time.monotonic()
         connection.setblocking(False)
         self.gone = False
 
     def receive(self) -> Packet | None:
-        """Return a packet that has come, None if none has; raise ValueError for what is none."""
+        """Return a packet that has come, None if none has; raise Malformed for what is none."""
         try:
             content = self._connection.recv(LONGEST_PACKET)
         except BlockingIOError:
@@ -180,6 +199,11 @@ class Visitor:
             self.gone = True
             return None
         return decode(content)
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been there."""
+        return time.monotonic() - self._came
 
     def tell(self, packet: Packet) -> None:
         """Send a packet; one who does not read (a stopped process) misses it."""

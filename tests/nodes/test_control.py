@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -216,9 +217,9 @@ def test_only_what_is_exposed_can_be_called(door: Door, name: str) -> None:
     assert not door.desk.asked
     peer.send([door.server.ident, "report", [5], {}])
     assert peer.recv() == ["#TRACEBACK", "ValueError: no list"]
-    peer.send("[" * 100_000)
+    peer.send("[" * 60_000)
     assert peer.recv()[0] == "#TRACEBACK"
-    peer.send_bytes(b"[" * 100_000)
+    peer.send_bytes(b"[" * 60_000)
     assert peer.recv()[0] == "#TRACEBACK"
     peer.close()
     door.still_serves()
@@ -240,3 +241,35 @@ def test_close_ends_every_thread_whoever_is_connected(tmp_path: Path) -> None:
     assert threading.active_count() < threads
     silent.close()
     peer.close()
+
+
+def test_who_asks_without_end_is_cut_off_and_told_of(tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    told: list[str] = []
+    door.server._flooded = lambda: told.append("flooded")
+    peer = door.authenticated()
+    peer.send([None, "accept_connection", ["agent"], {}])
+    peer.recv()
+    answers = 0
+    with suppress(EOFError, OSError):
+        while answers < 5000:
+            peer.send([door.server.ident, "collect", [0.0], {}])
+            assert peer.recv()[0] == "#RETURN"
+            answers += 1
+    peer.close()
+    door.server.close()
+    assert told
+    assert 400 < answers < 5000
+
+
+def test_a_message_that_is_too_long_is_told_of(tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    told: list[str] = []
+    door.server._flooded = lambda: told.append("flooded")
+    peer = door.authenticated()
+    with suppress(EOFError, OSError):
+        peer.send_bytes(b"[" * (1 << 17))
+        peer.recv()
+    peer.close()
+    door.server.close()
+    assert told == ["flooded"]

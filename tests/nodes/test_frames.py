@@ -71,7 +71,11 @@ def test_both_directions_at_once() -> None:
 
 
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**18), 10**18),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(),
 )
 
 
@@ -305,5 +309,28 @@ def test_authentic_meta_that_is_no_object_is_refused(text: bytes) -> None:
     with channels() as (connected, accepted):
         head = frames._HEADER.pack(frames._MAGIC, Kind.CHUNK, 0, len(text), 0) + text
         connected._push([memoryview(head), memoryview(connected._mac(connected._role, head).digest())])
-        with pytest.raises(FrameError, match="no JSON"):
+        with pytest.raises(FrameError, match="the meta of a frame"):
             accepted.receive(ALL, SECONDS)
+
+
+def test_a_frame_that_trickles_is_refused_and_waiting_for_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_FRAME_SECONDS", 0.2)
+    with channels() as (connected, accepted):
+        connected.least_rate = accepted.least_rate = 1e9
+        with pytest.raises(TimeoutError, match="no frame"):
+            accepted.receive(ALL, 0.5)
+        connected._push([memoryview(frames._HEADER.pack(frames._MAGIC, Kind.CHUNK, 0, 0, 1000) + b"x")])
+        with pytest.raises(FrameError, match="a frame came too slowly"):
+            accepted.receive(ALL)
+        with pytest.raises(FrameError):
+            accepted.receive(ALL)
+
+
+def test_a_large_frame_has_the_time_that_its_size_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frames, "_FRAME_SECONDS", SECONDS / 2)
+    with channels() as (connected, accepted), ThreadPoolExecutor(1) as pool:
+        accepted.least_rate = 1.0
+        for size in (1, 1 << 22):
+            sending = pool.submit(connected.send, Kind.CHUNK, {}, bytes(size))
+            assert accepted.receive(ALL).payload.size == size
+            sending.result(SECONDS)

@@ -158,7 +158,7 @@ def test_a_node_holds_no_other_nodes_connection(tmp_path: Path) -> None:
         ready(second.node)
         sockets = [{d for d in descriptors(bench.node.pid) if d.startswith("socket:")} for bench in (first, second)]
         ours = {os.readlink(f"/proc/self/fd/{bench.node.fileno()}") for bench in (first, second)}
-        assert [len(found) for found in sockets] == [1, 1], "its own end, and no more"
+        assert [len(found) for found in sockets] == [2, 2], "its own end, its output, and no more"
         assert not sockets[0] & sockets[1]
         assert not (sockets[0] | sockets[1]) & ours
 

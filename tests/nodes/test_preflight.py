@@ -207,7 +207,7 @@ def test_a_host_that_answers_nonsense(there: Loopback, tmp_path: Path) -> None:
     odd = script(tmp_path, "odd", 'printf "%s[three]\\n" "$3"; exec cat > /dev/null')
     assert "answered with something else" in hard(look(at("good", odd))).what
     empty = telling(tmp_path, "empty", "dict(versions={})")
-    assert "answered with something else (KeyError" in hard(look(at("good", empty))).what
+    assert "answered with something else: its answer.executable is missing" in hard(look(at("good", empty))).what
 
 
 def test_a_python_that_is_not_there(there: Loopback, tmp_path: Path) -> None:

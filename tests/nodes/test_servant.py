@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
+from bptcnn.nodes.claims import Impossible, Shipments
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import decode, encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import META_LIMIT, Channel, Frame, FrameError, Kind
 from bptcnn.nodes.gate import Shut
-from bptcnn.nodes.servant import Impossible, Servant, Shipments
+from bptcnn.nodes.servant import Servant
 from bptcnn.nodes.wire import Wire, payload_size
 from bptcnn.outer import Submitted, Update, Work
 
@@ -190,10 +191,9 @@ def test_the_report_is_made_before_the_answer() -> None:
 
 def test_bytes_are_counted_as_the_node_sees_them() -> None:
     with served() as here:
+        here.host.send(Kind.SAMPLES)
         for _ in range(2):
-            here.host.send(Kind.SAMPLES)
-            for _ in range(2):
-                here.host.receive({Kind.CHUNK: 1 << 20})
+            here.host.receive({Kind.CHUNK: 1 << 20})
         here.ask(Kind.WEIGHTS, {})
         here.submit(5)
         here.submit(5)
@@ -202,12 +202,79 @@ def test_bytes_are_counted_as_the_node_sees_them() -> None:
         assert all(4 * SIZE < report.bytes_received < 4 * SIZE + 1000 for report in reports), reports
 
 
-def test_samples_are_sent_as_they_are() -> None:
+def test_samples_are_sent_as_they_are_and_once() -> None:
     with served() as here:
+        here.host.send(Kind.SAMPLES)
+        chunks = [here.host.receive({Kind.CHUNK: 1 << 20}).payload.tobytes() for _ in range(2)]
+        assert chunks == [SAMPLES.images.tobytes(), SAMPLES.labels.tobytes()]
+        here.host.send(Kind.SAMPLES)
+        here.thread.join(SECONDS)
+        assert isinstance(here.ended[0], FrameError)
+
+
+def test_who_asks_for_weights_and_submits_nothing_is_out() -> None:
+    with served() as here:
+        for _ in range(8):
+            here.ask(Kind.WEIGHTS, {})
+        here.submit(5)
+        for _ in range(8):
+            here.ask(Kind.WEIGHTS, {})
+        here.host.send(Kind.WEIGHTS)
+        here.thread.join(SECONDS)
+        assert isinstance(here.ended[0], Impossible)
+        assert str(here.ended[0]) == "it asked for the weights 9 times and submitted nothing"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"timed_seconds": 1e300},
+        {"timed_seconds": 1e8},
+        {"compute_seconds": 1e3},
+        {"wait_seconds": 1e3},
+        {"communication_seconds": 1e3},
+        {"transfer_seconds": 1e300},
+        {"transfer_seconds": 1e3},
+        {"loss_sum": 1e300},
+        {"loss_sum": 1e8},
+        {"samples": 2**41},
+        {"version": 2**50},
+    ],
+    ids=str,
+)
+def test_what_contradicts_the_clock_or_all_experience_is_refused(change: dict[str, Any]) -> None:
+    with served() as here:
+        here.ask(Kind.WEIGHTS, {})
+        assert isinstance(here.is_refused(head(5) | change), Impossible)
+
+
+def test_times_are_refused_as_a_sum() -> None:
+    with served() as here:
+        here.ask(Kind.WEIGHTS, {})
         for _ in range(2):
-            here.host.send(Kind.SAMPLES)
-            chunks = [here.host.receive({Kind.CHUNK: 1 << 20}).payload.tobytes() for _ in range(2)]
-            assert chunks == [SAMPLES.images.tobytes(), SAMPLES.labels.tobytes()]
+            here.submit(1, wait_seconds=4.0)
+        here.reports.get()
+        here.reports.get()
+        error = here.is_refused(head(1) | {"wait_seconds": 4.0})
+        assert str(error).startswith("it says wait_seconds of 12, and came 0 s ago")
+
+
+@pytest.mark.parametrize("value", [1e4, 1e15, -1e18])
+def test_a_difference_far_beyond_the_weights_is_refused(value: float) -> None:
+    with served() as here:
+        here.ask(Kind.WEIGHTS, {})
+        payload = encode("float32", np.full(SIZE, value, np.float32))
+        assert isinstance(here.is_refused(head(5), payload), Diverged)
+
+
+def test_a_large_difference_is_taken() -> None:
+    """Of 50 times the weights' norm: learning rates that are far too high make some."""
+    with served() as here:
+        here.ask(Kind.WEIGHTS, {})
+        step = np.zeros(SIZE, np.float32)
+        step[3] = 50 * np.linalg.norm(here.weights())
+        here.submit(5, encode("float32", step))
+        assert here.weights()[3] > 50
 
 
 def test_a_closed_gate_holds_a_submission_back_and_a_shut_one_refuses_it() -> None:

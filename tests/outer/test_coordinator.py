@@ -303,7 +303,7 @@ def test_a_node_that_lives_but_does_not_move_is_killed() -> None:
         machine.handle(Heartbeat(0, float(second), second))
         machine.handle(Heartbeat(1, float(second), 3))
         kills += machine.handle(Tick(float(second)))
-    assert kills == [Kill(1, "no progress for 120 s")]
+    assert kills == [Kill(1, "no progress for 120 s", for_good=True)]
 
 
 def test_a_node_that_never_becomes_ready_is_killed() -> None:

@@ -7,17 +7,38 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from bptcnn.errors import UserError
 from bptcnn.profiling.benchmarking.cases import Case
 from bptcnn.profiling.benchmarking.flattening import flattened
+from bptcnn.untrusted import Between, Length, Malformed, build, parse_json, printable
 
 _LONGEST_SECONDS = 1200.0  # beside the measurement itself: compiling a large network takes minutes
+_MOST_SAID = 500  # characters of what a process says that are shown
 _ROOT = Path(__file__).parent.parent.parent.parent  # where this very package is imported from
 _SCRIPT = Path(__file__).parent / "torch_peer.py"
 
 Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Version:
+    version: Annotated[str, Length(1, 100)]
+
+
+@dataclass(frozen=True)
+class _Speed:
+    images_per_second: Annotated[float, Between(1e-6, 1e12)]
+
+
+@dataclass(frozen=True)
+class _Memory:
+    peak_mb: Annotated[float, Between(0.0, 1e12)]
+    libraries_mb: Annotated[float, Between(0.0, 1e12)]
+
+
+_PEER_ANSWERS: dict[str, type[Any]] = {"version": _Version, "speed": _Speed, "memory": _Memory}
 
 
 class SideFailed(Exception):
@@ -93,8 +114,12 @@ class TorchPeer:
     def _ask(self, request: dict[str, Any]) -> Answer:
         found = _ask([self.python, os.fspath(_SCRIPT)], request, os.environ)
         if "failed" in found:
-            raise SideFailed(found["failed"])
-        return found
+            raise SideFailed(printable(str(found["failed"]), _MOST_SAID))
+        try:
+            answer: Answer = vars(build(_PEER_ANSWERS[request["measure"]], found, "its answer"))
+        except Malformed as error:
+            raise SideFailed(str(error)) from None
+        return answer
 
 
 def _ask(command: Sequence[str], request: dict[str, Any], environment: Any) -> Answer:
@@ -120,10 +145,10 @@ def _ask(command: Sequence[str], request: dict[str, Any], environment: Any) -> A
     if run.returncode < 0:
         raise SideFailed(f"its process was killed by signal {-run.returncode}")
     try:
-        found = json.loads((run.stdout.strip().splitlines() or [""])[-1])
-    except ValueError:
+        found = parse_json((run.stdout.strip().splitlines() or [""])[-1])
+    except Malformed:
         found = None
     if run.returncode or not isinstance(found, dict):
-        said = (run.stderr.strip().splitlines() or ["nothing"])[-1]
+        said = printable((run.stderr.strip().splitlines() or ["nothing"])[-1], _MOST_SAID)
         raise SideFailed(f"its process ended with code {run.returncode} and said {said}")
     return found
