@@ -61,8 +61,8 @@ from bptcnn.untrusted import Malformed, printable
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
-# of the coordinator's, for a host: bell, ssh's input and output, two sockets that listen, four connections of the agent's
-# (three for control), and one of it while it is being made
+# of the coordinator's, for a host: bell, ssh's input and output, two sockets that listen, four connections of the
+# agent's (three for control), and one of it while it is being made
 DESCRIPTORS = 10
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _HANDSHAKE_SECONDS = 5.0
