@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bptcnn.training.tensor_files import write_tensors
 from fuzz.harness import Kind, Target, line
 from fuzz.hostile import NETWORK
 from fuzz.mutation import draw_value, mutated, scrambled
@@ -235,21 +236,14 @@ def sealed_parts(content: bytes) -> tuple[dict[str, str], int]:
 
 
 def write(path: Path, file: File) -> None:
-    """Write the file, with a checksum where the product has one: as it makes it."""
+    """Write the file, with the checksum that is right for it."""
     if file.content is not None:
         path.write_bytes(file.content)
         return
     assert file.metadata is not None
     assert file.tensors is not None
-    try:
-        from bptcnn.training.tensor_files import write_tensors
-
-        texts = {name: text for name, text in file.metadata.items() if name != "checksum"}
-        write_tensors(path, file.tensors, texts)
-    except ImportError:
-        from safetensors.numpy import save_file
-
-        save_file(file.tensors, path, file.metadata)
+    texts = {name: text for name, text in file.metadata.items() if name != "checksum"}
+    write_tensors(path, file.tensors, texts)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from bptcnn.nodes.claims import Impossible
 from fuzz.harness import Kind, Target, line
 from fuzz.messages import head
 from fuzz.mutation import NUMBERS, mutated
@@ -35,7 +36,7 @@ from bptcnn.nodes.frames import Frame, FrameError
 from bptcnn.nodes.frames import Kind as FrameKind
 from bptcnn.nodes.gate import Shut
 from bptcnn.nodes.remote import _Desk
-from bptcnn.nodes.servant import Impossible, Servant
+from bptcnn.nodes.servant import Servant
 from bptcnn.outer import (
     Failed,
     Heartbeat,
@@ -55,7 +56,7 @@ from bptcnn.training import Observer
 from bptcnn.training.checkpoint import Checkpoint
 from bptcnn.training.members import Member
 from bptcnn.training.settings import TrainSettings
-from bptcnn.untrusted import Malformed, parse_json
+from bptcnn.untrusted import parse_json, printable
 
 NETWORK = Network((2, 2, 1), [Flatten(), Dense(3)], "tiny")
 SAMPLES = 200
@@ -100,12 +101,12 @@ class HostileNode:
         self._done_before = self._trained = committer.samples_committed
         samples = Samples(np.zeros((5, 2, 2, 1), np.uint8), np.zeros(5, np.int32))
         size = buffer.layout.parameters
-        self._servant = Servant(index, committer, update, "float32", size, samples, self._events.append)
-        self._desk = _Desk(index, self._take, committer.updates)
+        self._servant = Servant(index, committer, update, "float32", size, samples, self._tell)
+        self._desk = _Desk(index, self._take, self._refuse, committer.updates)
         self._payload = encode("float32", np.full(size, 1e-3, np.float32))
         self._work: list[list[int]] = []
         self._owed: list[NodeEvent] = [Ready(index, 0.0)]
-        self._paused = self._dead = False
+        self._paused = self._dead = self._refused = False
         self._version = 0
         self.bytes_sent = self.bytes_received = 0
         self._acted_at = 0.0
@@ -123,7 +124,7 @@ class HostileNode:
             case Pause():
                 self._paused = True
                 self._servant.gate.close()
-                self._events.append(Paused(self._node, 0.0))
+                self._tell(Paused(self._node, 0.0))
             case Resume():
                 self._paused = False
                 self._servant.gate.open()
@@ -199,9 +200,7 @@ class HostileNode:
         self._script.said.append(text[:300])
         try:
             self._desk.report([parse_json(text)])
-        except Malformed:
-            pass  # the control server ends the call
-        except ValueError as error:
+        except ValueError as error:  # the control server answers with it
             line(error)
 
     def _lie(self, value: dict[str, Any]) -> Any:
@@ -231,8 +230,7 @@ class HostileNode:
         except Shut:
             self._dead = True
         except (Impossible, Diverged, ValueError, FrameError) as error:
-            self._events.append(Failed(self._node, 0.0, line(error)))
-            self._dead = True
+            self._refuse(line(error))
         except EOFError:
             self._work[0][1] -= taken
             if self._work[0][1] <= 0:
@@ -243,11 +241,20 @@ class HostileNode:
         match event:
             case Heartbeat():
                 self._trained = max(self._trained, self._done_before + event.samples_trained)
-                self._events.append(Heartbeat(event.node, event.time, self._trained))
+                self._tell(Heartbeat(event.node, event.time, self._trained))
             case Paused():
                 pass
             case _:
-                self._events.append(event)
+                self._tell(event)
+
+    def _tell(self, event: NodeEvent) -> None:
+        if not self._refused:
+            self._refused = isinstance(event, Failed)
+            self._events.append(event)
+
+    def _refuse(self, reason: str) -> None:
+        self._dead = True
+        self._tell(Failed(self._node, 0.0, printable(reason, 1000)))
 
 
 def _meta(text: str) -> dict[str, Any]:

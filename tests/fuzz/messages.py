@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
+from bptcnn.nodes.claims import Impossible
 from fuzz.harness import Kind, Target, line
 from fuzz.mutation import NUMBERS, mutated, scrambled
 from fuzz.texts import Texts, encoded
@@ -29,7 +31,7 @@ from bptcnn.nodes.frames import META_LIMIT, Channel, FrameError
 from bptcnn.nodes.frames import Kind as FrameKind
 from bptcnn.nodes.gate import Shut
 from bptcnn.nodes.remote import _Desk
-from bptcnn.nodes.servant import Impossible, Servant
+from bptcnn.nodes.servant import Servant
 from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Ready, Refused, Resume, Stop, Submitted, Trial, Tried, Work
 from bptcnn.untrusted import parse_json
 from bptcnn.version import VERSION
@@ -58,7 +60,7 @@ def head(samples: int, epoch: int = 1, version: int = 0) -> dict[str, Any]:
 
 
 def _event(content: bytes) -> None:
-    desk = _Desk(1, lambda event: None, lambda: 0)
+    desk = _Desk(1, lambda event: None, lambda reason: None, lambda: 0)
     value = parse_json(content)
     event = decode_event(value)
     assert decode_event(encode_event(event)) == event
@@ -85,63 +87,65 @@ class Calls(Target):
     """An agent that holds the key says anything to a real control server, which then still serves the next one."""
 
     def __init__(self, folder: Path) -> None:
-        self.taken: list[Any] = []
-        self._address = str(folder / "c")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(self._address)
-        listener.listen()
-        self._server = ControlServer(listener, KEY, _Desk(1, self.taken.append, lambda: 0))
-        self._ident = self._server.ident
+        self._address = folder / "c"
         self._broken: list[str] = []
-        self._hook = threading.excepthook
-        threading.excepthook = lambda told: self._broken.append(f"{told.exc_type.__name__}: {told.exc_value}")
-
-    def close(self) -> None:
-        self._server.close()
-        threading.excepthook = self._hook
 
     def valid(self) -> Sequence[bytes]:
-        return [encoded(json_text(call, None)) for call in self._calls()]
-
-    def _calls(self) -> list[Any]:
-        events = [encode_event(event) for event in EVENTS]
-        calls = [("greet", [VERSION, 7], {}), ("report", [events], {}), ("collect", [0.0], {})]
-        return [[self._ident, *call] for call in calls]
+        return [encoded(json_text(call, None)) for call in CALLS]
 
     def draw(self, draw: random.Random) -> bytes:
-        text = encoded(json_text(mutated(draw.choice(self._calls()), draw), draw))
+        text = encoded(json_text(mutated(draw.choice(CALLS), draw), draw))
         return text if draw.random() < 0.8 else scrambled(text, draw)
 
     def take(self, given: bytes) -> str | None:
-        answer = self._said(given)
-        assert self._said(self.valid()[2])[0] == "#RETURN", "the next agent is not served"
+        desk = _Desk(1, lambda event: None, lambda reason: None, lambda: 0)
+        listener = socket.socket(socket.AF_UNIX)
+        self._address.unlink(missing_ok=True)
+        listener.bind(str(self._address))
+        listener.listen()
+        server = ControlServer(listener, KEY, desk)
+        try:
+            with mock.patch.object(threading, "excepthook", self._thread_ended):
+                answer = self._said(given, server.ident)
+                kind, _ = self._said(self.valid()[-1], server.ident)
+        finally:
+            server.close()
+        assert kind == "#RETURN", "the next agent is not served"
         assert not self._broken, f"a thread of the server ended: {self._broken}"
         return None if answer[0] == "#RETURN" else "refused"
 
-    def _said(self, content: bytes) -> Any:
-        found = JsonConnection(connection.Client(self._address, family="AF_UNIX"), 1 << 20)
+    def _thread_ended(self, told: threading.ExceptHookArgs) -> None:
+        self._broken.append(f"{told.exc_type.__name__}: {told.exc_value}")
+
+    def _said(self, content: bytes, ident: str) -> Any:
+        """Return the answer to a call; the name of the object that is called is put in."""
+        found = JsonConnection(connection.Client(str(self._address), family="AF_UNIX"), 1 << 20)
         try:
             peer: Any = found
             connection.answer_challenge(peer, KEY)
             connection.deliver_challenge(peer, KEY)
             found.send([None, "accept_connection", ["fuzz"], {}])
             assert found.recv()[0] == "#RETURN"
-            found.send_bytes(content)
+            found.send_bytes(content.replace(IDENT.encode(), ident.encode()))
             return found.recv()
         except (EOFError, OSError):
-            return ["#ENDED"]
+            return "#ENDED", None
         finally:
             found.wake()
             found.close()
 
 
+IDENT = "the desk"
+CALLS = (
+    [IDENT, "greet", [VERSION, 7], {}],
+    [IDENT, "report", [[encode_event(event) for event in EVENTS]], {}],
+    [IDENT, "collect", [0.0], {}],
+)
+
+
 @contextmanager
 def _open_calls(folder: Path) -> Iterator[Target]:
-    target = Calls(folder)
-    try:
-        yield target
-    finally:
-        target.close()
+    yield Calls(folder)
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------

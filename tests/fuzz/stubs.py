@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 from training.books import Books
 
+import bptcnn.nodes.servant as servant_module
 import bptcnn.training.driver as driver_module
 import bptcnn.training.joins as joins_module
 import bptcnn.training.returns as returns_module
@@ -225,7 +226,7 @@ def stubbed(node: Callable[..., Any] = StubNode) -> Iterator[Clock]:
     launcher = type("Launcher", (StubLauncher,), {"node": staticmethod(node), "clock": clock})
     kept = SimpleNamespace(DefaultSelector=Virtual, EVENT_READ=selectors.EVENT_READ)
     with contextlib.ExitStack() as stack:
-        for module in (driver_module, joins_module, returns_module):
+        for module in (servant_module, driver_module, joins_module, returns_module):
             stack.enter_context(mock.patch.object(module, "time", clock))
         stack.enter_context(mock.patch.object(driver_module, "selectors", kept))
         stack.enter_context(mock.patch.object(Coordinator, "handle", audited))
