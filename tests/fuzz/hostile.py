@@ -63,6 +63,8 @@ SAMPLES = 200
 BATCH = 4
 _BEAT_SECONDS = 0.25
 _MOST_ACTS = 60  # after which the host only beats, or is silent
+COUNTS = (0, 1, 2, 3, 4, 8, 16, 100, SAMPLES, 10**6, 2**31, 2**53)
+FLOATS = (0.0, 5e-324, 1e-300, 1e-12, 1e-9, 1e-6, 1e-3, 0.5, 1.0, 4.0, 9.0, 19.0, 3600.0, 1e6, 1e9, 1e29)
 HONEST = 2**32  # the first of some seeds of runs in which nobody lies
 
 
@@ -78,6 +80,7 @@ class Script:
 
     def __init__(self, draw: random.Random, honest: bool) -> None:
         self.draw = draw
+        self.crude = draw.random() < 0.2
         self.lies = 0.0 if honest else draw.choice((0.1, 0.3, 0.7))
         self.beats = draw.choice(("none", "constant", "rising", "huge"))
         self.works = honest or draw.random() < 0.8
@@ -97,7 +100,7 @@ class HostileNode:
         self.name, self._node, self._script, self._clock = member.name, index, script, clock
         self._events: list[NodeEvent] = []
         self._bell = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        committer = Committer(buffer, index, update)
+        committer = self._committer = Committer(buffer, index, update)
         self._done_before = self._trained = committer.samples_committed
         samples = Samples(np.zeros((5, 2, 2, 1), np.uint8), np.zeros(5, np.int32))
         size = buffer.layout.parameters
@@ -172,7 +175,7 @@ class HostileNode:
             )
             more = (Paused(self._node, 0.0), Heartbeat(self._node, 0.0, 8), Failed(self._node, 0.0, "I am tired"))
             self._report(draw.choice((*said, *said, *more)), draw.random() < 0.7)
-        elif self._work and not self._paused and script.works:
+        elif self._work and not self._paused and script.works and (lies or not self._committer.pending()):
             self._submit(lies)
         else:
             self._report(Heartbeat(self._node, 0.0, self._trained - self._done_before), lies)
@@ -204,15 +207,17 @@ class HostileNode:
             line(error)
 
     def _lie(self, value: dict[str, Any]) -> Any:
+        """Change some of what a message says: crudely, to anything at all, or to numbers that might be."""
         draw = self._script.draw
-        if draw.random() < 0.3:
+        if self._script.crude and draw.random() < 0.3:
             return mutated(value, draw)
         names = [name for name in value if name not in ("type", "node", "time")]
         for name in draw.sample(names, min(len(names), draw.randint(1, 2))):
-            if isinstance(value[name], int | float):
-                numbers = (*NUMBERS, 1, 2, 4, 8, 100, 1e29, 1e8, 3600.0)
-                same = [number for number in numbers if isinstance(number, type(value[name])) and number >= 0]
-                value = {**value, name: draw.choice(same if draw.random() < 0.8 else numbers)}
+            if isinstance(value[name], float):
+                value = {**value, name: draw.choice(NUMBERS if self._script.crude else FLOATS)}
+            elif isinstance(value[name], int):
+                near = (max(0, value[name] - 1), value[name] + 1)
+                value = {**value, name: draw.choice(NUMBERS if self._script.crude else (*COUNTS, *near, *near))}
         return value
 
     def _submit(self, lies: bool) -> None:
