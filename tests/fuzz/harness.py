@@ -160,7 +160,9 @@ def failure_of(seed: int, error: BaseException, given: str) -> Failure:
 def guarded(name: str, runs_programs: bool = False) -> Iterator[None]:
     """Bound what the block may take, and forbid that it runs programs or touches the canary; in the main thread."""
     before = _peak()
-    timer = threading.Timer(WALL_SECONDS, signal.pthread_kill, (threading.main_thread().ident, signal.SIGPROF))
+    # programs have deadlines of their own
+    wall = threading.TIMEOUT_MAX if runs_programs else WALL_SECONDS
+    timer = threading.Timer(wall, signal.pthread_kill, (threading.main_thread().ident, signal.SIGPROF))
     timer.daemon = True
     old = signal.signal(signal.SIGPROF, _overrun)
     timer.start()
