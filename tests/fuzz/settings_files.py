@@ -1,7 +1,6 @@
 """Files that users write or are given: hosts files, configurations, networks, profiles, tunings; and learning rates."""
 
 import math
-import os
 import random
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from profiling.profile_examples import profile
 
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import Tuning
-from bptcnn.networks import ZOO, load_network
+from bptcnn.networks import ZOO, Network, load_network
 from bptcnn.nodes import read_hosts
 from bptcnn.nodes.hosts import host_from, host_keys
 from bptcnn.nodes.ssh import ssh_command
@@ -122,12 +121,12 @@ def _hosts(path: Path) -> None:
 
 def _configuration(path: Path) -> None:
     choices = choose({}, path)
-    if os.path.isabs(str(choices.settings.hosts)):  # the rest can be written and read back
-        assert choices.settings.to_dict()["hosts"] == choices.settings.hosts
+    if isinstance(choices.network, dict):  # as `load_network` has it
+        Network.from_dict(choices.network)
+    assert len(choices.settings.learning_rates()) == choices.settings.epochs
     written = path.with_name("written.toml")
     written.write_text(choices.to_toml())
     assert choose({}, written) == choices
-    assert len(choices.settings.learning_rates()) == choices.settings.epochs
 
 
 def _network(path: Path) -> None:
