@@ -32,7 +32,8 @@ from bptcnn.nodes.tied import tied
 from bptcnn.outer import Message, NodeEvent, Resume
 from bptcnn.untrusted import printable
 
-DESCRIPTORS = 2  # of the coordinator's, for a node that runs: its ends of the socket and of the log's
+DESCRIPTORS = 4  # of the coordinator's, for a node that runs: its ends of the socket and of the log's; its optimizer's
+# memory, and that one's mapping
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
 _END_SECONDS = 1.0  # between a connection's end and that of its process
 _MOST_WORDS = 200  # characters of what it says
