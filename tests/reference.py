@@ -1,7 +1,7 @@
 """A plain float64 network: what every kernel and every gradient is checked against. Written for clarity, not speed."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from reference_arithmetic import (
     normalise_gradients,
     pool,
     pool_gradient,
+    to_bfloat16,
 )
 
 from bptcnn.networks import (
@@ -49,10 +50,12 @@ class Choices:
 
     rectified: 1 where a rectifier took its input for above 0, -1 where not, 0 where it is not known and this pass
     decides; of the value's shape (N, ...). pooled: the index in each window of its largest element, (N, OH, OW, C).
+    bfloat16: the convolutions that round what they multiply: input, filter and, backward, the output's gradient.
     """
 
     rectified: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
     pooled: Mapping[str, npt.NDArray[np.intp]] = field(default_factory=dict)
+    bfloat16: Collection[str] = ()
 
     def positive(self, name: str, linear: Array) -> Mask | None:
         """Return what a rectifier is to take for above 0; None: what is."""
@@ -188,7 +191,7 @@ def apply(
         biased = x @ parameters[0] + (parameters[1] if layer.bias else 0)
         return biased, lambda d: ([d @ parameters[0].T], [x.T @ d, d.sum(0)][: len(parameters)])
     if isinstance(layer, Conv2D | DepthwiseConv2D):
-        return _convolve(layer, x, parameters)
+        return _convolve(layer, x, parameters, application.name in choices.bfloat16)
     return _pool(layer, x, choices.pooled.get(application.name))
 
 
@@ -218,16 +221,19 @@ def _normalise(
 
 
 def _convolve(
-    layer: Conv2D | DepthwiseConv2D, x: Array, parameters: list[Array]
+    layer: Conv2D | DepthwiseConv2D, x: Array, parameters: list[Array], rounds: bool
 ) -> tuple[Array, Callable[[Array], Gradients]]:
+    rounded = to_bfloat16 if rounds else np.asarray
+    x, w = rounded(x), rounded(parameters[0])
     groups = layer.groups if isinstance(layer, Conv2D) else x.shape[-1]
     how = (layer.stride, layer.pads(x.shape[1:]), layer.dilations, groups)
 
     def back(d: Array) -> Gradients:
-        dx, dw = convolve_gradients(x, parameters[0], *how, d)
+        d = rounded(d)
+        dx, dw = convolve_gradients(x, w, *how, d)
         return [dx], [dw, d.sum((0, 1, 2))][: len(parameters)]
 
-    return convolve(x, parameters[0], *how) + (parameters[1] if layer.bias else 0), back
+    return convolve(x, w, *how) + (parameters[1] if layer.bias else 0), back
 
 
 def _pool(

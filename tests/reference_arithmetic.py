@@ -13,6 +13,14 @@ Mask = npt.NDArray[np.bool_]
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
+def to_bfloat16(x: Array) -> Array:
+    """Round float32 numbers to 8 significant bits, to even where two are as near."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    even = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = (bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)
+    return rounded.view(np.float32).astype(np.float64)
+
+
 def pad(x: Array, pads: Pads, value: float = 0.0) -> Array:
     return np.pad(x, ((0, 0), *pads, (0, 0)), constant_values=value)
 
@@ -24,34 +32,47 @@ def windows(padded: Array, extent: Pair, stride: Pair) -> Array:
 
 def convolve(x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair = (1, 1), groups: int = 1) -> Array:
     """x (N, H, W, C), w (KH, KW, C / groups, K) -> (N, OH, OW, K)."""
-    extent = (w.shape[0] - 1) * dilation[0] + 1, (w.shape[1] - 1) * dilation[1] + 1
-    seen = windows(pad(x, pads), extent, stride)[..., :: dilation[0], :: dilation[1]]
-    seen = seen.reshape(*seen.shape[:3], groups, -1, *w.shape[:2])
-    y = np.einsum("nhwgcij,ijcgk->nhwgk", seen, w.reshape(*w.shape[:3], groups, -1), optimize=True)
-    return y.reshape(*y.shape[:3], -1)
+    padded = pad(x, pads)
+    rows, columns = (
+        (padded.shape[1 + axis] - (w.shape[axis] - 1) * dilation[axis] - 1) // stride[axis] + 1 for axis in (0, 1)
+    )
+    y = np.zeros((len(x), rows, columns, w.shape[3]))
+    for i, j in np.ndindex(w.shape[:2]):
+        seen = padded[_under_tap(i, j, stride, dilation, (rows, columns))]
+        y += (_by_group(seen, groups) @ _filters_by_group(w[i, j], groups)).swapaxes(0, 1).reshape(y.shape)
+    return y
 
 
 def convolve_gradients(
     x: Array, w: Array, stride: Pair, pads: Pads, dilation: Pair, groups: int, dy: Array
 ) -> tuple[Array, Array]:
     """Gradients by input and by filter."""
-    padded = pad(x, pads)
+    padded, grouped = pad(x, pads), _by_group(dy, groups)
     dx, dw = np.zeros_like(padded), np.zeros_like(w)
-    rows, columns = dy.shape[1:3]
-    grouped = dy.reshape(*dy.shape[:3], groups, -1)
-    for i in range(w.shape[0]):
-        for j in range(w.shape[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            part = (
-                slice(None),
-                slice(top, top + rows * stride[0], stride[0]),
-                slice(left, left + columns * stride[1], stride[1]),
-            )
-            seen = padded[part].reshape(*dy.shape[:3], groups, -1)
-            dw[i, j] = np.einsum("nhwgc,nhwgk->cgk", seen, grouped, optimize=True).reshape(w.shape[2:])
-            weights = w[i, j].reshape(w.shape[2], groups, -1)
-            dx[part] += np.einsum("nhwgk,cgk->nhwgc", grouped, weights, optimize=True).reshape(padded[part].shape)
+    for i, j in np.ndindex(w.shape[:2]):
+        part = _under_tap(i, j, stride, dilation, (dy.shape[1], dy.shape[2]))
+        by_filter = _by_group(padded[part], groups).swapaxes(1, 2) @ grouped
+        dw[i, j] = by_filter.swapaxes(0, 1).reshape(dw[i, j].shape)
+        by_input = grouped @ _filters_by_group(w[i, j], groups).swapaxes(1, 2)
+        dx[part] += by_input.swapaxes(0, 1).reshape(dx[part].shape)
     return inside(dx, pads, x.shape), dw
+
+
+def _under_tap(i: int, j: int, stride: Pair, dilation: Pair, outputs: Pair) -> tuple[slice, ...]:
+    """What lies under tap (i, j) of all windows of the padded images."""
+    top, left = i * dilation[0], j * dilation[1]
+    rows = slice(top, top + outputs[0] * stride[0], stride[0])
+    return slice(None), rows, slice(left, left + outputs[1] * stride[1], stride[1])
+
+
+def _by_group(x: Array, groups: int) -> Array:
+    """(N, H, W, C) -> (groups, N * H * W, C / groups)."""
+    return x.reshape(-1, groups, x.shape[-1] // groups).swapaxes(0, 1)
+
+
+def _filters_by_group(w: Array, groups: int) -> Array:
+    """(C / groups, K) -> (groups, C / groups, K / groups)."""
+    return w.reshape(len(w), groups, -1).swapaxes(0, 1)
 
 
 def inside(padded: Array, pads: Pads, shape: tuple[int, ...]) -> Array:

@@ -5,6 +5,7 @@ Buffers that are needed for a part of a step only may lie over one another: thos
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,31 +20,35 @@ FLOAT = 4  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes [begin, end) of a buffer: what a task reads or writes; or only stripe `stripe` of `stripes` in them.
+    """Bytes [begin, end) of a buffer: what a task reads or writes; or only stripe `stripe` in them, as `divided`.
 
-    Different stripes of as many interleave in whatever way and do not collide, if they are of what has one `name`.
+    Stripes interleave in whatever way. Different ones of one division do not collide, if they are of what has one
+    `name`; of stripes of different divisions nothing is known, so they do.
     """
 
     buffer: Hashable
     begin: int
     end: int
     stripe: int = 0
-    stripes: int = 1
+    divided: Hashable = None  # None: whole
     name: Hashable = None
 
-    def striped(self, stripe: int, stripes: int) -> "Span":
-        """Return one stripe of this span."""
-        return replace(self, stripe=stripe, stripes=stripes)
+    def striped(self, stripe: int, stripes: int, by: Hashable) -> "Span":
+        """Return one of `stripes` stripes of this span; `by`: who divides it so, and may do so in no other way."""
+        if not 0 <= stripe < stripes:
+            raise IndexError(f"{by} has no stripe {stripe} of {stripes}")
+        return replace(self, stripe=stripe, divided=(by, stripes)) if stripes > 1 else self
 
     def meets(self, other: "Span") -> bool:
         """Tell whether two spans have bytes in common."""
-        apart = self.stripes == other.stripes and self.stripe != other.stripe and self.name == other.name
+        alike = self.divided == other.divided and self.name == other.name
+        apart = alike and self.stripe != other.stripe
         return self.buffer == other.buffer and self.begin < other.end and other.begin < self.end and not apart
 
     def covers(self, other: "Span") -> bool:
         """Tell whether all bytes of `other` are in this span."""
-        stripe, its = ((span.name, span.stripe, span.stripes) for span in (self, other))
-        within = self.stripes == 1 or stripe == its
+        stripe, its = ((span.name, span.stripe, span.divided) for span in (self, other))
+        within = self.divided is None or stripe == its
         return self.buffer == other.buffer and self.begin <= other.begin and other.end <= self.end and within
 
 
@@ -86,13 +91,22 @@ class Arena:
         self._base = 0
 
     def reserve(
-        self, name: Hashable, count: int, stride: int = FLOAT, needed: Turns | None = None, behind: int = 0
+        self,
+        name: Hashable,
+        count: int,
+        stride: int = FLOAT,
+        needed: Turns | None = None,
+        behind: int = 0,
+        kept: bool = False,
     ) -> None:
         """Reserve `count` elements, images or parts of `stride` bytes, with slack behind for whole-vector loads.
 
         What is in a buffer lasts for the turns at which it is `needed`, None: for good. See `overlay`. `behind`: bytes
-        more, before that slack.
+        more, before that slack. `kept`: steps rely on the zeros that it begins with, or on what was left there before
+        them; what is in other buffers at the start of a step means nothing.
         """
+        if kept and needed is not None:
+            raise ValueError(f"{name} cannot keep what it holds and share its memory")
         size = count * stride + behind
         self._buffers[name] = _Buffer(self.size, size, stride)
         self._owner[name] = name
@@ -101,10 +115,12 @@ class Arena:
         else:
             self._needed[name] = needed
 
-    def reserve_once(self, name: Hashable, count: int, stride: int) -> None:
+    def reserve_once(self, name: Hashable, count: int, stride: int, kept: bool = False) -> None:
         """Reserve for good, as `reserve` does, what further reservations of that name and size share."""
         if name not in self._buffers:
-            self.reserve(name, count, stride)
+            self.reserve(name, count, stride, kept=kept)
+        elif self._buffers[name].size != count * stride:
+            raise ValueError(f"{name} holds {self._buffers[name].size} bytes, not {count * stride}")
 
     def overlay(self) -> None:
         """Place the buffers that are needed for some turns, in the better of two orders: each as low as turns let it.
@@ -141,9 +157,11 @@ class Arena:
         return 0 if owner is None else self._base + self._buffers[owner].offset
 
     def span(self, name: Hashable, first: int, last: int) -> Span:
-        """Return elements, images or parts [first, last) of a buffer."""
-        stride = self._buffers[name].stride
-        return self._bytes(name, first * stride, last * stride)
+        """Return elements, images or parts [first, last) of a buffer; IndexError where it does not hold them."""
+        buffer = self._buffers[name]
+        if not 0 <= first <= last or last * buffer.stride > buffer.size:
+            raise IndexError(f"{name} of {buffer.size} bytes has no [{first}, {last}) of {buffer.stride} bytes each")
+        return self._bytes(name, first * buffer.stride, last * buffer.stride)
 
     def whole(self, name: Hashable) -> Span:
         """Return all of a buffer."""
@@ -156,12 +174,24 @@ class Arena:
         offset = self._buffers[owner].offset
         return Span(_OVERLAID, offset + begin, offset + end, name=owner)
 
-    def view(self, name: Hashable, count: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
-        """View the first `count` elements of a buffer; the view keeps the arena alive."""
+    def view(self, name: Hashable, count: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+        """View the first `count` elements of a buffer, counted in `dtype`; the view keeps the arena alive.
+
+        Raises IndexError where the buffer holds fewer.
+        """
         if self._memory is None:
             raise RuntimeError("the arena is not allocated yet")
+        size = self._buffers[name].size
+        if not 0 <= count * np.dtype(dtype).itemsize <= size:
+            raise IndexError(f"{name} of {size} bytes does not hold {count} elements of {np.dtype(dtype)}")
         start = self.address(name) - self._memory.ctypes.data
         return self._memory[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+
+    def before_step(self) -> None:
+        """Called before each step; see GuardedArena."""
+
+    def after_step(self) -> None:
+        """Called after each step; see GuardedArena."""
 
 
 def _place(

@@ -104,7 +104,7 @@ class Bfloat16Convolution(Convolution):
         if plan.training:
             arena.reserve((self.name, "turned input"), in_rows * in_row, 1)
             arena.reserve((self.name, "gradient columns"), out_rows * out_row, 1)
-            arena.reserve((self.name, "ones"), 1, BLOCK_BYTES)
+            arena.reserve((self.name, "ones"), 1, BLOCK_BYTES, kept=True)
             if wanted:
                 arena.reserve((self.name, "packed gradient"), out_rows, out_row)
                 arena.reserve((self.name, "backward panels"), filters, BLOCK_BYTES)
@@ -143,7 +143,7 @@ class Bfloat16Convolution(Convolution):
             floor=0.0 if self.rectified else -np.inf,
         )
         if plan.training:
-            arena.view((self.name, "ones"), BLOCK_BYTES).view(np.uint16)[:] = _ONE
+            arena.view((self.name, "ones"), BLOCK * BLOCK, np.uint16)[:] = _ONE
             sums.record(plan)
 
     # ---- tasks -------------------------------------------------------------------------------------------------------
@@ -164,8 +164,8 @@ class Bfloat16Convolution(Convolution):
         panels, made = plan.arena.whole((self.name, "forward panels")), plan.values(self.output, 0, plan.batch)
 
         def reads(first: int, last: int) -> list[Span]:
-            top, bottom = first * self.stride[0] - self.pads[0][0], (last - 1) * self.stride[0] + self.kernel[0]
-            seen = max(0, top), min(self.in_shape[0], bottom - self.pads[0][0])
+            top, bottom = first * self.stride[0], (last - 1) * self.stride[0] + self.kernel[0]
+            seen = [max(0, min(self.in_shape[0], row - self.pads[0][0])) for row in (top, bottom)]
             return [panels, plan.arena.span(packed, *seen)]
 
         slices = self._slices(self._out_blocks)
@@ -178,7 +178,7 @@ class Bfloat16Convolution(Convolution):
         columns, turned = (plan.arena.whole((self.name, what)) for what in ("gradient columns", "turned input"))
 
         def packed(first: int, last: int) -> list[Span]:
-            spans = [columns.striped(first, self.conv_shape[0])]
+            spans = [columns.striped(first, self.conv_shape[0], self.name)]
             return [*spans, plan.arena.span((self.name, "packed gradient"), first, last)] if wanted else spans
 
         self._pack_rows(step, "pack gradient", kernels.pack_gradient, self.conv_shape, list(given), packed)
@@ -186,7 +186,7 @@ class Bfloat16Convolution(Convolution):
             self._by_input(step)
 
         def rows(first: int, _: int) -> list[Span]:
-            return [turned.striped(first, self.in_shape[0])]
+            return [turned.striped(first, self.in_shape[0], self.name)]
 
         self._pack_rows(step, "turn", kernels.turn_input, self.in_shape, self._input(plan), rows)
         self._by_filter(step)
@@ -198,7 +198,7 @@ class Bfloat16Convolution(Convolution):
         wanted = plan.wants_gradient(self.inputs[0])
         buffers = ["forward panels", "backward panels"] if wanted else ["forward panels"]
         for first, last in split(rows, _TASKS):
-            writes = [plan.arena.whole((self.name, buffer)).striped(first, rows) for buffer in buffers]
+            writes = [plan.arena.whole((self.name, buffer)).striped(first, rows, self.name) for buffer in buffers]
             cost = (last - first) * self.filter.size / rows * NS_PER_ELEMENT
             step.add(f"{self.name} pack forward", kernels.pack_filters, record, (first, last), cost, reads, writes)
 
@@ -238,7 +238,14 @@ class Bfloat16Convolution(Convolution):
             band, part = bands[index // slices], index % slices
             cost = self._cost(step.plan) / tasks
             step.add(
-                f"{self.name} {what}", kernel, record, band, cost, reads(*band), [made.striped(index, tasks)], part
+                f"{self.name} {what}",
+                kernel,
+                record,
+                band,
+                cost,
+                reads(*band),
+                [made.striped(index, tasks, self.name)],
+                part,
             )
 
     def _by_input(self, step: StepBuilder) -> None:
@@ -262,7 +269,7 @@ class Bfloat16Convolution(Convolution):
         cost = self._cost(plan) / (len(sums.parts(plan)) * len(ranges))
         for part in range(len(sums.parts(plan))):
             for index, panels in enumerate(ranges):
-                writes = [sums.span(plan, part).striped(index, len(ranges))]
+                writes = [sums.span(plan, part).striped(index, len(ranges), self.name)]
                 step.add(f"{self.name} by filter", kernel, record, panels, cost, reads, writes, part)
         sums.reduce(step)
 

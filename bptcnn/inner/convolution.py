@@ -145,7 +145,7 @@ class Convolution(Operation):
         if self.follows_choices:
             arena.reserve((self.name, "chosen sums"), plan.workers * self._chosen_sums_size())
         halo = _gradient_halo(self)
-        arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels)
+        arena.reserve((self.name, "gradient scratch"), plan.workers * halo.rows * halo.columns * channels, kept=True)
         self.sums.reserve(plan)
 
     def _reserve_choice(self, plan: Plan) -> None:
@@ -262,7 +262,7 @@ class Convolution(Operation):
         reads = [plan.parameter_span("weights", self.filter)]
         packed = plan.arena.whole((self.name, f"{what} panels"))
         for panel in range(panels):
-            writes = [packed.striped(panel, panels)]
+            writes = [packed.striped(panel, panels, self.name)]
             step.add(f"{self.name} pack {what}", kernel, record, (panel, panel + 1), cost, reads, writes)
 
     def read_with_gradient(self, plan: Plan) -> list[Span]:

@@ -84,7 +84,7 @@ class FullyConnected(Operation):
         reads = [plan.values(self.inputs[0], 0, plan.batch), plan.parameter_span("weights", self.weights)]
         made = plan.values(self.output, 0, plan.batch)
         for panel in range(panels):
-            writes = [made.striped(panel, panels)]
+            writes = [made.striped(panel, panels, self.name)]
             step.add(f"{self.name} forward", dense.dense, record, (panel, panel + 1), cost, reads, writes)
 
     def backward(self, step: StepBuilder) -> None:
@@ -108,7 +108,7 @@ class FullyConnected(Operation):
             begin, end = first * self.units, last * self.units
             if wanted:
                 reads = [panels, plan.parameter_span("weights", self.weights, begin, end)]
-                writes = [plan.gradients(self.inputs[0], 0, plan.batch).striped(index, len(spans))]
+                writes = [plan.gradients(self.inputs[0], 0, plan.batch).striped(index, len(spans), self.name)]
                 kernel = dense.dense_gradient_by_input
                 step.add(f"{self.name} by input", kernel, record, (first, last), cost, reads, writes)
             reads = [gradients, plan.values(self.inputs[0], 0, plan.batch)]

@@ -119,7 +119,13 @@ class GatheredConvolution(Convolution):
         for index, ranged in enumerate(ranges):
             cost, record = elements * NS_PER_ELEMENT / len(ranges), plan.record_address(f"{self.name} gathering")
             step.add(
-                f"{self.name} {what}", kernel, record, ranged, cost, spans[:1], [spans[1].striped(index, len(ranges))]
+                f"{self.name} {what}",
+                kernel,
+                record,
+                ranged,
+                cost,
+                spans[:1],
+                [spans[1].striped(index, len(ranges), self.name)],
             )
 
     def forward(self, step: StepBuilder) -> None:
@@ -133,7 +139,7 @@ class GatheredConvolution(Convolution):
         reads = [plan.arena.whole((self.name, "windows")), plan.parameter_span("weights", self.filter)]
         made = plan.arena.whole((self.name, "outputs"))
         for panel in range(panels):
-            writes = [made.striped(panel, panels)]
+            writes = [made.striped(panel, panels, self.name)]
             step.add(f"{self.name} forward", dense.dense, record, (panel, panel + 1), cost, reads, writes)
         self._over_rows(step, "place", gathering.place_outputs, rows, pixels * filters, ("outputs", "output"))
 
@@ -155,7 +161,7 @@ class GatheredConvolution(Convolution):
             begin, end = first * filters, last * filters
             if wanted:
                 reads = [panels, plan.parameter_span("weights", self.filter, begin, end)]
-                writes = [plan.arena.whole((self.name, "window gradients")).striped(index, len(spans))]
+                writes = [plan.arena.whole((self.name, "window gradients")).striped(index, len(spans), self.name)]
                 kernel = dense.dense_gradient_by_input
                 step.add(f"{self.name} by input", kernel, record, (first, last), cost, reads, writes)
             reads = [gradients, plan.arena.whole((self.name, "windows"))]

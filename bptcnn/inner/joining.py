@@ -52,7 +52,7 @@ class Joining(Operation):
                 return [plan.values(value, first, last)]
 
             def writes(first: int, last: int, position: int = position) -> list[Span]:
-                return [plan.values(self.output, first, last).striped(position, len(self.inputs))]
+                return [plan.values(self.output, first, last).striped(position, len(self.inputs), self.name)]
 
             self._add(step, position, "forward", joining.join, reads, writes)
 

@@ -65,8 +65,8 @@ class Normalisation(Operation):
     def reserve(self, plan: Plan) -> None:
         """Reserve sums and terms."""
         channels = self.scale.size
-        plan.arena.reserve((self.name, "sums"), len(plan.ranges), FLOAT * 3 * channels)
-        plan.arena.reserve((self.name, "forward terms"), 4 * channels)
+        plan.arena.reserve((self.name, "sums"), len(plan.ranges), FLOAT * normalisation.SUMS * channels)
+        plan.arena.reserve((self.name, "forward terms"), normalisation.FORWARD_TERMS * channels)
         plan.arena.reserve((self.name, "backward terms"), 3 * channels)
         plan.reserve_gradients(self.name, self.scale, self.offset)
 
@@ -119,7 +119,7 @@ class Normalisation(Operation):
                 [plan.parameter_span("weights", parameter, first, last) for parameter in pair]
                 for pair in ((self.scale, self.offset), (self.mean, self.log_variance))
             )
-            own = [terms.striped(index, len(groups))]
+            own = [terms.striped(index, len(groups), self.name)]
             reads, writes = (parameters, [*own, *running]) if plan.training else ([*parameters, *running], own)
             step.add(f"{self.name} forward terms", kernel, record, (first, last), 1e3, [*sums, *reads], writes)
 

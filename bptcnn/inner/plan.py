@@ -35,6 +35,7 @@ class Plan:
         training: bool,
         settings: StepSettings,
         keeps_gradient: bool = False,
+        arena: Arena | None = None,
     ) -> None:
         self.operations = lowered.operations
         self.result = lowered.result
@@ -44,7 +45,7 @@ class Plan:
         self.keeps_gradient = training and keeps_gradient
         self.settings = settings
         self.ranges = split(batch, lowered.ranges)
-        self.arena = Arena()
+        self.arena = arena or Arena()
         self._records: dict[str, npt.NDArray[np.void]] = {}
         self._tables: list[npt.NDArray[np.int64]] = []
         skewed = {v for op in self.operations if op.across_images for v in (*op.inputs, op.output)} - {self.result}
@@ -60,10 +61,13 @@ class Plan:
     def _reserve(self, size: int) -> None:
         for name, lasts in (("weights", True), ("gradient", self.keeps_gradient), ("velocity", self.training)):
             if lasts:
-                self.arena.reserve(name, size)
+                self.arena.reserve(name, size, kept=True)
         for value, layout in self._layouts.items():
             needed = self._value_needed(value)
-            self.arena.reserve(("value", value), self.batch, FLOAT * layout.image, needed, FLOAT * layout.behind)
+            haloed = not layout.halo.empty
+            self.arena.reserve(
+                ("value", value), self.batch, FLOAT * layout.image, needed, FLOAT * layout.behind, haloed
+            )
         if self.training:
             for value, layout in self._layouts.items():
                 if value != 0 and self._sharing.owner(value) == value:
@@ -109,7 +113,7 @@ class Plan:
         self.arena.allocate()
         for value, layout in self._layouts.items():
             if layout.halo.fill:
-                whole = self.arena.view(("value", value), self.batch * layout.image + layout.behind).view(np.float32)
+                whole = self.arena.view(("value", value), self.batch * layout.image + layout.behind)
                 whole[:] = layout.halo.fill
         for op in self.operations:
             op.record(self)
@@ -232,8 +236,7 @@ class Plan:
     def logits(self) -> npt.NDArray[np.float32]:
         """What the network puts out, (batch, classes)."""
         layout = self._layouts[self.result]
-        flat = self.arena.view(("value", self.result), self.batch * layout.elements)
-        return flat.view(np.float32).reshape(self.batch, -1)
+        return self.arena.view(("value", self.result), self.batch * layout.elements).reshape(self.batch, -1)
 
     def layout(self, value: int) -> Layout:
         """Return how a value lies in memory."""

@@ -123,7 +123,7 @@ class PointwiseConvolution(Convolution):
         for index, (first, last) in enumerate(plan.ranges):
             reads = [plan.gradients(self.output, first, last), plan.values(self.output, first, last)]
             reads += self.read_with_gradient(plan)
-            writes = [spread.striped(index, len(plan.ranges))]
+            writes = [spread.striped(index, len(plan.ranges), self.name)]
             step.add(f"{self.name} spread", pointwise.spread, record, (first, last), cost, reads, writes)
         if plan.wants_gradient(self.inputs[0]):
             self._pack(step, backward=True)
@@ -152,7 +152,7 @@ class PointwiseConvolution(Convolution):
         groups, record = self._groups(step.plan, panels), step.plan.record_address(self.name)
         cost = (images[1] - images[0]) * self.multiply_adds * NS_PER_MULTIPLY_ADD / groups
         for group in range(groups):
-            spans = reads, [writes.striped(group, groups)]
+            spans = reads, [writes.striped(group, groups, self.name)]
             step.add(f"{self.name} {what}", kernel, record, images, cost, *spans, part=group)
 
     def _by_weight(self, step: StepBuilder, spread: Span) -> None:

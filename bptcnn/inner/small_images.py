@@ -80,7 +80,7 @@ class SmallImagesConvolution(Convolution):
         reads = [plan.values(self.inputs[0], 0, plan.batch), plan.arena.whole((self.name, "forward panels"))]
         made, kernel = plan.values(self.output, 0, plan.batch), small_images.convolve_small
         for panel in range(panels):
-            writes = [made.striped(panel, panels)]
+            writes = [made.striped(panel, panels, self.name)]
             step.add(f"{self.name} forward", kernel, record, (panel, panel + 1), cost, reads, writes)
 
     def backward(self, step: StepBuilder) -> None:
@@ -91,9 +91,9 @@ class SmallImagesConvolution(Convolution):
         panels = self.forward_panels
         cost = plan.batch * plan.layout(self.output).elements * NS_PER_ELEMENT / panels
         for panel in range(panels):
-            writes = [spread.striped(panel, panels)]
+            writes = [spread.striped(panel, panels, self.name)]
             if self.bias:
-                writes.append(plan.parameter_span("gradient", self.bias).striped(panel, panels))
+                writes.append(plan.parameter_span("gradient", self.bias).striped(panel, panels, self.name))
             self._add(step, "spread", small_images.spread_gradient, (panel, panel + 1), cost, [given, made], writes)
         if plan.wants_gradient(self.inputs[0]):
             self._by_input(step, spread)
@@ -108,7 +108,7 @@ class SmallImagesConvolution(Convolution):
         reads = [spread, plan.arena.whole((self.name, "backward panels"))]
         wanted = plan.gradients(self.inputs[0], 0, plan.batch)
         for panel in range(panels):
-            writes = [wanted.striped(panel, panels)]
+            writes = [wanted.striped(panel, panels, self.name)]
             self._add(step, "by input", small_images.small_by_input, (panel, panel + 1), cost, reads, writes)
 
     def _by_weight(self, step: StepBuilder, spread: Span) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.errors import UserError
+from bptcnn.inner.arena import Arena
 from bptcnn.inner.executor import Executor, KernelError, PreparedGraph, Trace
 from bptcnn.inner.graph import TaskGraph
 from bptcnn.inner.lowering import lower
@@ -57,7 +58,7 @@ class Subnetwork:
     writable views. The gradient is the last step's; where it is not kept, its parts share memory until the update. With
     `direct`, no convolution goes by Winograd's algorithm, whose rounding is some ten times coarser. With `precision`
     "bf16" convolutions multiply bfloat16 numbers; raises UserError where the CPU does not. Dropout draws by `seed`,
-    `node` (any words) and `next_step`.
+    `node` (any words) and `next_step`. `arena`: where all buffers are to lie; a GuardedArena watches them.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Subnetwork:
         keeps_gradient: bool = False,
         seed: int = 0,
         node: int = 0,
+        arena: Arena | None = None,
     ) -> None:
         self.network = network
         self.batch_size = batch_size
@@ -80,7 +82,7 @@ class Subnetwork:
         self._settings.words[[SEED, NODE]] = seed, node
         require_precision(precision)
         lowered = lower(network, training, direct, tuning, batch_size, precision)
-        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings, keeps_gradient)
+        self._plan = Plan(lowered, batch_size, executor.threads, training, self._settings, keeps_gradient, arena)
         self._plan.allocate()
         self._graph = StepBuilder(self._plan).build()
         self.weights = self._vector("weights")
@@ -94,7 +96,7 @@ class Subnetwork:
         self.restart()  # steps on zeros write neither weights nor velocity: have their memory before any work
 
     def _vector(self, name: str) -> FloatArray:
-        return self._plan.arena.view(name, self.network.size).view(np.float32)
+        return self._plan.arena.view(name, self.network.size)
 
     @property
     def graph(self) -> TaskGraph:
@@ -190,12 +192,14 @@ class Subnetwork:
             self._order[:images] = order
             settings.words[ORDER] = self._order_address
         settings.numbers[:LOSS] = rate, momentum, decay
+        self._plan.arena.before_step()
         try:
             self._executor.run(prepared)
         except KernelError as error:
             if error.status == LABEL_OUT_OF_RANGE:
                 raise UserError(f"a label is outside 0 to {self.network.classes - 1}") from None
             raise
+        self._plan.arena.after_step()
 
 
 def memory_needed(

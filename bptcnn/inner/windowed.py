@@ -69,7 +69,7 @@ class WindowedConvolution(Operation):
 
     def reserve_backward(self, plan: Plan, scratch: int) -> None:
         """Reserve `scratch` elements per worker and partial sums."""
-        plan.arena.reserve((self.name, "gradient scratch"), plan.workers * scratch)
+        plan.arena.reserve((self.name, "gradient scratch"), plan.workers * scratch, kept=True)
         self.sums.reserve(plan)
 
     def forward(self, step: StepBuilder) -> None:

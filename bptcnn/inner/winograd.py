@@ -150,11 +150,11 @@ class WinogradConvolution(Convolution):
         if plan.wants_gradient(self.inputs[0]) and not sizes.blocked:
             arena.reserve((self.name, "backward panels"), by_input.filters, needed=needed)
         if by_filter.blocked:
-            arena.reserve_once(self._held(plan), plan.batch, FLOAT * backward.image)
+            arena.reserve_once(self._held(plan), plan.batch, FLOAT * backward.image, kept=True)
             arena.reserve((self.name, "partials"), len(plan.ranges), FLOAT * self.conv_shape[2], needed)
             plan.reserve_gradients(self.name, self.filter)
         else:
-            arena.reserve_once(self._held(plan), plan.workers, FLOAT * backward.scratch)
+            arena.reserve_once(self._held(plan), plan.workers, FLOAT * backward.scratch, kept=True)
             self.sums.reserve(plan)
 
     def _held(self, plan: Plan) -> Hashable:
@@ -349,7 +349,7 @@ class WinogradConvolution(Convolution):
                     (first, last),
                     (last - first) * cost,
                     [*reads(first, last), filters],
-                    [span.striped(block, blocks) for span in writes(first, last)],
+                    [span.striped(block, blocks, self.name) for span in writes(first, last)],
                     block,
                 )
 
@@ -400,7 +400,7 @@ class WinogradConvolution(Convolution):
         cost = plan.batch * self.multiply_adds * NS_PER_MULTIPLY_ADD / blocks
         record, kernel = plan.record_address(f"{self.name} by filter"), winograd_gradients.winograd_by_filter
         for block in range(blocks):
-            writes = [gradient.striped(block, blocks)]
+            writes = [gradient.striped(block, blocks, self.name)]
             step.add(f"{self.name} by filter", kernel, record, everything, cost, reads, writes, block)
 
 

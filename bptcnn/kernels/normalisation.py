@@ -1,6 +1,6 @@
 """Batch normalisation over images and pixels, with the addition and the rectifier that may follow it, and its gradient.
 
-    y = floor(scale * (x - mean) / sqrt(variance + epsilon) + offset + addend)
+    y = floor(factor * (x - mean) + offset + addend),  factor = scale / sqrt(variance + epsilon)
 
 Forward: `statistics` sums up each range of images, `finish_statistics` puts the sums together in fixed order,
 `normalise` applies them. Backward: `gradient_sums` undoes the rectifier and sums up, `finish_gradients` puts together,
@@ -8,8 +8,11 @@ Forward: `statistics` sums up each range of images, `finish_statistics` puts the
 what is added wants that gradient, too; else both sweeps see from the input what the rectifier let through, so that
 the first one writes nothing and neither reads the output. (S. Ioffe, C. Szegedy, 2015, arXiv 1502.03167.)
 
-Sums are taken of the distance from the range's first pixel, and put together in float64 (T. F. Chan et al., 1983), so
-that a variance far smaller than the squared mean keeps its digits.
+No digits are lost where the mean is far above the deviation, or the first pixel far from the mean:
+- Sums of squares are taken in chunks of pixels, of the distance from the chunk's first pixel, whose own distance from
+  the chunk's mean bounds what cancels; chunks and ranges are put together in float64 (T. F. Chan et al., 1983).
+- Every sweep subtracts the mean as float32 holds it, which of inputs near the mean is exact. What that rounding has
+  left of the mean, the `rest`, is in the offset, and in the sums and terms of the backward pass.
 """
 
 import math
@@ -17,9 +20,10 @@ import math
 import numpy as np
 from numba import njit
 
-from bptcnn.kernels.compilation import task_kernel
+from bptcnn.kernels.compilation import compiled, task_kernel
+from bptcnn.kernels.normalisation_forward import normalise_pixels, sum_distances
 from bptcnn.kernels.normalisation_gradients import sum_pixels, turn_pixels
-from bptcnn.kernels.pointers import floats, record_at, words
+from bptcnn.kernels.pointers import doubles, floats, record_at, words
 from bptcnn.kernels.runs import clear
 
 NORMALISATION = np.dtype(
@@ -48,9 +52,9 @@ NORMALISATION = np.dtype(
             "offset_gradient",
             "ranges",  # int64 (parts, 2): the images of each partial sum
             "parts",
-            "sums",  # (parts, 3, channels) float32: shift, sum, sum of squares; or (parts, 2, channels): see backward
-            "forward_terms",  # (4, channels) float32: factor, term, mean, 1 / deviation
-            "backward_terms",  # (3, channels) float32: of the gradient, of the input, constant
+            "sums",  # (parts, SUMS, channels) float32: see `statistics` and `gradient_sums`
+            "forward_terms",  # (FORWARD_TERMS, channels) float32: factor, offset, mean, 1 / deviation, rest of the mean
+            "backward_terms",  # (3, channels) float32: of the gradient, of the input's distance from the mean, constant
             "output_gradient",  # (images, rows, columns, channels) without halo
             "input_gradient",  # likewise, or 0
             "accumulate",  # 1: add to the input gradient
@@ -61,33 +65,59 @@ NORMALISATION = np.dtype(
     align=True,
 )
 _at = record_at(NORMALISATION)
+SUMS = 6
+"""Rows of `channels` float32 numbers in a partial sum."""
+
+FORWARD_TERMS = 5
+"""Rows of `channels` float32 numbers in the forward terms."""
+
+_CHUNK = 128  # pixels: few enough for float32 sums, and enough that putting them together takes little
 _LEAST_VARIANCE = 1e-38  # whose logarithm is finite
+
+
+@compiled("void(int64, int64, int64, int64, float64, float64)")
+def _put_together(part, sums, shift, channels, before, here):
+    """Add a chunk of `here` pixels, whose sums of distances and of squares are given, to the `before` of a part."""
+    mean, spread = doubles(part, channels), doubles(part + 8 * channels, channels)
+    total, squares = floats(sums, channels), floats(sums + 4 * channels, channels)
+    start = floats(shift, channels)
+    each, weight = 1.0 / here, here / (before + here)
+    between = before * weight
+    for c in range(channels):
+        all_here = np.float64(total[c])
+        beside = all_here * each
+        distance = np.float64(start[c]) + beside - mean[c]
+        mean[c] += distance * weight
+        spread[c] += np.float64(squares[c]) - all_here * beside + distance * distance * between
 
 
 @task_kernel
 def statistics(operation, first, last, part, worker):
-    """Sum up images [first, last) as partial sum `part`."""
+    """Sum up images [first, last) as partial sum `part`: mean and sum of squared distances from it, in float64."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
-    base = o.sums + 4 * part * 3 * channels
-    shift, total, squares = (
-        floats(base, channels),
-        floats(base + 4 * channels, channels),
-        floats(base + 8 * channels, channels),
-    )
-    begin = floats(o.input + 4 * min(first, max(last - 1, 0)) * o.input_image, channels)
-    for c in range(channels):
-        shift[c], total[c], squares[c] = begin[c], np.float32(0), np.float32(0)
+    base = o.sums + 4 * part * SUMS * channels
+    sums = base + 16 * channels
+    clear(base, SUMS * channels)
+    shift, count, before = np.int64(0), 0, 0
     for image in range(first, last):
         for row in range(o.rows):
             line = o.input + 4 * (image * o.input_image + row * o.input_row)
-            for column in range(o.columns):
-                x = floats(line + 4 * column * channels, channels)
-                for c in range(channels):
-                    distance = x[c] - shift[c]
-                    total[c] += distance
-                    squares[c] += distance * distance
+            column = 0
+            while column < o.columns:
+                source = line + 4 * column * channels
+                shift = source if count == 0 else shift
+                taken = min(o.columns - column, _CHUNK - count)
+                sum_distances(source, channels, taken, shift, sums, sums + 4 * channels)
+                column += taken
+                count += taken
+                if count == _CHUNK:
+                    _put_together(base, sums, shift, channels, float(before), float(count))
+                    clear(sums, 2 * channels)
+                    before, count = before + count, 0
+    if count:
+        _put_together(base, sums, shift, channels, float(before), float(count))
     return 0
 
 
@@ -104,7 +134,7 @@ def finish_statistics(operation, first, last, part, worker):
     o = _at(operation)
     channels = o.channels
     pixels = o.rows * o.columns
-    terms = floats(o.forward_terms, 4 * channels)
+    terms = floats(o.forward_terms, FORWARD_TERMS * channels)
     scale, offset = floats(o.scale, channels), floats(o.offset, channels)
     running, logarithm = floats(o.mean, channels), floats(o.log_variance, channels)
     rate = floats(o.settings, 1)[0]
@@ -114,22 +144,21 @@ def finish_statistics(operation, first, last, part, worker):
             here = float(_images(o, index) * pixels)
             if here == 0.0:
                 continue
-            base = o.sums + 4 * index * 3 * channels
-            total = np.float64(floats(base + 4 * channels, channels)[c])
-            squares = np.float64(floats(base + 8 * channels, channels)[c])
-            own = np.float64(floats(base, channels)[c]) + total / here
-            distance = own - mean
+            own = doubles(o.sums + 4 * index * SUMS * channels, 2 * channels)
+            distance = own[c] - mean
             mean += distance * here / (count + here)
-            spread += squares - total * total / here + distance * distance * count * here / (count + here)
+            spread += own[channels + c] + distance * distance * count * here / (count + here)
             count += here
         variance = spread / count
         variance = variance if variance > 0.0 or variance != variance else 0.0
         inverse = 1.0 / math.sqrt(variance + o.epsilon)
         factor = scale[c] * inverse
+        rest = mean - np.float64(np.float32(mean))
         terms[c] = factor
-        terms[channels + c] = offset[c] - mean * factor
-        terms[2 * channels + c] = mean
+        terms[channels + c] = offset[c] - rest * factor
+        terms[2 * channels + c] = np.float32(mean)
         terms[3 * channels + c] = inverse
+        terms[4 * channels + c] = rest
         if rate == rate:
             moved = o.momentum * math.exp(np.float64(logarithm[c])) + (1.0 - o.momentum) * variance
             running[c] = o.momentum * running[c] + (1.0 - o.momentum) * mean
@@ -142,15 +171,14 @@ def use_running_statistics(operation, first, last, part, worker):
     """For inference: the terms of channels [first, last) from the running statistics."""
     o = _at(operation)
     channels = o.channels
-    terms = floats(o.forward_terms, 4 * channels)
+    terms = floats(o.forward_terms, FORWARD_TERMS * channels)
     for c in range(first, last):
-        mean = np.float64(floats(o.mean, channels)[c])
         inverse = 1.0 / math.sqrt(math.exp(np.float64(floats(o.log_variance, channels)[c])) + o.epsilon)
-        factor = floats(o.scale, channels)[c] * inverse
-        terms[c] = factor
-        terms[channels + c] = floats(o.offset, channels)[c] - mean * factor
-        terms[2 * channels + c] = mean
+        terms[c] = floats(o.scale, channels)[c] * inverse
+        terms[channels + c] = floats(o.offset, channels)[c]
+        terms[2 * channels + c] = floats(o.mean, channels)[c]
         terms[3 * channels + c] = inverse
+        terms[4 * channels + c] = np.float32(0)
     return 0
 
 
@@ -160,41 +188,30 @@ def normalise(operation, first, last, part, worker):
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
-    factor, term = floats(o.forward_terms, channels), floats(o.forward_terms + 4 * channels, channels)
     for image in range(first, last):
         for row in range(o.rows):
-            source = o.input + 4 * (image * o.input_image + row * o.input_row)
-            target = o.output + 4 * (image * o.output_image + row * o.output_row)
             more = o.addend + 4 * (image * o.addend_image + row * o.addend_row)
-            for column in range(o.columns):
-                x = floats(source + 4 * column * channels, channels)
-                y = floats(target + 4 * column * channels, channels)
-                if o.addend and o.rectified:
-                    z = floats(more + 4 * column * channels, channels)
-                    for c in range(channels):
-                        value = x[c] * factor[c] + term[c] + z[c]
-                        y[c] = np.float32(0) if value < 0 else value
-                elif o.addend:
-                    z = floats(more + 4 * column * channels, channels)
-                    for c in range(channels):
-                        y[c] = x[c] * factor[c] + term[c] + z[c]
-                elif o.rectified:
-                    for c in range(channels):
-                        value = x[c] * factor[c] + term[c]
-                        y[c] = np.float32(0) if value < 0 else value
-                else:
-                    for c in range(channels):
-                        y[c] = x[c] * factor[c] + term[c]
+            normalise_pixels(
+                o.input + 4 * (image * o.input_image + row * o.input_row),
+                channels,
+                o.columns,
+                o.forward_terms,
+                o.forward_terms + 4 * channels,
+                o.forward_terms + 8 * channels,
+                more if o.addend else 0,
+                o.output + 4 * (image * o.output_image + row * o.output_row),
+                o.rectified,
+            )
     return 0
 
 
 @task_kernel
 def gradient_sums(operation, first, last, part, worker):
-    """Sum up the output gradient of images [first, last), the rectifier undone, and its product with the input."""
+    """Sum up the output gradient of images [first, last), the rectifier undone, and its product with x - mean."""
     o = _at(operation)
     last = min(last, words(o.batch, 1)[0])
     channels = o.channels
-    base = o.sums + 4 * part * 3 * channels
+    base = o.sums + 4 * part * SUMS * channels
     clear(base, 2 * channels)
     line = o.columns * channels
     for image in range(first, last):
@@ -225,24 +242,29 @@ def finish_gradients(operation, first, last, part, worker):
     """Put the sums of channels [first, last) together: gradients of scale and offset, terms of the input gradient."""
     o = _at(operation)
     channels = o.channels
-    forward, backward = floats(o.forward_terms, 4 * channels), floats(o.backward_terms, 3 * channels)
+    forward = floats(o.forward_terms, FORWARD_TERMS * channels)
+    backward = floats(o.backward_terms, 3 * channels)
     count = float(words(o.batch, 1)[0] * o.rows * o.columns)
     for c in range(first, last):
         total, products = 0.0, 0.0
         for index in range(o.parts):
             if _images(o, index) == 0:
                 continue
-            base = o.sums + 4 * index * 3 * channels
+            base = o.sums + 4 * index * SUMS * channels
             total += np.float64(floats(base, channels)[c])
             products += np.float64(floats(base + 4 * channels, channels)[c])
-        factor, mean, inverse = forward[c], np.float64(forward[2 * channels + c]), np.float64(forward[3 * channels + c])
-        by_scale = products * inverse
+        factor, inverse, rest = (
+            np.float64(forward[c]),
+            np.float64(forward[3 * channels + c]),
+            np.float64(forward[4 * channels + c]),
+        )
+        by_scale = (products - rest * total) * inverse
         floats(o.scale_gradient, channels)[c] = by_scale
         floats(o.offset_gradient, channels)[c] = total
         of_input = -factor * inverse * by_scale / count
         backward[c] = factor
         backward[channels + c] = of_input
-        backward[2 * channels + c] = -factor * total / count - of_input * mean
+        backward[2 * channels + c] = -factor * total / count - of_input * rest
     return 0
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, float32, from_dtype, int32, int64, njit, types, uint8
+from numba import carray, float32, float64, from_dtype, int32, int64, njit, types, uint8
 from numba.extending import intrinsic
 
 from bptcnn.kernels.unit import UNIT
@@ -27,6 +27,7 @@ def _caster(element: Any, name: str) -> Any:
 
 
 _as_float32 = _caster(float32, "as_float32")
+_as_float64 = _caster(float64, "as_float64")
 _as_int64 = _caster(int64, "as_int64")
 _as_int32 = _caster(int32, "as_int32")
 _as_uint8 = _caster(uint8, "as_uint8")
@@ -36,6 +37,12 @@ _as_uint8 = _caster(uint8, "as_uint8")
 def floats(address, count):
     """View `count` float32 numbers at `address`."""
     return carray(_as_float32(address), (count,))
+
+
+@njit(inline="always")
+def doubles(address, count):
+    """View `count` float64 numbers at `address`."""
+    return carray(_as_float64(address), (count,))
 
 
 @njit(inline="always")

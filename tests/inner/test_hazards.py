@@ -14,7 +14,7 @@ SPANS = st.builds(
     st.sampled_from("ab"),
     st.integers(0, SIZE - 1),
     st.integers(1, SIZE),
-    st.sampled_from([(0, 1), (0, 1), (0, 2), (1, 2), (0, 3), (2, 3)]),
+    st.sampled_from([(0, None), (0, None), (0, "2"), (1, "2"), (0, "3"), (2, "3"), (1, "another 3")]),
     st.sampled_from([None, None, None, "n"]),
 )
 TASKS = st.lists(st.tuples(st.lists(SPANS, max_size=3), st.lists(SPANS, max_size=2)), max_size=25)
@@ -24,7 +24,7 @@ def collide(one: list[Span], other: list[Span]) -> bool:
     return any(
         a.buffer == b.buffer
         and set(range(a.begin, a.end)) & set(range(b.begin, b.end))
-        and (a.stripes != b.stripes or a.stripe == b.stripe or a.name != b.name)
+        and (a.divided != b.divided or a.stripe == b.stripe or a.name != b.name)
         for a in one
         for b in other
     )
@@ -87,16 +87,25 @@ def test_a_reader_of_a_part_waits_for_all_stripes() -> None:
     program = Program(99)
     whole = Span("a", 0, SIZE)
     for stripe in range(3):
-        assert program.before[program.add([], [whole.striped(stripe, 3)])] == set()
+        assert program.before[program.add([], [whole.striped(stripe, 3, "x")])] == set()
     assert program.before[program.add([Span("a", 4, 5)], [])] == {0, 1, 2}
+
+
+def test_who_divides_otherwise_waits_for_all_stripes() -> None:
+    program = Program(99)
+    whole = Span("a", 0, SIZE)
+    for stripe in range(3):
+        program.add([], [whole.striped(stripe, 3, "x")])
+    for stripe in range(3):
+        assert program.before[program.add([], [whole.striped(stripe, 3, "y")])] == {0, 1, 2}
 
 
 def test_many_tasks_behind_many_others_wait_for_one_join() -> None:
     program = Program(8)
     whole = Span("a", 0, SIZE)
     for stripe in range(20):
-        program.add([], [whole.striped(stripe, 20)])
+        program.add([], [whole.striped(stripe, 20, "x")])
     readers = [program.add([whole], []) for _ in range(20)]
-    writers = [program.add([], [whole.striped(stripe, 20)]) for stripe in range(20)]
+    writers = [program.add([], [whole.striped(stripe, 20, "x")]) for stripe in range(20)]
     assert len(program.joins) == 2
     assert all(len(program.before[task]) == 1 for task in readers + writers)
