@@ -137,9 +137,12 @@ class Servant:
             self._report(report)
 
     def _send_weights(self, channel: Channel, kind: Kind) -> None:
-        """Send the difference to what the node holds; the whole set at first."""
-        if self._held is None:
-            self._held = self._weights.copy()
+        """Send the difference to what the node holds; the whole set at first, and where that is as short.
+
+        A sum of differences is rounded: a node that starts anew would hold other bits.
+        """
+        if self._held is None or self._wire == "float32":
+            self._held = self._weights if self._wire == "float32" else self._weights.copy()
             channel.send(kind, {"version": self._version, "full": True}, encode("float32", self._weights))
             return
         rounding.subtract(self._weights, self._held, self._scratch)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 from host_run import LIMIT_SECONDS, Run, nothing_left, write_data
 from network import Hosts, HostSpec, needs_hosts
 
@@ -11,6 +12,28 @@ from bptcnn.training.checkpoint import read_checkpoint
 
 pytestmark = needs_hosts
 NAMES = ("h1", "h2")
+
+
+def test_under_sgwu_a_resumed_run_is_the_run(tmp_path: Path) -> None:
+    """To the bit, as on nodes here."""
+    with Hosts(tmp_path / "net", [HostSpec(name) for name in NAMES]) as hosts:
+        data, found = write_data(tmp_path, 300), []
+        same = ("--update", "sgwu", "--partition", "uniform", "--wire", "float32", "--no-measure")
+        for name, epochs in (("whole", "3"), ("parts", "2")):
+            Run(hosts, data, tmp_path / name, *same, "--epochs", epochs).ends()
+        command = [sys.executable, "-m", "bptcnn_cli", "train", "--run-dir", str(tmp_path / "parts"), "--resume"]
+        command += ["--hosts", str(hosts.hosts_toml())]
+        ended = hosts.run([*command, "--epochs", "3"], capture_output=True, text=True, timeout=LIMIT_SECONDS)
+        assert ended.returncode == 0, ended
+        for name in ("whole", "parts"):
+            checkpoint = read_checkpoint(tmp_path / name / "last.safetensors")
+            assert checkpoint.optimizer is not None
+            states = [(state.step, state.usual_loss, state.velocity) for state in checkpoint.optimizer.values()]
+            assert all(velocity is not None for _, _, velocity in states)
+            found.append([checkpoint.weights, *(velocity for _, _, velocity in states)])
+            found[-1].append(np.array([step for step, _, _ in states]))
+        for one, other in zip(*found, strict=True):
+            assert one.tobytes() == other.tobytes()
 
 
 def test_hosts_hand_their_states_over_and_start_from_them(tmp_path: Path) -> None:
