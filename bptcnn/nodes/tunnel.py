@@ -3,9 +3,9 @@
     loop ──submit──> [courier thread: SUBMIT ──frames──> coordinator's side merges ──frames──> MERGED] ──Arrival──> loop
                                                                                                  settle
 
-Both sides hold `held`, the weights that this node was last told, bit for bit alike: an answer is the difference to the
-global weight set, as the wire rounds it, so that what one answer rounds off is in the next one. What the node sends is
-rounded with error feedback.
+Both sides hold `held`, the weights that this node was last told, bit for bit alike: an answer is the global weight set
+or, on a wire that rounds, the difference to it, so that what one answer rounds off is in the next one. What the node
+sends is rounded with error feedback.
 
     held ──progress of submissions that travel──> landing ──progress since──> the subnetwork's weights
 
