@@ -82,7 +82,8 @@ def train(
     Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`,
     `hosts="hosts.toml"`, `epochs=4`.
     `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch
-    with the settings that it has: only those of `RESUMABLE` may be others.
+    with the settings that it has: only those of `RESUMABLE` may be others, and `hosts` must be given again where it had
+    them, because programs run there.
     `init`: a run folder whose best weights to start from. Raises UserError for whatever the user can mend, and where
     every node is lost. KeyboardInterrupt ends the run cleanly, keeps its last checkpoint, and is passed on.
     """
