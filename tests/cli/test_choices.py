@@ -107,9 +107,3 @@ def test_a_resumed_run_refuses_to_become_another(tmp_path: Path, name: str) -> N
     option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
     with pytest.raises(UserError, match=f"{option} cannot change"):
         choose_resumed({name: "1"}, run)
-
-
-def test_what_a_resumed_run_must_be_told_again() -> None:
-    assert choose({"network": "net.py"}, None).to_name_again() == []
-    found = choose({"data": "my data.py", "hosts": "/a/hosts.toml"}, None).to_name_again()
-    assert found == ["my data.py", "--hosts", "/a/hosts.toml"]

@@ -143,11 +143,9 @@ def test_what_a_resumed_run_needs_named_again(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"add /a/data\.py"):
         choose_resumed({}, tmp_path).require_named()
     choose_resumed({"data": "/b/data.py"}, tmp_path).require_named()
-    assert (
-        choose_resumed({"data": "/b/my data.py", "hosts": "/h"}, tmp_path).named_again()
-        == " '/b/my data.py' --hosts /h"
-    )
-    assert choose({"data": "a.npz"}, None).named_again() == ""
+    again = choose_resumed({"data": "/b/my data.py", "hosts": "/h"}, tmp_path).to_name_again()
+    assert again == ["/b/my data.py", "--hosts", "/h"]
+    assert choose({"data": "a.npz"}, None).to_name_again() == []
     choose_resumed({"data": "/b/data.py", "network": "net.py"}, tmp_path).require_named()
     for other in ({"data": "other.npz"}, {"network": "lenet5"}):
         with pytest.raises(UserError, match="cannot change"):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from bptcnn.training.tensor_files import write_tensors
 from fuzz.harness import Kind, Target, line
 from fuzz.hostile import NETWORK
 from fuzz.mutation import draw_value, mutated, scrambled
@@ -37,6 +36,7 @@ from bptcnn.outer import (
 )
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from bptcnn.training.progress import EpochRow
+from bptcnn.training.tensor_files import write_tensors
 
 SAMPLES = 40
 NODES = (NodeProfile("node0", 1000.0), NodeProfile("node1", 500.0))

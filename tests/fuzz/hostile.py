@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from bptcnn.nodes.claims import Impossible
 from fuzz.harness import Kind, Target, line
 from fuzz.messages import head
 from fuzz.mutation import NUMBERS, mutated
@@ -28,6 +27,7 @@ from bptcnn.memory import WeightBuffer
 from bptcnn.networks import Network
 from bptcnn.networks.layers import Dense, Flatten
 from bptcnn.nodes import Host
+from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.codec import encode_event
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import encode

@@ -13,7 +13,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from bptcnn.nodes.claims import Impossible
 from fuzz.harness import Kind, Target, line
 from fuzz.mutation import NUMBERS, mutated, scrambled
 from fuzz.texts import Texts, encoded
@@ -22,6 +21,7 @@ from fuzz.writing import json_text
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
 from bptcnn.nodes import frames
+from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.codec import decode_event, decode_message, encode_event, encode_message
 from bptcnn.nodes.control import ControlServer, JsonConnection
 from bptcnn.nodes.divergence import Diverged
