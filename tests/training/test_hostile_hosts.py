@@ -39,6 +39,9 @@ class Outlives(Lost):
         self._names = names
         self._last = 0  # the epoch when all were lost
 
+    def node_returned(self, name: str) -> None:
+        self.gone.discard(name)  # on a busy machine one may be lost for its silence, and comes back to lie
+
     def epoch_ended(self, row: EpochRow, best: bool) -> None:
         if self._names <= self.gone:
             self._last = self._last or row.epoch
@@ -69,7 +72,7 @@ def hosts_file(folder: Path, lies: list[str]) -> Path:
 def test_each_is_lost_with_a_line_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPTCNN_SSH", shlex.join([sys.executable, plain_ssh.__file__]))
     observer, folder = Outlives(set(REASONS)), tmp_path / "run"
-    with spying(folder), pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # nothing spies: the books allow nobody to stand still as these do
         run(
             folder,
             data(SAMPLES, 50),
