@@ -6,18 +6,13 @@ Where examples are cheap and shapes many, a test takes a multiple of that: `sett
 """
 
 import faulthandler
-import gc
-import multiprocessing.resource_tracker
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+from left_behind import KINDS, left_over
 
 SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -27,10 +22,6 @@ settings.register_profile(
 )
 settings.register_profile("brief", settings.get_profile("default"), derandomize=True, database=None, max_examples=6)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
-
-CLOSING_SECONDS = 5.0  # what a test has closed may take this long to be gone
-SHARED_MEMORY = Path("/dev/shm")
-SHARED_NAMES = ("bptcnn", "psm_", "sem.mp", "pymp")  # ours and multiprocessing's: other programs have segments too
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,63 +33,6 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-
-
-def _threads() -> frozenset[str]:
-    return frozenset(f"{thread.name} ({thread.ident})" for thread in threading.enumerate())
-
-
-def _children() -> frozenset[str]:
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            command = " ".join(child.cmdline())
-        except psutil.NoSuchProcess:
-            continue
-        except psutil.Error:
-            command = "?"
-        if "multiprocessing.resource_tracker" not in command:  # lives as long as the interpreter
-            found.add(f"{child.pid}: {command or 'a zombie: nobody waited for it'}")
-    return frozenset(found)
-
-
-def _descriptors() -> frozenset[str]:
-    tracker = getattr(multiprocessing.resource_tracker, "_resource_tracker", None)
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{name}")
-        except OSError:  # the listing's own
-            continue
-        if int(name) != getattr(tracker, "_fd", None):
-            found.add(f"{name} -> {target}")
-    return frozenset(found)
-
-
-def _shared() -> frozenset[str]:
-    if not SHARED_MEMORY.is_dir():
-        return frozenset()
-    return frozenset(name for name in os.listdir(SHARED_MEMORY) if name.startswith(SHARED_NAMES))
-
-
-KINDS: dict[str, Callable[[], frozenset[str]]] = {
-    "threads": _threads,
-    "child processes": _children,
-    "file descriptors": _descriptors,
-    "shared memory": _shared,
-}
-
-
-def left_over(before: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """Return what is there now and was not before, by kind; what is about to close gets a little time."""
-    left = {kind: look() - before[kind] for kind, look in KINDS.items()}
-    if any(left.values()):
-        gc.collect()
-    deadline = time.monotonic() + CLOSING_SECONDS
-    while any(left.values()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-        left = {kind: look() - before[kind] for kind, look in KINDS.items()}
-    return {kind: found for kind, found in left.items() if found}
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from conftest import KINDS as LEFT_KINDS
-from conftest import left_over
 from fuzz import answers, checkpoints, data_sets, decoding, hostile, joining, messages, run_folders, settings_files
 from fuzz.harness import Failure, Kind, Tally, check_valid, drawn, failure_of, install_hook, run_case
+from left_behind import KINDS as LEFT_KINDS
+from left_behind import left_over
 
 KINDS: tuple[Kind, ...] = (
     *answers.KINDS,

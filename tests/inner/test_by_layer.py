@@ -19,7 +19,6 @@ from replaying import choices, lasting
 from test_guarded_arena import wide_networks
 
 from bptcnn.inner.executor import Executor
-from bptcnn.inner.step_settings import STEP
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.kernels.unit import MATRIX_UNIT
 from bptcnn.networks import (
@@ -70,7 +69,7 @@ def gradients(network: Network, case: Case, executors: list[Executor]) -> list[b
         made = Subnetwork(network, BATCH, executor, precision="bf16", keeps_gradient=True)
         made.weights[:] = case.weights
         for _ in range(2):
-            made._settings.words[STEP] = 0
+            made.next_step = 0
             made.step(case.samples, case.labels)
             found.append(made.gradient.tobytes())
     return found
