@@ -127,8 +127,8 @@ def _epoch(text: str) -> int:
 
 
 def _encoded_rows(rows: tuple[EpochRow, ...]) -> str:
-    """Return rows as JSON, which has no NaN: null."""
-    plain = [[None if isinstance(v, float) and math.isnan(v) else v for v in astuple(row)] for row in rows]
+    """Return rows as JSON, which has no NaN and no infinity: null."""
+    plain = [[v if math.isfinite(v) else None for v in astuple(row)] for row in rows]
     return json.dumps(plain)
 
 

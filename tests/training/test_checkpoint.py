@@ -4,7 +4,7 @@ import json
 import math
 import struct
 from contextlib import suppress
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -369,6 +369,13 @@ def test_a_checksum_cannot_be_left_out(tmp_path: Path) -> None:
     write_checkpoint(path, checkpoint())
     path.write_bytes(path.read_bytes().replace(b'"checksum"', b'"checksun"'))
     refused(path)
+
+
+def test_a_loss_beyond_all_numbers_does_not_make_a_checkpoint_unreadable(tmp_path: Path) -> None:
+    written = checkpoint()
+    rows = (replace(written.rows[0], train_loss=math.inf), written.rows[1])
+    write_checkpoint(tmp_path / "file", replace(written, rows=rows))
+    assert math.isnan(read_checkpoint(tmp_path / "file").rows[0].train_loss)
 
 
 def test_files_of_the_version_before_load(tmp_path: Path) -> None:
