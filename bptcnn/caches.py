@@ -29,13 +29,26 @@ def private_folder(root: Path, *parts: str) -> Path:
     """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root.resolve()  # users may link their cache to a larger disk
+    _close_to_group(folder)
     require_private(folder)
     for part in parts:
         folder /= part
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
+        _close_to_group(folder)
         require_private(folder)
     return folder
+
+
+def _close_to_group(folder: Path) -> None:
+    """Take a folder of this user's from its group: earlier versions made theirs by the umask, which may be 002.
+
+    What is in there is looked at afterwards, when nobody else can add to it.
+    """
+    status = os.lstat(folder)
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if own and status.st_mode & _OTHERS == stat.S_IWGRP:
+        folder.chmod(stat.S_IMODE(status.st_mode) & ~stat.S_IWGRP)
 
 
 def require_own_files(folder: Path) -> None:

@@ -37,12 +37,21 @@ def test_what_is_made_is_this_users_alone_whatever_the_umask(tmp_path: Path) -> 
     assert private_folder(tmp_path / "root", "kernels", "key") == folder
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o720, 0o702, 0o1777])
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
 @pytest.mark.parametrize("part", ["root", "root/kernels", "root/kernels/key"])
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, part: str, mode: int) -> None:
     private_folder(tmp_path / "root", "kernels", "key")
     (tmp_path / part).chmod(mode)
     assert "can be written by others" in refused(tmp_path / "root", "kernels", "key")
+
+
+@pytest.mark.parametrize("part", ["root", "root/kernels", "root/kernels/key"])
+def test_a_folder_made_under_umask_002_is_taken_from_the_group(tmp_path: Path, part: str) -> None:
+    """As earlier versions made it, where that is the system's umask."""
+    folder = private_folder(tmp_path / "root", "kernels", "key")
+    (tmp_path / part).chmod(0o775)
+    assert private_folder(tmp_path / "root", "kernels", "key") == folder
+    assert stat.S_IMODE((tmp_path / part).stat().st_mode) == 0o755
 
 
 @needs_root
