@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.gate import Gate
 from bptcnn.nodes.optimizer_state import OptimizerState
 
@@ -25,6 +26,7 @@ class HandOver:
         self._gate, self._wanted, self._paused = gate, wanted, paused
         self._state = start
         self._asked: float | None = None
+        self._due = 0  # states that it was asked for and has not sent
         self._lock = threading.Lock()
 
     def state(self) -> OptimizerState | None:
@@ -38,6 +40,7 @@ class HandOver:
             self._state = None
             if self._wanted:
                 self._asked = time.monotonic()
+                self._due += 1
             else:
                 self._stand_still()
 
@@ -48,8 +51,14 @@ class HandOver:
             self._gate.open()
 
     def take(self, state: OptimizerState) -> bool:
-        """A state has come, which counts unless it is late; return whether the node shall send the next one."""
+        """A state has come, which counts unless it is late; return whether the node shall send the next one.
+
+        Raise Impossible where it was asked for none.
+        """
         with self._lock:
+            if not self._due:
+                raise Impossible("it handed more states over than there were pauses")
+            self._due -= 1
             if self._asked is not None:
                 self._state, self._asked = state, None
                 self._stand_still()

@@ -68,7 +68,7 @@ _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _HANDSHAKE_SECONDS = 5.0
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
 _SLOWER = 50.0  # than its link was before the run a frame may come: others use the link
-_BURST_EVENTS, _EVENTS_PER_SECOND = 100, 10  # that an agent may report: it has 1 or 2 a second
+_BURST_EVENTS, _EVENTS_PER_SECOND = 2000, 200  # that an agent may report: 1 or 2 a second, and 1 an epoch
 _MOST_PID = 1 << 22  # Linux's own limit
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from bptcnn.data import Samples
 from bptcnn.kernels import rounding
-from bptcnn.nodes.allowance import Allowance
 from bptcnn.nodes.claims import Claims, Impossible, Shipments, Submission
 from bptcnn.nodes.divergence import require_step
 from bptcnn.nodes.encoding import decode, decode_onto, encode
@@ -28,7 +27,6 @@ from bptcnn.untrusted import LARGEST_FLOAT, Between, Malformed, build
 
 _CHUNK = 1 << 20  # bytes of samples in a frame: a fraction of a second on a slow link
 _MOST_REQUESTS = 2 * (1 + MOST_REFUSALS)  # for the weights without a submission: at the start, and after each refusal
-_BURST_STATES, _STATES_PER_SECOND = 20, 1  # that a node may hand over: one at a pause
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ class Servant:
         self._scratch = np.empty(parameters, np.float32)
         self._version = 0
         self._claims = Claims(time.monotonic())
-        self._states = Allowance(_BURST_STATES, _STATES_PER_SECOND)
         self._requests = 0  # for the weights, since the last submission
         self._sent = self._received = 0  # bytes that were reported
 
@@ -159,8 +156,6 @@ class Servant:
     def _take_state(self, channel: Channel, frame: Frame) -> None:
         """Take the node's optimizer state; what is no number would be refused before it counts, so it is left out."""
         assert self._keep is not None
-        if not self._states.take():
-            raise Impossible("it hands more states over than there are pauses")
         try:
             head = build(_Kept, frame.meta)
         except ValueError as error:

@@ -17,7 +17,7 @@ Guarantees:
 from enum import Enum
 
 from bptcnn.outer.barrier import Barrier
-from bptcnn.outer.deadlines import Deadlines
+from bptcnn.outer.deadlines import Deadlines, Missed
 from bptcnn.outer.hand_out import HandOut
 from bptcnn.outer.history import Cause, Reallocation
 from bptcnn.outer.ledger import UNOWNED, Ledger
@@ -50,11 +50,12 @@ from bptcnn.outer.messages import (
     Submitted,
     Tick,
     Tried,
+    Work,
 )
 from bptcnn.outer.node_record import NodeRecord, NodeStatus
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.roster import Roster
-from bptcnn.outer.settings import RunSettings
+from bptcnn.outer.settings import NodeProfile, RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
 from bptcnn.outer.trials import Trials
 
@@ -89,7 +90,7 @@ class Coordinator:
         self._ledger = Ledger(settings.samples, len(self._records), settings.seed, owners)
         self._planner = Planner(settings, self._ledger, self._records)
         self._hand_out = HandOut(settings, self._ledger, self._planner)
-        self._deadlines = Deadlines(settings, self._records)
+        self._deadlines = Deadlines(settings, self._records, self._planner.seconds_per_sample)
         self._trials = Trials(settings, self._records)
         self._barrier = Barrier() if settings.update == "sgwu" else None
         self._phase = Phase.STARTING
@@ -240,6 +241,7 @@ class Coordinator:
         submissions = self._new_submissions(record, event)
         self._ledger.commit(record.node, event.samples_committed)
         record.add(event)
+        self._deadlines.delivered(record, event.samples, self._ledger.outstanding(record.node), event.time)
         record.moved = event.time
         self._submissions += submissions
         tally = self._tallies.get(event.epoch, Tally())
@@ -279,7 +281,7 @@ class Coordinator:
         self._planner.lost(record)
 
     def _on_joined(self, event: NodeJoined) -> None:
-        record = self._roster.join(event.node, event.name, event.speed)
+        record = self._roster.join(event.node, NodeProfile(event.name, event.speed, event.trusted))
         if record.node == self._ledger.nodes:
             self._ledger.add_node()
 
@@ -326,7 +328,7 @@ class Coordinator:
         if not self._deadlines.tick(self._now):
             return False
         for record in self._roster.live():
-            missed = self._deadlines.missed(record, self._owes(record), self._now)
+            missed = self._deadlines.missed(record, self._owes(record), self._now) or self._undelivered(record)
             if missed:
                 self._condemn(record, missed.reason, missed.for_good)
         if self._deadlines.hopeless(self._now):
@@ -407,6 +409,11 @@ class Coordinator:
         in_hand = self._ledger.outstanding(record.node) > 0
         return self._phase is Phase.TRAINING and in_hand and not (self._barrier and self._barrier.holds(record.node))
 
+    def _undelivered(self, record: NodeRecord) -> Missed | None:
+        if self._phase is not Phase.TRAINING or not self._owes(record):
+            return None
+        return self._deadlines.undelivered(record, self._ledger.outstanding(record.node), self._now)
+
     def _condemn(self, record: NodeRecord, reason: str, for_good: bool = False) -> None:
         """Have the node killed; its samples move when it is lost."""
         if record.healthy:
@@ -415,6 +422,10 @@ class Coordinator:
 
     def _send(self, record: NodeRecord, message: Message) -> None:
         record.moved = self._now
+        if isinstance(message, Work):
+            self._deadlines.given(record, self._now)
+        elif isinstance(message, Resume | Release):
+            self._deadlines.goes_on(record, self._now)
         self._actions.append(Send(record.node, message))
 
     def _finish(self, outcome: Outcome, reason: str) -> None:

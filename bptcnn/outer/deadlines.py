@@ -1,6 +1,10 @@
-"""Deadlines: who has been silent or without progress for too long, and when a run without nodes is hopeless."""
+"""Deadlines: who has been silent or without progress for too long, and when a run without nodes is hopeless.
 
-from collections.abc import Sequence
+A node that is not trusted (a host) also has to deliver: heartbeats that rise are no progress for ever. What it has in
+hand buys it time, and each sample that comes back buys it the time of that sample again.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan
 
@@ -9,6 +13,8 @@ from bptcnn.outer.settings import RunSettings
 
 PROGRESS_BATCHES = 20  # a node may take as long as this many of its batches without a sign of progress...
 LONGEST_PATIENCE = 1800.0  # ...but no longer: how long they take is what the node says
+SLOWER = 20.0  # times that a node may take for its samples what its speed lets expect
+LONGEST_DELIVERY = 7200.0  # seconds, for all that it has in hand
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,12 @@ class Missed:
 class Deadlines:
     """Judges by the times in the nodes' records, at Ticks only."""
 
-    def __init__(self, settings: RunSettings, records: Sequence[NodeRecord]) -> None:
+    def __init__(
+        self, settings: RunSettings, records: Sequence[NodeRecord], seconds_per_sample: Callable[[int], float]
+    ) -> None:
         self._settings = settings
         self._records = records
+        self._seconds_per_sample = seconds_per_sample  # that a node is expected to take; NaN: not known
         self._last_tick: float | None = None
         self._deserted: float | None = None  # since when no node has been live
 
@@ -43,6 +52,7 @@ class Deadlines:
         if last is None or now - last > self._settings.silence_seconds / 2:
             for record in self._records:
                 record.heard = record.moved = now
+                self.goes_on(record, now)
             if self._deserted is not None:
                 self._deserted = now
             return False
@@ -62,6 +72,35 @@ class Deadlines:
         if owes and now - record.moved > patience:
             return Missed(f"no progress for {patience:g} s", for_good=True)
         return None
+
+    def given(self, record: NodeRecord, now: float) -> None:
+        """The node is sent samples."""
+        if record.owes_since is None:
+            record.owes_since = now
+
+    def goes_on(self, record: NodeRecord, now: float) -> None:
+        """It could not deliver until now."""
+        if record.owes_since is not None:
+            record.owes_since = now
+
+    def delivered(self, record: NodeRecord, samples: int, in_hand: int, now: float) -> None:
+        """It has committed `samples`, and has `in_hand` still to train."""
+        if not in_hand or record.owes_since is None:
+            record.owes_since = None
+            return
+        seconds = self._seconds_per_sample(record.node)
+        record.owes_since = now if isnan(seconds) else min(now, record.owes_since + SLOWER * samples * seconds)
+
+    def undelivered(self, record: NodeRecord, in_hand: int, now: float) -> Missed | None:
+        """What a live node that has samples in hand has not delivered in time."""
+        if record.trusted or record.owes_since is None:
+            return None
+        seconds = self._seconds_per_sample(record.node)
+        expected = LONGEST_DELIVERY if isnan(seconds) else SLOWER * in_hand * seconds
+        allowed = min(self._settings.progress_seconds + expected, LONGEST_DELIVERY)
+        if now - record.owes_since <= allowed:
+            return None
+        return Missed(f"the {in_hand:,} samples that it has did not come back within {allowed:.0f} s", for_good=True)
 
     def _patience(self, record: NodeRecord) -> float:
         seconds = record.speedometer.seconds_per_sample()

@@ -219,13 +219,14 @@ class NodeJoined:
 
     `node` is the next index and `name` a new name, or both are those of a node that is lost for good: it goes on from
     what it had done. `speed`: by profile, in the unit of the other nodes' (images/s, or anything proportional to it).
-    ValueError for another index, or a name that is taken.
+    `trusted`: as in NodeProfile. ValueError for another index, or a name that is taken.
     """
 
     node: int
     time: float
     name: str
     speed: float
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

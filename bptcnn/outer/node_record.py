@@ -125,6 +125,8 @@ class NodeRecord:
     reason_lost: str | None = None
     trying: bool = False  # its trial is under way
     alone: float | None = None  # images/s in its trial
+    trusted: bool = True  # what it says of its progress is taken for true
+    owes_since: float | None = None  # since when it has samples and has delivered less than it should
 
     @property
     def healthy(self) -> bool:
@@ -136,10 +138,10 @@ class NodeRecord:
         """Whether it is live or may be again."""
         return self.away or not self.lost
 
-    def join(self, speed: float) -> None:
+    def join(self, speed: float, trusted: bool) -> None:
         """It is to join the run, for the first time or again."""
         self.lost = self.away = self.joining = True
-        self.profiled_speed = speed
+        self.profiled_speed, self.trusted = speed, trusted
         self.reason_lost = "it is joining"
 
     def revive(self, now: float, samples_committed: int, paused: bool) -> None:
@@ -152,7 +154,7 @@ class NodeRecord:
         self.committed_before = self.samples_trained = self.moved_at = samples_committed
         self.refusals = 0
         self.staleness = 0
-        self.began, self.reported = None, False
+        self.began, self.reported, self.owes_since = None, False, None
         self.sizes.clear()
         self.costs.clear()
         self.transfers.clear()

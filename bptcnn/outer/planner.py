@@ -44,6 +44,13 @@ class Planner:
         times = [record.speedometer.seconds_per_sample() for record in self._records]
         return np.minimum(estimate_speeds(profiled, times), [record.fastest(self.now) for record in self._records])
 
+    def seconds_per_sample(self, node: int) -> float:
+        """What the node is expected to take, as measured or by profile; NaN as long as nobody was measured."""
+        times = [record.speedometer.seconds_per_sample() for record in self._records]
+        if np.isnan(times).all():
+            return float("nan")
+        return float(1.0 / estimate_speeds([record.profiled_speed for record in self._records], times)[node])
+
     def local_steps(self, node: int) -> int:
         """Batches in the node's local iteration.
 

@@ -6,7 +6,7 @@ from math import isnan
 
 from bptcnn.outer.node_record import MEASURED_BATCHES, NodeRecord, NodeStatus, Speedometer
 from bptcnn.outer.partition import Counts, Floats
-from bptcnn.outer.settings import RunSettings
+from bptcnn.outer.settings import NodeProfile, RunSettings
 from bptcnn.outer.state import CoordinatorState, NodeState
 
 
@@ -20,7 +20,7 @@ class Roster:
         # nodes that took part before the run was resumed without them: their share of the run's totals
         self.departed = state.nodes if state else ()
         for profile in settings.nodes:
-            self.add(profile.name, profile.speed)
+            self.add(profile)
 
     @property
     def names(self) -> list[str]:
@@ -32,9 +32,10 @@ class Roster:
         """Whether there is one node only, and never was another one."""
         return len(self.records) == 1
 
-    def add(self, name: str, speed: float) -> NodeRecord:
+    def add(self, profile: NodeProfile) -> NodeRecord:
         """Append a node's record, which goes on from what a departed node of this name had done."""
-        record = NodeRecord(len(self.records), name, speed, Speedometer(self._batch_size))
+        name, speedometer = profile.name, Speedometer(self._batch_size)
+        record = NodeRecord(len(self.records), name, profile.speed, speedometer, trusted=profile.trusted)
         self.records.append(record)
         for state in self.departed:
             if state.name == name:
@@ -42,14 +43,14 @@ class Roster:
         self.departed = tuple(state for state in self.departed if state.name != name)
         return record
 
-    def join(self, node: int, name: str, speed: float) -> NodeRecord:
+    def join(self, node: int, profile: NodeProfile) -> NodeRecord:
         """Make a place for a node that is to join, or the one that it had; ValueError where it cannot have that."""
-        names = self.names
+        names, name = self.names, profile.name
         if node == len(names) and name not in names:
-            self.add(name, speed)
+            self.add(profile)
         elif not (node < len(names) and names[node] == name and not self.records[node].hopeful):
             raise ValueError(f"node {name} cannot join as node {node} of {len(names)}")
-        self.records[node].join(speed)
+        self.records[node].join(profile.speed, profile.trusted)
         return self.records[node]
 
     def live(self) -> Sequence[NodeRecord]:

@@ -16,10 +16,14 @@ TRIAL_PART = 10
 
 @dataclass(frozen=True, slots=True)
 class NodeProfile:
-    """A node as known before the run: its name (resuming matches by it) and its profiled speed in images/s."""
+    """A node as known before the run: its name (resuming matches by it) and its profiled speed in images/s.
+
+    `trusted`: what it says of its progress is taken for true, however long its submissions take. A host's is not.
+    """
 
     name: str
     speed: float
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

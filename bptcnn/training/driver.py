@@ -358,7 +358,7 @@ class Driver:
             now = time.monotonic()
             match wish:
                 case Joining(index=index, profile=profile):
-                    self._handle(NodeJoined(index, now, profile.name, profile.speed))
+                    self._handle(NodeJoined(index, now, profile.name, profile.speed, profile.trusted))
                     self._failed.discard(index)
                     self._ready.discard(index)
                     self._joining.add(index)

@@ -197,7 +197,8 @@ class Joins:
             return []
         index, member = preparation.index, preparation.member
         members = self._launcher.members
-        profile = NodeProfile(member.name, joined_speed(members, self._profiles, member))
+        speed = joined_speed(members, self._profiles, member)
+        profile = NodeProfile(member.name, speed, trusted=member.host is None)
         if index == len(members):
             members.append(member)
             self._profiles.append(profile)

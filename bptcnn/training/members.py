@@ -60,7 +60,10 @@ def profiles(members: Sequence[Member]) -> tuple[NodeProfile, ...]:
     mean = sum(speed.cores_times_clock for speed in known) / len(known) if known else 1.0
     expected = [NodeSpeed(None, mean) if member.expected is UNKNOWN else member.expected for member in members]
     speeds = comparable_speeds(expected)
-    return tuple(NodeProfile(member.name, full * member.speed) for member, full in zip(members, speeds, strict=True))
+    return tuple(
+        NodeProfile(member.name, full * member.speed, trusted=member.host is None)
+        for member, full in zip(members, speeds, strict=True)
+    )
 
 
 def joined_speed(members: Sequence[Member], known: Sequence[NodeProfile], joining: Member) -> float:

@@ -138,7 +138,9 @@ class Visits(Target):
             for wish in joins.attend(coordinator.statuses, coordinator.epoch, 2):
                 if isinstance(wish, Joining):
                     now = 1.0 + turn
-                    coordinator.handle(NodeJoined(wish.index, now, wish.profile.name, wish.profile.speed))
+                    coordinator.handle(
+                        NodeJoined(wish.index, now, wish.profile.name, wish.profile.speed, wish.profile.trusted)
+                    )
                     coordinator.handle(NodeReturned(wish.index, now))
                     coordinator.handle(Tick(now))
             if until is not None:

@@ -15,7 +15,8 @@ class Listener:
 
     def __init__(self) -> None:
         self.taken: list[NodeEvent] = []
-        self.desk = _Desk(3, self.taken.append, lambda: 11)
+        self.refused: list[str] = []
+        self.desk = _Desk(3, self.taken.append, self.refused.append, lambda: 11)
 
 
 def test_a_desk_takes_what_its_own_node_says() -> None:
@@ -23,6 +24,7 @@ def test_a_desk_takes_what_its_own_node_says() -> None:
     events: list[NodeEvent] = [Ready(3, 1.0), Heartbeat(3, 2.0, 5), Paused(3, 3.0), Failed(3, 4.0, "why")]
     here.desk.report([encode_event(event) for event in events])
     assert here.taken == events
+    assert not here.refused
     here.desk.greet(VERSION, 77)
     assert here.desk.pid == 77
 
@@ -54,6 +56,9 @@ def test_a_desk_refuses_what_cannot_be(event: Any) -> None:
     with pytest.raises(ValueError, match=r"speaks for node|no message|is "):
         here.desk.report([event])
     assert not here.taken
+    (reason,) = here.refused
+    assert reason.startswith("it reported what cannot be: ")
+    assert reason.isprintable()
 
 
 @pytest.mark.parametrize("version", ["", "0", None, 5, ["x"] * 10**5, VERSION + "1"])

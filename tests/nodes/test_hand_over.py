@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from bptcnn.nodes import hand_over
+from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.gate import Gate
 from bptcnn.nodes.hand_over import LONGEST_SECONDS, HandOver
 from bptcnn.nodes.optimizer_state import OptimizerState
@@ -69,10 +70,21 @@ def test_what_takes_too_long_is_not_waited_for_again(monkeypatch: pytest.MonkeyP
     assert (side.pauses, side.is_open(), side.it.state()) == (2, False, None)
 
 
-def test_a_state_that_nobody_asked_for_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_comes_after_its_pause_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     side = Side(monkeypatch)
     side.it.pause()
-    side.it.take(STATE)
     side.it.resume()
     assert side.it.take(STATE)
-    assert (side.pauses, side.is_open(), side.it.state()) == (1, True, None)
+    assert (side.pauses, side.is_open(), side.it.state()) == (0, True, None)
+
+
+def test_more_states_than_pauses_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = Side(monkeypatch)
+    with pytest.raises(Impossible, match="more states"):
+        side.it.take(STATE)
+    for _ in range(1000):  # however short the epochs are
+        side.it.pause()
+        side.it.take(STATE)
+        side.it.resume()
+    with pytest.raises(Impossible, match="more states"):
+        side.it.take(STATE)

@@ -81,7 +81,7 @@ WRONG: list[dict[str, Any]] = [
     {"speed": "x"},
     {"speed": 5e-324},
     {"speed": 0},
-    {"speed": 2.0},
+    {"speed": 2000.0},
     {"speed": True},
     {"threads": 0},
     {"threads": 10**9},
@@ -274,6 +274,6 @@ def test_another_users_run_is_not_joined(
     run_folder: tuple[Path, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could name a hosts file, and so programs on this user's hosts."""
-    monkeypatch.setattr(joining.os, "geteuid", lambda: os.getuid() + 1)
+    monkeypatch.setattr(joining.os, "getuid", lambda: os.geteuid() + 1)
     with pytest.raises(UserError, match="is another user's"):
         Connection(run_folder[0])
