@@ -35,6 +35,7 @@ from bptcnn.nodes.exchange import Committer
 from bptcnn.nodes.frames import Frame, FrameError
 from bptcnn.nodes.frames import Kind as FrameKind
 from bptcnn.nodes.gate import Shut
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.remote import _Desk
 from bptcnn.nodes.servant import Servant
 from bptcnn.outer import (
@@ -93,6 +94,7 @@ class HostileNode:
 
     pid = 7
     host = "evil"
+    first_step = 0
 
     def __init__(
         self, index: int, member: Member, buffer: WeightBuffer, script: Script, update: Any, clock: Any
@@ -101,10 +103,11 @@ class HostileNode:
         self._events: list[NodeEvent] = []
         self._bell = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         committer = self._committer = Committer(buffer, index, update)
-        self._done_before = self._trained = committer.samples_committed
+        self._trained = 0
         samples = Samples(np.zeros((5, 2, 2, 1), np.uint8), np.zeros(5, np.int32))
         size = buffer.layout.parameters
-        self._servant = Servant(index, committer, update, "float32", size, samples, self._tell)
+        self._servant = Servant(index, committer, update, "float32", size, samples, self._tell, self._keep, size)
+        self._kept: OptimizerState | None = None
         self._desk = _Desk(index, self._take, self._refuse, committer.updates)
         self._payload = encode("float32", np.full(size, 1e-3, np.float32))
         self._work: list[list[int]] = []
@@ -143,6 +146,9 @@ class HostileNode:
         events, self._events[:] = list(self._events), []
         return events
 
+    def optimizer_state(self) -> OptimizerState | None:
+        return self._kept
+
     def kill(self) -> None:
         self._servant.gate.shut()
         if self._bell >= 0:
@@ -155,6 +161,10 @@ class HostileNode:
     def _ring(self) -> None:
         if self._bell >= 0:
             os.eventfd_write(self._bell, 1)
+
+    def _keep(self, state: OptimizerState) -> bool:
+        self._kept = state
+        return True
 
     # ---- what it says ------------------------------------------------------------------------------------------------
 
@@ -175,10 +185,12 @@ class HostileNode:
             )
             more = (Paused(self._node, 0.0), Heartbeat(self._node, 0.0, 8), Failed(self._node, 0.0, "I am tired"))
             self._report(draw.choice((*said, *said, *more)), draw.random() < 0.7)
+        elif draw.random() < 0.1:
+            self._hand_over(lies)
         elif self._work and not self._paused and script.works and (lies or not self._committer.pending()):
             self._submit(lies)
         else:
-            self._report(Heartbeat(self._node, 0.0, self._trained - self._done_before), lies)
+            self._report(Heartbeat(self._node, 0.0, self._trained), lies)
         self._ring()
 
     def _beat(self) -> None:
@@ -186,8 +198,7 @@ class HostileNode:
         counts = {"constant": self._trained, "rising": self._trained + 1, "huge": self._trained + 10**9}
         if self._script.beats != "none" and self._clock.now - self._acted_at >= _BEAT_SECONDS:
             self._acted_at = self._clock.now
-            count = min(counts[self._script.beats], 2**61) - self._done_before
-            self._report(Heartbeat(self._node, 0.0, max(0, count)), False)
+            self._report(Heartbeat(self._node, 0.0, min(counts[self._script.beats], 1 << 40)), False)
         self._ring_later()
 
     def _ring_later(self) -> None:
@@ -226,26 +237,39 @@ class HostileNode:
         meta = head(taken, epoch, self._version)
         if lies:
             meta = self._lie(meta)
-        payload = self._payload
-        text = json_text(meta, self._script.draw if lies else None)
-        self._script.said.append(f"SUBMIT {text[:400]}")
-        try:
-            frame = Frame(FrameKind.SUBMIT, _meta(text), payload.copy())
-            self._servant.serve(_Once(frame, self))  # type: ignore[arg-type]
-        except Shut:
-            self._dead = True
-        except (Impossible, Diverged, ValueError, FrameError) as error:
-            self._refuse(line(error))
-        except EOFError:
+        if self._serve(FrameKind.SUBMIT, meta, lies):
             self._work[0][1] -= taken
             if self._work[0][1] <= 0:
                 del self._work[0]
+
+    def _hand_over(self, lies: bool) -> None:
+        """What it keeps for its next step: right, or of somebody else's steps, with a velocity that is none."""
+        meta: dict[str, Any] = {"step": self.first_step + 1, "usual_loss": 1.0}
+        self._serve(FrameKind.KEEP, self._lie(meta) if lies else meta, lies)
+
+    def _serve(self, kind: FrameKind, meta: Any, lies: bool) -> bool:
+        """Have the servant take one frame; return whether it did."""
+        draw = self._script.draw
+        payload = self._payload.copy()
+        if lies and draw.random() < 0.2:
+            payload.view(np.float32)[draw.randrange(payload.size // 4)] = draw.choice((np.nan, np.inf, 3e38, -1e20))
+        text = json_text(meta, draw if lies else None)
+        self._script.said.append(f"{kind.name} {text[:400]}")
+        try:
+            self._servant.serve(_Once(Frame(kind, _meta(text), payload), self))  # type: ignore[arg-type]
+        except Shut:
+            self._dead = True
+        except (Impossible, Diverged, ValueError, FrameError) as error:  # as `RemoteNode._serve` has it
+            self._refuse(line(error))
+        except EOFError:
+            return True
+        return False
 
     def _take(self, event: NodeEvent) -> None:
         """As RemoteNode does."""
         match event:
             case Heartbeat():
-                self._trained = max(self._trained, self._done_before + event.samples_trained)
+                self._trained = max(self._trained, event.samples_trained)
                 self._tell(Heartbeat(event.node, event.time, self._trained))
             case Paused():
                 pass
@@ -283,7 +307,7 @@ class _Once:
         return self._frames.pop()
 
     def send(self, kind: Any, meta: Any = None, payload: Any = b"") -> None:
-        if meta:
+        if meta and "version" in meta:
             self._node._version = meta["version"]
 
 
@@ -336,6 +360,8 @@ class Runs(Target):
         assert found.outcome == "completed"
         assert found.images_trained == 2 * SAMPLES
         (evil,) = (node for node in found.nodes if node.name == "evil")
+        lost = [node.name for node in found.nodes if node.lost is not None and node is not evil]
+        assert not lost, f"{lost} were lost by what another node said"
         return None if evil.lost is None else line(evil.lost)
 
 

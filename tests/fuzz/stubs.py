@@ -8,7 +8,7 @@ import os
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import inf
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ import bptcnn.training.run as run_module
 from bptcnn.data import Samples
 from bptcnn.memory import WeightBuffer
 from bptcnn.nodes.exchange import Committer, Iteration
+from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import (
     Action,
     Coordinator,
@@ -44,6 +45,7 @@ from bptcnn.outer import (
 )
 from bptcnn.training.launcher import MOST_JOINED
 from bptcnn.training.members import Member
+from bptcnn.training.optimizer_states import OptimizerStates
 
 MOST_SECONDS = 2000.0  # of the run's clock: what is not over by then hangs
 _BEAT_SECONDS = 0.5
@@ -60,6 +62,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = self._began = self._beat = 1000.0
         self.nodes: list[StubNode] = []
+        self.broken: list[AssertionError] = []  # what the audit has found
 
     def monotonic(self) -> float:
         self.now += _CALL_SECONDS
@@ -84,11 +87,13 @@ class StubNode:
 
     pid = None
     host = "here"
+    first_step = 0
 
     def __init__(self, index: int, member: Member, buffer: WeightBuffer, batch: int, update: Any, clock: Clock) -> None:
         self.name, self._index, self._clock, self._batch = member.name, index, clock, batch
         self._committer = Committer(buffer, index, update)
-        self._weights = np.empty(buffer.layout.parameters, np.float32)
+        self._done_before = self._committer.samples_committed  # by earlier nodes in this place
+        self._weights = np.zeros(buffer.layout.parameters, np.float32)
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._events: deque[NodeEvent] = deque()
         self._work: deque[tuple[int, int]] = deque()
@@ -128,7 +133,10 @@ class StubNode:
         return events
 
     def beat(self) -> None:
-        self.tell(Heartbeat(self._index, 0.0, self._committer.samples_committed))
+        self.tell(Heartbeat(self._index, 0.0, self._committer.samples_committed - self._done_before))
+
+    def optimizer_state(self) -> OptimizerState:
+        return OptimizerState(self.first_step + self._committer.samples_committed, 1.0, self._weights.copy())
 
     def _trained(self) -> Submitted:
         epoch, samples = self._work.popleft()
@@ -160,11 +168,19 @@ class StubLauncher:
     clock = Clock()
 
     def __init__(
-        self, network: Any, settings: Any, members: Sequence[Member], dataset: Any, train: Any, folder: Any, tuning: Any
+        self,
+        network: Any,
+        settings: Any,
+        members: Sequence[Member],
+        dataset: Any,
+        train: Any,
+        folder: Any,
+        tuning: Any,
+        states: dict[str, OptimizerState],
     ) -> None:
         self.network, self.settings, self.members = network, settings, list(members)
         self.buffer = WeightBuffer.create(network.size, len(members), MOST_JOINED)
-        self.started = [0] * (len(members) + MOST_JOINED)
+        self._states = OptimizerStates(states)
 
     @property
     def places(self) -> int:
@@ -174,10 +190,15 @@ class StubLauncher:
         self.buffer.admit(index)
 
     def start(self, index: int) -> Any:
-        self.started[index] += 1
         settings = self.settings
+        state = self._states.start(self.members[index].name, fresh=not self.buffer.submission(index).sequence)
         make = StubNode if self.members[index].host is None else type(self).node
-        return make(index, self.members[index], self.buffer, settings.batch_size, settings.update, type(self).clock)
+        node = make(index, self.members[index], self.buffer, settings.batch_size, settings.update, type(self).clock)
+        node.first_step = state.step
+        return node
+
+    def optimizer_states(self, nodes: Mapping[int, Any]) -> dict[str, OptimizerState]:
+        return self._states.at_cut({node.name: node.optimizer_state() for node in nodes.values()})
 
     def close(self) -> None:
         self.buffer.close()
@@ -186,7 +207,7 @@ class StubLauncher:
 class StubEvaluator:
     """An evaluator that finds every weight set as good as its mean is large."""
 
-    def __init__(self, network: Any = None, threads: int = 1) -> None:
+    def __init__(self, network: Any = None, threads: int = 1, reserved: int = 0) -> None:
         pass
 
     def accuracy(self, weights: Any, samples: Samples) -> float:
@@ -218,9 +239,14 @@ def stubbed(node: Callable[..., Any] = StubNode) -> Iterator[Clock]:
         if not books:  # of the one run in here
             books.append(Books.of(self))
         actions = handle(self, event)
-        if not isinstance(event, Tick | Heartbeat):  # how long nothing moves is judged by our clock
+        if isinstance(event, Tick | Heartbeat):  # how long nothing moves is judged by our clock
+            return actions
+        try:
             self.validate()
-            books[-1].enter(event, actions, self.phase)
+            # what was trained in vain is what nodes say, and some lie
+            books[-1].enter(event, actions, self.phase, mock.ANY)
+        except AssertionError as error:  # the driver would take it for the end of a node
+            clock.broken.append(error)
         return actions
 
     launcher = type("Launcher", (StubLauncher,), {"node": staticmethod(node), "clock": clock})
@@ -235,3 +261,5 @@ def stubbed(node: Callable[..., Any] = StubNode) -> Iterator[Clock]:
         stack.enter_context(mock.patch.object(run_module, "tuning_record", return_value=None))
         stack.enter_context(mock.patch.object(run_module, "write_report"))  # takes most of the time
         yield clock
+    if clock.broken:
+        raise clock.broken[0]
