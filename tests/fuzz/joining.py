@@ -4,7 +4,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,8 @@ class Visits(Target):
         try:
             with self._visitor() as first, self._visitor() as second:
                 for index, packet in enumerate(given):
-                    (first, second)[index % 2].send(packet)
+                    with suppress(BlockingIOError):  # more than a socket holds that nobody has read
+                        (first, second)[index % 2].send(packet, socket.MSG_DONTWAIT)
                 self._attend(joins, coordinator, turns=6)
                 with self._visitor() as honest:
                     honest.send(encode(JoinRequest("honest")))
