@@ -112,7 +112,7 @@ class Visits(Target):
             with self._visitor() as first, self._visitor() as second:
                 for index, packet in enumerate(given):
                     with suppress(BlockingIOError):  # more than a socket holds that nobody has read
-                        (first, second)[index % 2].send(packet, socket.MSG_DONTWAIT)
+                        (first, second)[index % 2].send(packet)
                 self._attend(joins, coordinator, turns=6)
                 with self._visitor() as honest:
                     honest.send(encode(JoinRequest("honest")))
@@ -128,6 +128,7 @@ class Visits(Target):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as opened, short_path(self._path) as name:
             opened.settimeout(_SECONDS)
             opened.connect(name)
+            opened.setblocking(False)
             yield opened
 
     def _attend(
@@ -153,7 +154,6 @@ class Visits(Target):
 
     def _heard(self, opened: socket.socket) -> list[Any]:
         found = []
-        opened.setblocking(False)
         while True:
             try:
                 content = opened.recv(1 << 16)
