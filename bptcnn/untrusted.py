@@ -40,7 +40,8 @@ LARGEST_FLOAT = 1e30  # products of three, and sums of a million, are numbers
 _MOST_CHARACTERS = 10_000
 _MOST_ITEMS = 1 << 16
 _READ_SECONDS = 10.0  # for what is no regular file: a pipe of the user's shell
-_SHOWN = 50  # characters of a wrong value
+_SHOWN = 50  # characters of a wrong value...
+_MOST_NAME = 200  # ...and of where it stands
 
 T = TypeVar("T")
 
@@ -209,6 +210,7 @@ def build(
 
     Raises Malformed for anything else, what the dataclass itself refuses with ValueError or UserError included.
     """
+    where = printable(where, _MOST_NAME)
     if not isinstance(values, Mapping):
         raise Malformed(f"{where or kind.__name__} is no table: {_show(values)}")
     hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]  # classes have a hash
@@ -309,7 +311,7 @@ def _limit(limits: tuple[object, ...], kind: type[T]) -> T | None:
 
 
 def _wrong(name: str, wanted: str, value: object) -> Malformed:
-    return Malformed(f"{printable(name, 200)} is {_show(value)}, not {wanted}")
+    return Malformed(f"{printable(name, _MOST_NAME)} is {_show(value)}, not {wanted}")
 
 
 def _show(value: object) -> str:

@@ -50,6 +50,7 @@ _HEADER = struct.Struct("<4sIQIQ")  # magic, kind, sequence number, bytes of met
 _CONNECTING, _ACCEPTING = 1, 2  # roles, and the directions of what they send
 _MAC_BYTES = 32
 _PROOF_BYTES = 32
+_PAUSE_SECONDS = 3600.0  # between two bytes of a frame, whose size may allow it weeks
 _FRAME_SECONDS, _LEAST_RATE = 30.0, 16e3  # that a frame may take, and bytes/s beyond that: a link of 128 kbit/s
 _PIECE = 64 << 10  # bytes between two signs of life: half a second at 1 Mbit/s
 
@@ -294,7 +295,7 @@ class Channel:
 
     def _await_rest(self, deadline: float) -> None:
         left = deadline - time.monotonic()
-        if left <= 0 or not self._readable(left):
+        if left <= 0 or not self._readable(min(left, _PAUSE_SECONDS)):
             raise FrameError("a frame came too slowly")
 
     def _readable(self, seconds: float | None) -> bool:
