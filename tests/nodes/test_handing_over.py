@@ -6,8 +6,8 @@ import socket
 import struct
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from nodes.agents import TINY, agent, gone, ready, submissions
 from nodes.test_bootstrap import bootstrap
@@ -17,7 +17,7 @@ from bptcnn.errors import UserError
 from bptcnn.networks import Network
 from bptcnn.nodes import LocalNode, NodeGone
 from bptcnn.nodes import bootstrap as bootstrap_module
-from bptcnn.outer import Heartbeat, Pause, Resume
+from bptcnn.outer import Heartbeat, Pause, Stop
 
 TABLE_BYTES = 3_000_000  # more than any socket's buffer
 
@@ -106,7 +106,7 @@ def test_after_ctrl_c_within_a_message_nothing_follows(monkeypatch: pytest.Monke
 
         monkeypatch.setattr(node._connection, "send", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            node.send(Resume())
+            node.send(Stop())
         with pytest.raises(NodeGone, match="a part of a message"):
             node.send(Pause())
         node._connection.close()
@@ -127,12 +127,12 @@ def test_what_follows_an_event_that_was_cut_short_is_not_read() -> None:
         node._connection.close()
 
 
-def test_the_last_line_of_the_log_is_the_reason_of_an_end(tmp_path: Path) -> None:
-    labels = np.full(64, 3, np.int32)
-    with agent(tmp_path, labels=labels) as bench:
-        ready(bench.node)
-        bench.log.write_text("earlier\nwhat went wrong\x1b[31m\n\n")
-        bench.node._log_start = 0  # type: ignore[attr-defined]
-        assert bench.node._last_words() == "what went wrong [31m"  # type: ignore[attr-defined]
-        bench.log.unlink()
-        assert bench.node._last_words() == ""  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("printed", "reason"), [(b"earlier\nwhat went wrong\x1b[31m\n\n", "what went wrong [31m"), (b"\n", ""), (b"", "")]
+)
+def test_the_last_line_that_it_printed_is_the_reason_of_an_end(printed: bytes, reason: str) -> None:
+    node, theirs = wired()
+    with theirs:
+        node._log = SimpleNamespace(close=lambda: printed)  # type: ignore[assignment]
+        assert node._last_words() == reason
+        node._connection.close()
