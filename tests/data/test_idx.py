@@ -14,7 +14,7 @@ from data_files import fresh, grey, idx_bytes, only_user_errors, refusal, write_
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bptcnn.data import load
+from bptcnn.data import files, load
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
@@ -189,5 +189,5 @@ def test_denied_by_the_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(files, "open", denied, raising=False)
     assert refusal(folder) == f"cannot read {folder / IMAGES}: permission denied"

@@ -19,7 +19,7 @@ from bptcnn.inner.lowering import lower, operations
 from bptcnn.inner.subnetwork import Subnetwork
 from bptcnn.inner.tuning import Tuning
 from bptcnn.kernels.unit import MATRIX_UNIT
-from bptcnn.networks import BatchNorm, Conv2D, Dense, Flatten, GlobalAveragePool2D, Network, Residual
+from bptcnn.networks import BatchNorm, Conv2D, Dense, DepthwiseConv2D, Flatten, GlobalAveragePool2D, Network, Residual
 
 if not MATRIX_UNIT:
     pytest.skip("this CPU multiplies no bfloat16 numbers", allow_module_level=True)
@@ -59,18 +59,12 @@ def fitting(shape: tuple[int, int, int], *found: object) -> Network:
         raise
 
 
-def rounded(x: Array) -> Array:
-    """Round to the nearest bfloat16, ties to even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
-
-
-def convolve_rounded(layer: Conv2D, x: Array, parameters: list[Array]) -> tuple[Array, Callable[[Array], Any]]:
-    """The reference's convolution on rounded operands, where bfloat16 suits it."""
-    if not suits_bfloat16(x.shape[1:], (1, 1, layer.filters)):
-        return EXACT(layer, x, parameters)
-    made, back = EXACT(layer, rounded(x), [rounded(parameters[0]), *parameters[1:]])
-    return made, lambda d: back(rounded(d))
+def convolve_rounded(
+    layer: Conv2D | DepthwiseConv2D, x: Array, parameters: list[Array], rounds: bool
+) -> tuple[Array, Callable[[Array], Any]]:
+    """The reference's convolution, on rounded operands wherever bfloat16 suits it."""
+    suits = isinstance(layer, Conv2D) and suits_bfloat16(x.shape[1:], (1, 1, layer.filters))
+    return EXACT(layer, x, parameters, suits)
 
 
 EXACT = reference._convolve

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bptcnn import available
 from bptcnn.available import available_bytes
 from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory
@@ -135,14 +134,3 @@ def test_memory_that_goes_between_look_and_use_is_the_users_error(monkeypatch: p
     with pytest.raises(UserError, match="need 1 MiB"):
         SharedMemory.create(4096, NAME)
     assert open_descriptors() == before
-
-
-@pytest.mark.parametrize(
-    ("limit", "expected"), [("max", None), ("1000", 1000 - 700 + 60), ("100", 0), ("nonsense", None)]
-)
-def test_headroom_in_a_cgroup(tmp_path: Path, limit: str, expected: int | None) -> None:
-    (tmp_path / "max").write_text(limit + "\n")
-    (tmp_path / "current").write_text("700\n")
-    (tmp_path / "stat").write_text("anon 500\ninactive_file 40\nactive_file 20\n")
-    assert available._headroom(tmp_path / "max", tmp_path / "current", tmp_path / "stat", "") == expected
-    assert available._headroom(tmp_path / "absent", tmp_path / "current", tmp_path / "stat", "") is None
