@@ -202,6 +202,7 @@ def test_a_node_that_diverges_again_and_again_says_so(tmp_path: Path, address: s
         after = np.empty_like(before)
         bench.buffer.snapshot(after)
         assert np.array_equal(before, after), "what diverged was merged"
+        bench.node.kill()  # which reads what it has printed to its end
         log = bench.log.read_text()
         assert log.count("is refused") == MOST_REFUSALS
         assert "Traceback" not in log, "no traceback for what the user can mend"

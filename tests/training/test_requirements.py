@@ -79,19 +79,22 @@ def test_a_node_killed_for_want_of_memory_is_said_to_be(tmp_path: Path, monkeypa
 
 
 FULL = """
-import sys, time
+import subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from nodes.agents import agent, gone, ready
+
+def killed_sooner(pid, score):
+    Path(f"/proc/{pid}/oom_score_adj").write_text(str(score))
+
 with agent(Path(sys.argv[2])) as bench:
     ready(bench.node)
-    Path(f"/proc/{bench.node.pid}/oom_score_adj").write_text("1000")
-    held = []
-    while Path(f"/proc/{bench.node.pid}/cmdline").read_bytes():
-        held.append(b"x" * 5_000_000)
-        time.sleep(0.05)  # for the system to take the agent's memory back before it looks for more
-    held.clear()
+    killed_sooner(bench.node.pid, 1000)
+    hog = subprocess.Popen([sys.executable, "-c", "held = []\\nwhile True: held.append(b'x' * 5_000_000)"])
+    killed_sooner(hog.pid, 500)
     print(gone(bench.node))
+    hog.kill()
+    hog.wait()
 """
 
 
