@@ -24,7 +24,8 @@ from bptcnn.outer import (
     Tried,
     Work,
 )
-from bptcnn.untrusted import Malformed, build, printable
+from bptcnn.untrusted import Malformed, printable
+from bptcnn.untrusted import build as checked
 
 _MESSAGES: tuple[type, ...] = (Work, Pause, Resume, Release, Trial, Stop)
 # Submitted is made where the submission is committed
@@ -59,7 +60,7 @@ def checked_event(event: Any) -> NodeEvent:
     kind: type[Any] = type(event)
     if kind not in (*_EVENTS, Submitted):
         raise Malformed(f"no event: {kind.__name__}")
-    found: NodeEvent = build(kind, {field.name: getattr(event, field.name) for field in fields(kind)})
+    found: NodeEvent = checked(kind, {field.name: getattr(event, field.name) for field in fields(kind)})
     return found
 
 
@@ -92,4 +93,4 @@ def _decode(value: object, allowed: tuple[type, ...]) -> Any:
     taken = {key: item for key, item in value.items() if key != "type"}
     if kinds[name] is Work and "indices" in taken:
         taken["indices"] = _indices(taken["indices"])
-    return build(kinds[name], taken)
+    return checked(kinds[name], taken)

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from bptcnn.data import Samples
 from bptcnn.kernels import rounding
-from bptcnn.nodes.claims import Claims, Impossible, Shipments, Submission
+from bptcnn.nodes.claims import Claims, Impossible, Shipments
+from bptcnn.nodes.claims import Submission as _Submission
 from bptcnn.nodes.divergence import require_step
 from bptcnn.nodes.encoding import decode, decode_onto, encode
 from bptcnn.nodes.exchange import Committer, Iteration
@@ -106,7 +107,7 @@ class Servant:
 
     def _commit(self, channel: Channel, frame: Frame) -> None:
         try:
-            submission = build(Submission, frame.meta)
+            submission = build(_Submission, frame.meta)
         except Malformed as error:
             raise Impossible(f"it sent no submission: {error}") from None
         self._claims.require_possible(submission, time.monotonic())
