@@ -188,9 +188,9 @@ def test_who_is_refused(tmp_path: Path) -> None:
         (JoinRequest(name="node0"), "a node called node0 takes part in the run already"),
         (JoinRequest(name="a/b"), "name is 'a/b'"),
         (JoinRequest(speed=1.5), "speed must be above 0, at most 1, not 1.5"),
-        (JoinRequest(threads=0), "threads must be a whole number from 1"),
-        (JoinRequest(threads="two"), "threads must be a whole number from 1"),  # type: ignore[arg-type]
-        (JoinRequest(speed="fast"), "not supported between"),  # type: ignore[arg-type]
+        (JoinRequest(threads=0), "threads is 0, not a whole number from 1 to 4096"),
+        (JoinRequest(threads="two"), "threads is 'two', not a whole number from 1 to 4096"),  # type: ignore[arg-type]
+        (JoinRequest(speed="fast"), "speed is 'fast', not a number"),  # type: ignore[arg-type]
         (JoinRequest(host={"address": "-x", "python": "/p"}), "address is '-x'"),
         (JoinRequest(host={"adress": "x"}), "unknown key 'adress'"),
     ]
