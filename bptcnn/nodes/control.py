@@ -30,10 +30,7 @@ _LONGEST_CALL = 1 << 16  # bytes: some hundred events; once parsed they take man
 _LONGEST_ANSWER = 256 << 20  # two epochs' indices for a node that is alone; it is the coordinator's, who is trusted
 _MOST_CONNECTIONS = 16  # an agent needs 3
 _FULL_SECONDS = 0.1  # without a free descriptor nobody can come: look again
-_BURST_CALLS, _CALLS_PER_SECOND = (
-    2000,
-    1000,
-)  # of all connections together: 3 a second, some more where epochs are short
+_BURST_CALLS, _CALLS_PER_SECOND = 1000, 200  # of all connections: 3 a second, some more where epochs are short
 _AUTHENTICATION_SECONDS = 5  # a peer that does not answer the challenge is no agent
 
 

@@ -5,7 +5,7 @@ times come in events.
 """
 
 from bptcnn.outer.agwu import gamma, over_stale, submission_scale
-from bptcnn.outer.coordinator import Coordinator, Phase
+from bptcnn.outer.coordinator import Coordinator
 from bptcnn.outer.history import Reallocation, Shard
 from bptcnn.outer.ledger import Ledger
 from bptcnn.outer.messages import (
@@ -54,6 +54,7 @@ from bptcnn.outer.partition import (
     static,
     uniform,
 )
+from bptcnn.outer.phase import Phase
 from bptcnn.outer.settings import NodeProfile, Partition, RunSettings, Update
 from bptcnn.outer.sgwu import average, merge_scales, waiting
 from bptcnn.outer.simulated_node import SimulatedNode

@@ -14,10 +14,8 @@ Guarantees:
 - a run on one node does not depend on time: it repeats bit for bit, until another one joins.
 """
 
-from enum import Enum
-
 from bptcnn.outer.barrier import Barrier
-from bptcnn.outer.deadlines import Deadlines, Missed
+from bptcnn.outer.deadlines import Deadlines
 from bptcnn.outer.hand_out import HandOut
 from bptcnn.outer.history import Cause, Reallocation
 from bptcnn.outer.ledger import UNOWNED, Ledger
@@ -50,24 +48,14 @@ from bptcnn.outer.messages import (
     Submitted,
     Tick,
     Tried,
-    Work,
 )
 from bptcnn.outer.node_record import NodeRecord, NodeStatus
+from bptcnn.outer.phase import Phase
 from bptcnn.outer.planner import Planner
 from bptcnn.outer.roster import Roster
 from bptcnn.outer.settings import NodeProfile, RunSettings
 from bptcnn.outer.state import CoordinatorState, Counters, NodeState, Tally
 from bptcnn.outer.trials import Trials
-
-
-class Phase(Enum):
-    """Where the run stands."""
-
-    STARTING = "starting"
-    TRAINING = "training"
-    PAUSING = "pausing"
-    RECORDING = "recording"
-    FINISHED = "finished"
 
 
 class Coordinator:
@@ -328,7 +316,7 @@ class Coordinator:
         if not self._deadlines.tick(self._now):
             return False
         for record in self._roster.live():
-            missed = self._deadlines.missed(record, self._owes(record), self._now) or self._undelivered(record)
+            missed = self._deadlines.missed(record, self._owes(record), self._in_hand(record), self._now)
             if missed:
                 self._condemn(record, missed.reason, missed.for_good)
         if self._deadlines.hopeless(self._now):
@@ -406,13 +394,12 @@ class Coordinator:
             return record.trying
         if self._phase is Phase.PAUSING:
             return not record.paused
-        in_hand = self._ledger.outstanding(record.node) > 0
-        return self._phase is Phase.TRAINING and in_hand and not (self._barrier and self._barrier.holds(record.node))
+        return self._in_hand(record) > 0
 
-    def _undelivered(self, record: NodeRecord) -> Missed | None:
-        if self._phase is not Phase.TRAINING or not self._owes(record):
-            return None
-        return self._deadlines.undelivered(record, self._ledger.outstanding(record.node), self._now)
+    def _in_hand(self, record: NodeRecord) -> int:
+        """Samples that the node is to train now."""
+        trains = self._phase is Phase.TRAINING and not (self._barrier and self._barrier.holds(record.node))
+        return self._ledger.outstanding(record.node) if trains else 0
 
     def _condemn(self, record: NodeRecord, reason: str, for_good: bool = False) -> None:
         """Have the node killed; its samples move when it is lost."""
@@ -421,11 +408,7 @@ class Coordinator:
             self._actions.append(Kill(record.node, reason, for_good))
 
     def _send(self, record: NodeRecord, message: Message) -> None:
-        record.moved = self._now
-        if isinstance(message, Work):
-            self._deadlines.given(record, self._now)
-        elif isinstance(message, Resume | Release):
-            self._deadlines.goes_on(record, self._now)
+        self._deadlines.sent(record, message, self._now)
         self._actions.append(Send(record.node, message))
 
     def _finish(self, outcome: Outcome, reason: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isnan
 
+from bptcnn.outer.messages import Message, Release, Resume, Work
 from bptcnn.outer.node_record import NodeRecord
 from bptcnn.outer.settings import RunSettings
 
@@ -52,7 +53,7 @@ class Deadlines:
         if last is None or now - last > self._settings.silence_seconds / 2:
             for record in self._records:
                 record.heard = record.moved = now
-                self.goes_on(record, now)
+                self._goes_on(record, now)
             if self._deserted is not None:
                 self._deserted = now
             return False
@@ -62,8 +63,11 @@ class Deadlines:
         """Whether no node has been live for too long."""
         return self._deserted is not None and now - self._deserted > self._settings.return_seconds
 
-    def missed(self, record: NodeRecord, owes: bool, now: float) -> Missed | None:
-        """What a live node did not do in time; `owes`: it has something to do that does not depend on others."""
+    def missed(self, record: NodeRecord, owes: bool, in_hand: int, now: float) -> Missed | None:
+        """What a live node did not do in time.
+
+        `owes`: it has something to do that does not depend on others; `in_hand`: samples that it is to train now.
+        """
         silence, ready, patience = self._settings.silence_seconds, self._settings.ready_seconds, self._patience(record)
         if not record.ready and now - record.moved > ready:
             return Missed(f"not ready after {ready:g} s")
@@ -71,14 +75,17 @@ class Deadlines:
             return Missed(f"silent for {silence:g} s")
         if owes and now - record.moved > patience:
             return Missed(f"no progress for {patience:g} s", for_good=True)
-        return None
+        return self._undelivered(record, in_hand, now) if in_hand else None
 
-    def given(self, record: NodeRecord, now: float) -> None:
-        """The node is sent samples."""
-        if record.owes_since is None:
+    def sent(self, record: NodeRecord, message: Message, now: float) -> None:
+        """The node is sent a message: from here on it has the time that it takes."""
+        record.moved = now
+        if isinstance(message, Work) and record.owes_since is None:
             record.owes_since = now
+        elif isinstance(message, Resume | Release):
+            self._goes_on(record, now)
 
-    def goes_on(self, record: NodeRecord, now: float) -> None:
+    def _goes_on(self, record: NodeRecord, now: float) -> None:
         """It could not deliver until now."""
         if record.owes_since is not None:
             record.owes_since = now
@@ -91,7 +98,7 @@ class Deadlines:
         seconds = self._seconds_per_sample(record.node)
         record.owes_since = now if isnan(seconds) else min(now, record.owes_since + SLOWER * samples * seconds)
 
-    def undelivered(self, record: NodeRecord, in_hand: int, now: float) -> Missed | None:
+    def _undelivered(self, record: NodeRecord, in_hand: int, now: float) -> Missed | None:
         """What a live node that has samples in hand has not delivered in time."""
         if record.trusted or record.owes_since is None:
             return None

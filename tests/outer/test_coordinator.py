@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bptcnn.outer.coordinator import Coordinator, Phase
+from bptcnn.outer.coordinator import Coordinator
 from bptcnn.outer.messages import (
     Action,
     EpochEnd,
@@ -30,6 +30,7 @@ from bptcnn.outer.messages import (
     Tried,
     Work,
 )
+from bptcnn.outer.phase import Phase
 from bptcnn.outer.settings import NodeProfile, RunSettings, Update
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_returns import away, coordinator, final, sent, started, submitted, work
 
-from bptcnn.outer.coordinator import Coordinator, Phase
+from bptcnn.outer.coordinator import Coordinator
 from bptcnn.outer.messages import (
     Action,
     EpochEnd,
@@ -27,6 +27,7 @@ from bptcnn.outer.messages import (
     Tick,
     Work,
 )
+from bptcnn.outer.phase import Phase
 from bptcnn.outer.settings import NodeProfile, Partition, RunSettings, Update
 from bptcnn.outer.simulated_node import SimulatedNode
 from bptcnn.outer.simulator import Conditions, simulate
