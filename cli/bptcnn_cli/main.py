@@ -17,7 +17,7 @@ from bptcnn_cli.evaluate import evaluate
 from bptcnn_cli.node import node
 from bptcnn_cli.output import STDOUT, complain, fill_closed_descriptors, one_line, say
 from bptcnn_cli.profile import profile
-from bptcnn_cli.signals import stop_on_signals
+from bptcnn_cli.signals import ignore_signals, stop_on_signals
 from bptcnn_cli.train import train
 
 app = typer.Typer(
@@ -71,6 +71,7 @@ def main() -> None:
     except KeyboardInterrupt:  # typer has its own exit for most of them
         sys.exit(130)
     finally:
+        ignore_signals()
         STDOUT.flush()
         if STDOUT.error:
             complain(f"cannot write to standard output: {STDOUT.error}")

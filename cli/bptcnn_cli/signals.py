@@ -12,6 +12,12 @@ _CLEANUP_SECONDS = 15.0  # stopping nodes and saving take a few seconds, each wa
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def ignore_signals() -> None:
+    """The program has done everything: a signal must not change the exit code while the interpreter ends."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stop_on_signals() -> None:
     """Install the handlers; signals that whoever started us has set to be ignored stay so (nohup, background jobs)."""
     deaf_until = 0.0
