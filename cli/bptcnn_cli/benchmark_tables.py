@@ -10,6 +10,7 @@ from rich.text import Text
 from bptcnn.profiling.benchmarking import Benchmark, NetworkBenchmark
 from bptcnn_cli.plain import counted
 from bptcnn_cli.profile_tables import layer_table
+from bptcnn_cli.tables import new_table, show_table
 
 
 def as_json(found: Benchmark) -> str:
@@ -27,36 +28,28 @@ def show_benchmark(console: Console, found: Benchmark, layers: bool) -> None:
         f"medians of {counted(found.rounds, 'round')} of {found.seconds:g} s"
     )
     console.print()
-    console.print(_networks(found))
+    show_table(console, _networks(found))
     if found.peer:
         console.print()
-        console.print(_peers(found))
+        show_table(console, _peers(found))
     for note in found.notes:
         console.print(Text.assemble(("note", "yellow"), f": {note}"), soft_wrap=True)
     if any(network.scaling for network in found.network):
         console.print()
-        console.print(_scaling(found))
+        show_table(console, _scaling(found))
     if any(network.simulated for network in found.network):
         console.print()
         console.print("Simulated speed-up over one thread and idle share; at most: what the longest path allows")
-        console.print(_simulated(found))
+        show_table(console, _simulated(found))
     for network in found.network if layers else ():
         console.print()
         console.print(Text.assemble((network.name, "bold"), ", thread time of a step"))
-        console.print(layer_table(network.layer, network.other_ms))
+        show_table(console, layer_table(network.layer, network.other_ms))
     console.print()
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for heading in others:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
 def _networks(found: Benchmark) -> Table:
-    table = _table("network", "images", "batch", "images/s", "GFLOP/s", "of peak", "idle", "steals", "memory MB")
+    table = new_table("network", "images", "batch", "images/s", "GFLOP/s", "of peak", "idle", "steals", "memory MB")
     for network in found.network:
         own = network.own
         speed = Text(f"{own.images_per_second:,.0f}", "bold green")
@@ -69,7 +62,7 @@ def _networks(found: Benchmark) -> Table:
 
 def _peers(found: Benchmark) -> Table:
     """The peer's own figures, and how we compare."""
-    table = _table(f"\n{found.peer}", "\nimages/s", "memory\nMB", "times as\nfast: bptcnn", "its memory\nover ours")
+    table = new_table(f"\n{found.peer}", "\nimages/s", "memory\nMB", "times as\nfast: bptcnn", "its memory\nover ours")
     table.add_column("\nfastest form")
     for network in found.network:
         if network.peer is None or network.ratio is None:
@@ -90,7 +83,7 @@ def _scaling(found: Benchmark) -> Table:
     """All threads, and independent copies, over one thread."""
     threads = found.network[0].threads
     speeds = "1 thread\nimages/s", f"{counted(threads, 'thread')}\nimages/s"
-    table = _table("\nnetwork", *speeds, "\nspeed-up", f"{threads} copies\nspeed-up")
+    table = new_table("\nnetwork", *speeds, "\nspeed-up", f"{threads} copies\nspeed-up")
     for network in found.network:
         if network.scaling is None:
             continue
@@ -103,7 +96,7 @@ def _scaling(found: Benchmark) -> Table:
 def _simulated(found: Benchmark) -> Table:
     """Speed-up over one thread, and the idle share, for each number of threads."""
     counts = [step.threads for step in found.network[0].simulated]
-    table = _table("network", *(counted(count, "thread") for count in counts), "at most")
+    table = new_table("network", *(counted(count, "thread") for count in counts), "at most")
     for network in found.network:
         cells = [f"{step.speed_up:.1f} {step.idle_share:4.0%}" for step in network.simulated]
         table.add_row(network.name, *cells, f"{network.most_speed_up:.1f}")

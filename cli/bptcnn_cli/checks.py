@@ -49,14 +49,13 @@ def checks(
 
         check_hosts(hosts)
         return
-    from rich.table import Table
     from rich.text import Text
 
     from bptcnn_cli.inspections import State, inspect_all
+    from bptcnn_cli.tables import new_table, show_table
 
     styles = {State.FINE: "green", State.ADVICE: "yellow", State.BROKEN: "bold red"}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("check", no_wrap=True)
+    table = new_table("check")
     table.add_column("", no_wrap=True)
     table.add_column("found", overflow="fold")
     broken = 0
@@ -67,6 +66,6 @@ def checks(
             found.append(f": {finding.remedy}", style=styles[finding.state])
         table.add_row(name, Text(finding.state.value, style=styles[finding.state]), found)
     terminal = console()
-    terminal.print(table)
+    show_table(terminal, table)
     if broken:
         raise typer.Exit(1)

@@ -13,6 +13,7 @@ from bptcnn.nodes.preflight import HostReport, preflight
 from bptcnn_cli.inspections import State
 from bptcnn_cli.output import console
 from bptcnn_cli.plain import counted
+from bptcnn_cli.tables import new_table, show_table, spinner
 
 STYLES = {State.FINE: "green", State.ADVICE: "yellow", State.BROKEN: "bold red"}
 _WIDE = 100  # columns; a narrower table has addresses below names
@@ -29,7 +30,7 @@ def check_hosts(path: Path) -> None:
     hosts = read_hosts(path)
     terminal = console()
     reports = _inspect(terminal, hosts)
-    terminal.print(_table(reports, terminal.width >= _WIDE))
+    show_table(terminal, _table(reports, terminal.width >= _WIDE))
     if any(report.problems for report in reports):
         terminal.print()
     for report in reports:
@@ -47,7 +48,7 @@ def _inspect(terminal: Console, hosts: tuple[Host, ...]) -> list[HostReport]:
 
     answered = 0
     moving = terminal.is_terminal and not terminal.is_dumb_terminal
-    with terminal.status(waiting()) if moving else nullcontext() as status:
+    with terminal.status(waiting(), spinner=spinner(terminal)) if moving else nullcontext() as status:
 
         def told(report: HostReport) -> None:
             nonlocal answered
@@ -61,7 +62,8 @@ def _inspect(terminal: Console, hosts: tuple[Host, ...]) -> list[HostReport]:
 def _table(reports: list[HostReport], wide: bool) -> Table:
     """A row a host. Addresses have a column where they say more than the names and there is room."""
     addresses = any(_address(report.host) != report.host.name for report in reports)
-    table = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
+    table = new_table()
+    table.padding = (0, 2 if wide else 1, 0, 0)
     table.add_column("host", overflow="fold")
     if addresses and wide:
         table.add_column("address", overflow="fold")

@@ -2,7 +2,7 @@
 
 import time
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group, OverflowMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
@@ -13,6 +13,7 @@ from bptcnn.outer import NodeStatus
 from bptcnn.training.progress import EpochRow, Snapshot
 from bptcnn_cli.plain import counted, speed
 from bptcnn_cli.relay import Display
+from bptcnn_cli.tables import needs_ascii, new_table, spinner
 
 _HEADING = "epoch  seconds  train loss  train accuracy"
 _ROWS_AROUND = 6  # lines of the picture that are no nodes, and one for the cursor
@@ -31,7 +32,7 @@ class LiveDisplay(Display):
 
     def setup(self, message: str) -> None:
         """Show the step with a clock."""
-        self._spinner, self._since = Spinner("dots", style="cyan"), time.monotonic()
+        self._spinner, self._since = Spinner(spinner(self._console), style="cyan"), time.monotonic()
         self._spinner.text = Text(message)
         self._live.start()
         self.tick()
@@ -46,7 +47,7 @@ class LiveDisplay(Display):
 
     def progress(self, snapshot: Snapshot) -> None:
         """Show where the run is."""
-        self._live.update(picture(snapshot, self._console.height), refresh=True)
+        self._live.update(picture(snapshot, self._console), refresh=True)
 
     def epoch_ended(self, row: EpochRow, best: bool) -> None:
         """Print the epoch above the picture."""
@@ -101,9 +102,10 @@ class LiveDisplay(Display):
         self._live.stop()
 
 
-def picture(snapshot: Snapshot, height: int) -> RenderableType:
-    """Return the moving part of the display for a terminal of `height` lines."""
-    return Group(Text(), _progress(snapshot), Text(), *_nodes(snapshot.nodes, height - _ROWS_AROUND))
+def picture(snapshot: Snapshot, console: Console) -> RenderableType:
+    """Return the moving part of the display for a terminal."""
+    nodes = _nodes(snapshot.nodes, console.height - _ROWS_AROUND, "crop" if needs_ascii(console) else "ellipsis")
+    return Group(Text(), _progress(snapshot), Text(), *nodes)
 
 
 def _progress(snapshot: Snapshot) -> RenderableType:
@@ -126,14 +128,14 @@ def _progress(snapshot: Snapshot) -> RenderableType:
     return line
 
 
-def _nodes(nodes: tuple[NodeStatus, ...], rows: int) -> list[RenderableType]:
+def _nodes(nodes: tuple[NodeStatus, ...], rows: int, cut: OverflowMethod) -> list[RenderableType]:
     rows = max(rows, _LEAST_NODE_ROWS)
     shown = nodes if len(nodes) <= rows else nodes[: rows - 1]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("node", no_wrap=True, max_width=16)
+    table = new_table()
+    table.add_column("node", no_wrap=True, max_width=16, overflow=cut)
     for heading in ("images/s", "data", "images", "stale", "waiting"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True, overflow="ellipsis")
+    table.add_column("state", no_wrap=True, overflow=cut)
     for node in shown:
         table.add_row(*_row(node), style=None if node.live else "dim")
     hidden = nodes[len(shown) :]

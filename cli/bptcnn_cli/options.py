@@ -45,7 +45,7 @@ Hosts = Annotated[
     typer.Option(
         metavar="HOSTS.toml",
         rich_help_panel=_NODES,
-        help="Train on the machines of this file, through ssh: [[host]] tables with address and python, or an Open "
+        help="Train on the machines of this file, through ssh: [\\[host]] tables with address and python, or an Open "
         "MPI hostfile (see bptcnn checks --help). Local nodes only where --nodes asks for them or the file has "
         "local = true.",
     ),

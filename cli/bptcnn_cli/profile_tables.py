@@ -8,6 +8,7 @@ from rich.text import Text
 
 from bptcnn.profiling import Host, LayerProfile, NetworkProfile, Profile, TuningRecord
 from bptcnn_cli.plain import counted
+from bptcnn_cli.tables import new_table, show_table
 
 
 def show_profile(console: Console, profile: Profile, steals: float) -> None:
@@ -16,7 +17,7 @@ def show_profile(console: Console, profile: Profile, steals: float) -> None:
     for network in profile.network:
         console.print()
         console.print(_heading(network, steals))
-        console.print(layer_table(network.layer, network.other_ms))
+        show_table(console, layer_table(network.layer, network.other_ms))
     console.print()
 
 
@@ -60,10 +61,7 @@ def _heading(network: NetworkProfile, steals: float) -> Text:
 
 def layer_table(layers: Sequence[LayerProfile], other_ms: float) -> Table:
     """A row a layer; thread time, so that it adds up to threads times the step."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("layer", no_wrap=True)
-    for heading in ("forward\nms", "\nGFLOP/s", "\nof peak", "backward\nms", "\nGFLOP/s", "\nof peak"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = new_table("layer", "forward\nms", "\nGFLOP/s", "\nof peak", "backward\nms", "\nGFLOP/s", "\nof peak")
     for layer in layers:
         table.add_row(
             layer.name,
@@ -86,7 +84,7 @@ def show_tuning(console: Console, record: TuningRecord) -> None:
         f"tuned in {record.seconds:.1f} s on {counted(record.threads, 'thread')}, batches of {record.batch_size}: "
         "thread time of a step, of all layers of a shape"
     )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = new_table()
     table.add_column("convolution, or the whole step", overflow="fold")
     for heading in ("candidate", "by rule ms", "ms", "ratio", ""):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -94,5 +92,5 @@ def show_tuning(console: Console, record: TuningRecord) -> None:
         taken = Text("chosen" if trial.chosen else "", "bold green")
         times = f"{trial.rule_ms:.3f}", f"{trial.candidate_ms:.3f}", f"{trial.ratio:.3f}"
         table.add_row(trial.shape, trial.candidate, *times, taken)
-    console.print(table)
+    show_table(console, table)
     console.print()

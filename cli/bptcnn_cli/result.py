@@ -11,6 +11,7 @@ from bptcnn.training.breakdown import Breakdown
 from bptcnn.training.summary import NodeSummary, Summary
 from bptcnn_cli.live import duration
 from bptcnn_cli.plain import counted, speed
+from bptcnn_cli.tables import new_table, show_table
 
 if TYPE_CHECKING:
     from bptcnn.training import Result  # loads the kernels
@@ -50,9 +51,12 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     console.print()
     console.print(facts)
     console.print()
-    console.print(_nodes(summary.nodes))
+    show_table(console, _nodes(summary.nodes))
+    for node in summary.nodes:
+        if node.lost:
+            console.print(Text.assemble(f"{node.name} ", ("lost", "red"), f": {node.lost}"), soft_wrap=True)
     console.print()
-    console.print(_node_time(summary.breakdown))
+    show_table(console, _node_time(summary.breakdown))
     console.print()
     run = shlex.quote(str(result.run_dir))
     for name, text in (("run folder", run), ("next", f"bptcnn evaluate {run}")):
@@ -67,11 +71,7 @@ def _training(summary: Summary, trained: str) -> str:
 
 def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
     """Each node's share of the images beside its share of the speed: alike, if the work was well balanced."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("node", no_wrap=True, max_width=16)
-    for heading in ("speed", "of all", "alone", "images", "of all", "waiting"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis")
+    table = new_table("node", "speed", "of all", "alone", "images", "of all", "waiting")
     speeds, images = sum(node.speed or 0.0 for node in nodes), sum(node.images for node in nodes)
     for node in nodes:
         seconds = node.compute_seconds + node.wait_seconds + node.communication_seconds
@@ -83,18 +83,14 @@ def _nodes(nodes: tuple[NodeSummary, ...]) -> Table:
             f"{node.images:,}",
             f"{node.images / images:.0%}" if images else "-",
             f"{node.wait_seconds / seconds:.0%}" if seconds > 0 else "-",
-            Text(f"lost: {node.lost}", style="red") if node.lost else "",
         )
     return table
 
 
 def _node_time(breakdown: Breakdown) -> Table:
     """Where the nodes' time went, in seconds and as shares of it."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("node time", style="dim", no_wrap=True)
     parts = {name: getattr(breakdown, name) for name in _PARTS}
-    for name in parts:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = new_table("node time", *parts)
     table.add_row("seconds", *(f"{seconds:.2f}" for seconds in parts.values()))
     if breakdown.total > 0.0:
         table.add_row("share", *(f"{seconds / breakdown.total:.1%}" for seconds in parts.values()))

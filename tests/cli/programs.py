@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +33,19 @@ def environment(home: Path | None = None) -> dict[str, str]:
     return values
 
 
-def bptcnn(*arguments: str | Path, folder: Path, home: Path | None = None) -> Ended:
-    """Run `bptcnn` with these arguments in `folder`."""
+def bptcnn(
+    *arguments: str | Path,
+    folder: Path,
+    home: Path | None = None,
+    width: int | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run `bptcnn` with these arguments in `folder`; `width`: the terminal's columns; `variables`: more of these."""
+    columns = {} if width is None else {"COLUMNS": str(width)}
     run = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=folder,
-        env=environment(home),
+        env={**environment(home), **columns, **(variables or {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

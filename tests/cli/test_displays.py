@@ -41,7 +41,7 @@ def terminal(width: int = 80, height: int = 24) -> tuple[Console, io.StringIO]:
 
 def drawn(shot: Snapshot, width: int = 80, height: int = 24) -> list[str]:
     console, output = terminal(width, height)
-    console.print(picture(shot, height))
+    console.print(picture(shot, console))
     return [line.rstrip() for line in output.getvalue().splitlines()]
 
 

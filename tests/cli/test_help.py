@@ -1,13 +1,16 @@
 """What the program says of itself, and what it loads for that."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import bptcnn_cli
 import pytest
+from bptcnn_cli.main import app
 from programs import bptcnn, environment
+from typer.main import get_command
 
 from bptcnn.training import TrainSettings
 
@@ -43,6 +46,19 @@ def test_the_help_of_train_shows_the_defaults(tmp_path: Path) -> None:
     alone = f"with a node alone {most} to {defaults.alone_local_steps(1)}."
     assert f"Default: {fewest} to {most}, as few as their cost allows; with hosts {steps}, {alone}" in words
     assert "agwu, agwu-published, sgwu" in words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_every_sign_of_its_texts(command: str, tmp_path: Path) -> None:
+    """What looks like markup would be swallowed: "[[host]] tables" became "[] tables"."""
+    out = bptcnn(command, "--help", folder=tmp_path, width=400).out
+    words = " ".join(out.replace("│", " ").split())
+    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    for parameter in found.params:
+        for piece in re.split(r"{\w+}", getattr(parameter, "help", None) or ""):
+            assert " ".join(piece.replace("\\[", "[").split()) in words
+    for line in (found.help or "").replace("\\[", "[").splitlines():
+        assert " ".join(line.split()).strip("\b ") in words
 
 
 def test_the_version(tmp_path: Path) -> None:
