@@ -31,6 +31,7 @@ SHARED = (
     "bptcnn.errors",
     "bptcnn.files",
     "bptcnn.precision",
+    "bptcnn.python_files",
     "bptcnn.rates",
     "bptcnn.threads",
     "bptcnn.untrusted",

@@ -53,13 +53,19 @@ class Samples:
         """Samples from arrays as users hold them; what already fits is not copied.
 
         `images`: (N, H, W) or (N, H, W, C), uint8 or any float type. `labels`: (N,) or (N, 1), any integer type.
-        Raises UserError for everything else.
+        Raises UserError for everything else, and for images that look like (N, C, H, W).
         """
         if images.dtype.kind == "f":
             _check_floats(images)
             images = images.astype(np.float32, copy=False)
         if images.ndim == 3:
             images = images[..., np.newaxis]
+        if images.ndim == 4 and _looks_channels_first(images.shape):
+            channels, height, width = images.shape[1:]
+            raise UserError(
+                f"images of shape {images.shape} look channels-first, (N, {channels} channels, {height}, {width}): "
+                "turn them with images.transpose(0, 2, 3, 1) (if they are meant so, make a bptcnn.data.Samples of them)"
+            )
         if labels.dtype.kind not in "iu":
             raise UserError(f"labels are {labels.dtype}, not integers")
         if labels.ndim == 2 and labels.shape[1] == 1:
@@ -159,6 +165,16 @@ def count_classes(train: Samples, test: Samples) -> int:
     if classes > max(10, 2 * used.size):
         raise UserError(f"label {used[-1]} is out of range: only {used.size} different labels occur, numbered from 0")
     return classes
+
+
+_MOST_CHANNELS = 4  # of pictures
+_LEAST_SIDE = 8  # pixels
+
+
+def _looks_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether images would be as thin as pictures have channels, and have as many channels as pictures have pixels."""
+    _, first, rows, columns = shape
+    return first <= _MOST_CHANNELS and min(rows, columns) >= _LEAST_SIDE and 4 * columns >= rows
 
 
 def _check_floats(images: npt.NDArray[Any]) -> None:

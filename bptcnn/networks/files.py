@@ -1,11 +1,11 @@
 """Networks by name or from the user's file: `NAME`, `FILE.toml`, or `FILE.py` with `network(input_shape, classes)`."""
 
-import runpy
 from pathlib import Path
 
 from bptcnn.errors import UserError
 from bptcnn.networks.network import Network
 from bptcnn.networks.zoo import ZOO
+from bptcnn.python_files import defined_in
 from bptcnn.untrusted import Malformed, parse_toml, printable, read_text
 
 
@@ -45,14 +45,7 @@ def _from_toml(path: Path, input_shape: tuple[int, int, int]) -> Network:
 
 
 def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) -> Network:
-    try:
-        found = runpy.run_path(str(path)).get("network")
-        network = found(input_shape, classes) if callable(found) else found
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} failed: {type(error).__name__}: {reason}") from None
+    network = defined_in(path, "network", input_shape, classes)
     if isinstance(network, Network) and network.name == "custom":
         network.name = path.stem
     if not isinstance(network, Network):

@@ -101,6 +101,11 @@ def train(
             base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
         observer = observer or Observer()
         start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
+        first = int(dataset.train.labels.min())
+        if first:
+            observer.warning(
+                f"no training image has a label below {first}: labels count from 0, so those classes stay unused"
+            )
         prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own
         from bptcnn.training.run import train_run
 

@@ -93,11 +93,15 @@ class Model:
         return self._evaluation().logits(self.weights, self._images(x, None))
 
     def evaluate(self, dataset: Dataset | Samples) -> float:
-        """Return the accuracy, a share of 1, on a dataset's test images, or on samples."""
+        """Return the accuracy, a share of 1, on a dataset's test images, or on samples.
+
+        Raises UserError where there are none, or a label is no class of the network.
+        """
         samples = dataset.test if isinstance(dataset, Dataset) else dataset
         self._images(samples.images, None)
         if not len(samples):
             raise UserError("there are no images to evaluate on")
+        self._require_classes(samples)
         return self._evaluation().accuracy(self.weights, samples)
 
     def _evaluation(self) -> Evaluator:
@@ -108,7 +112,10 @@ class Model:
     def _images(self, x: npt.NDArray[np.generic], most: int | None) -> npt.NDArray[np.float32]:
         images = np.asarray(x)
         if images.ndim != 4 or images.shape[1:] != self.network.input_shape:
-            raise UserError(f"images must be (N, {', '.join(map(str, self.network.input_shape))}), not {images.shape}")
+            height, width, channels = self.network.input_shape
+            turned = images.shape[1:] == (channels, height, width)
+            remedy = ": turn them with x.transpose(0, 2, 3, 1)" if turned else ""
+            raise UserError(f"images must be (N, {height}, {width}, {channels}), not {images.shape}{remedy}")
         if most is not None and not 1 <= len(images) <= most:
             raise UserError(f"a batch holds 1 to {most} images, not {len(images)}")
         if images.dtype != np.uint8 and not np.issubdtype(images.dtype, np.floating):
@@ -124,6 +131,15 @@ class Model:
         if count and not 0 <= found.min() <= found.max() < self.network.classes:
             raise UserError(f"labels must be from 0 to {self.network.classes - 1}, not {found.min()} to {found.max()}")
         return np.ascontiguousarray(found, np.int32)
+
+    def _require_classes(self, samples: Samples) -> None:
+        known = self.network.classes
+        if samples.labels.max() >= known:
+            strange = int(np.count_nonzero(samples.labels >= known))
+            raise UserError(
+                f"{strange:,} of {len(samples):,} labels are no class of {self.network.name}, which tells {known} "
+                f"classes apart, 0 to {known - 1}: the largest is {samples.labels.max()}; give data with its classes"
+            )
 
     def close(self) -> None:
         """End the worker threads; safe to call again."""

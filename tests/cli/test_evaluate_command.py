@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from programs import bptcnn, write_npz
+import numpy as np
+from programs import bptcnn, refused, write_npz
 
 
 def test_it_finds_the_accuracy_that_training_found(finished: Path, tmp_path: Path) -> None:
@@ -24,3 +25,10 @@ def test_on_other_data(finished: Path, tmp_path: Path) -> None:
     found = json.loads(ended.out)
     assert (found["images"], found["data"], found["network"]) == (60, "other", "cnn2")
     assert 0.0 <= found["test_accuracy"] <= 1.0
+
+
+def test_data_with_classes_that_the_network_lacks_is_refused(finished: Path, tmp_path: Path) -> None:
+    data = dict(np.load(write_npz(tmp_path / "other.npz", 40, 60)))
+    np.savez(tmp_path / "more.npz", allow_pickle=False, **{**data, "y_test": data["y_test"] + 1})
+    said = refused("evaluate", finished, "more.npz", folder=tmp_path)
+    assert "15 of 60 labels are no class of cnn2, which tells 4 classes apart" in said

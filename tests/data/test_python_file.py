@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,16 @@ def test_plain_arrays_that_do_not_fit_are_named() -> None:
         Dataset.of(x_train, y_train, x_test, y_test[:9])
     with pytest.raises(UserError, match="label 9 of training sample 9 is out of range"):
         Dataset.of(x_train, y_train, x_test, y_test, classes=9)
+
+
+def test_a_file_imports_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `python mine.py` could; and nothing of its folder stays on the path."""
+    written(tmp_path, ARRAYS, "beside_it.py")
+    path = written(tmp_path, "from beside_it import *\ndataset = Dataset.of(*arrays(12), *arrays(6))\n")
+    before = list(sys.path)
+    monkeypatch.chdir("/")
+    try:
+        assert len(load(path).train) == 12
+    finally:
+        del sys.modules["beside_it"]
+    assert sys.path == before

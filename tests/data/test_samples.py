@@ -92,3 +92,18 @@ def test_dataset_refuses_parts_that_do_not_fit_together() -> None:
         with pytest.raises(UserError) as refused:
             Dataset(train, test, classes, "a", "b")
         assert expected in str(refused.value)
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 28, 28), (5, 3, 32, 32), (5, 3, 240, 320), (5, 4, 8, 8)])
+def test_channels_first_is_told_with_its_remedy(shape: tuple[int, ...]) -> None:
+    images, labels = np.zeros(shape, np.uint8), np.arange(len(shape) + 1) % 2
+    with pytest.raises(UserError, match=r"look channels-first.*images\.transpose\(0, 2, 3, 1\)"):
+        Samples.of(images, labels)
+    turned = Samples.of(images.transpose(0, 2, 3, 1), labels)
+    assert turned.input_shape == (shape[2], shape[3], shape[1])
+    assert Samples(images, labels.astype(np.int32)).input_shape == shape[1:], "who means it so can have it"
+
+
+@pytest.mark.parametrize("shape", [(5, 28, 28), (5, 28, 28, 1), (5, 1, 128, 9), (5, 4, 4, 4), (5, 3, 3, 512)])
+def test_other_thin_images_are_taken(shape: tuple[int, ...]) -> None:
+    assert len(Samples.of(np.zeros(shape, np.uint8), np.arange(5) % 2)) == 5

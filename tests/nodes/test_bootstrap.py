@@ -119,6 +119,31 @@ def test_a_class_of_a_script_comes_to_a_host_that_has_no_such_script(tmp_path: P
     assert (type(came).__name__, came.mark) == ("Mine", 7)  # type: ignore[attr-defined]
 
 
+def test_what_a_network_file_imports_from_its_folder_comes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text(
+        "from bptcnn.networks import Network\nclass Mine(Network):\n    def mark(self):\n        return helper()\n"
+        "def helper():\n    return 7\n"
+    )
+    (tmp_path / "own.py").write_text(
+        "from beside import Mine\nfrom bptcnn.networks import Dense, Flatten\n"
+        "network = Mine((4, 4, 1), [Flatten(), Dense(2)], 'mine')\n"
+    )
+    program = (
+        "import sys\n"
+        "from bptcnn.networks import load_network\n"
+        "from nodes.test_bootstrap import bootstrap, encode_bootstrap\n"
+        f"made = load_network({str(tmp_path / 'own.py')!r}, (4, 4, 1), 2)\n"
+        "sys.stdout.buffer.write(encode_bootstrap(bootstrap(made)))\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    run = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=True
+    )
+    came = decode_bootstrap(run.stdout, VERSION).configuration.network
+    assert "beside" not in sys.modules
+    assert (type(came).__name__, came.mark()) == ("Mine", 7)  # type: ignore[attr-defined]
+
+
 def trapped(tmp_path: Path, python: list[int]) -> dict[str, Any]:
     pickled = base64.b64encode(pickle.dumps(Trap(tmp_path / "touched"))).decode()
     return line(network={"python": python, "pickle": pickled})

@@ -206,6 +206,19 @@ def test_predict_and_evaluate_refuse_other_shapes(model: bpt.Model) -> None:
         model.evaluate(data())
 
 
+def test_channels_first_is_told_with_its_remedy(model: bpt.Model) -> None:
+    with pytest.raises(UserError, match=r"turn them with x\.transpose\(0, 2, 3, 1\)"):
+        model.predict(X.transpose(0, 3, 1, 2))
+
+
+def test_labels_that_are_no_class_of_the_network_are_refused(model: bpt.Model) -> None:
+    """They would count as wrong answers, without a word."""
+    labels = LABELS.astype(np.int32)
+    labels[-1] = CLASSES
+    with pytest.raises(UserError, match=f"1 of {len(X)} labels are no class of .* {CLASSES} classes apart"):
+        model.evaluate(Samples(X, labels))
+
+
 @pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"batch_size": -3}, {"threads": 0}, {"threads": -1}])
 def test_wrong_sizes(arguments: dict[str, int]) -> None:
     with pytest.raises(UserError):

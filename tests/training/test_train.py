@@ -229,3 +229,17 @@ def test_a_run_that_diverges_says_so(tmp_path: Path, update: str) -> None:
     assert found["outcome"] == "failed"
     assert all(node["lost"] for node in found["nodes"])
     assert metrics(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_labels_that_count_from_one_get_a_note(tmp_path: Path, first: int) -> None:
+    found = []
+
+    class Notes(Observer):
+        def warning(self, message: str) -> None:
+            found.append(message)
+
+    x, y = np.zeros((64, 28, 28, 1), np.uint8), np.arange(64) % 9 + first
+    run(tmp_path / "run", Dataset.of(x, y, x, y, 10), nodes=1, epochs=1, observer=Notes())
+    said = "no training image has a label below 1: labels count from 0, so those classes stay unused"
+    assert found == ([said] if first else [])
