@@ -30,6 +30,7 @@ SHARED = (
     "bptcnn.descriptors",
     "bptcnn.errors",
     "bptcnn.files",
+    "bptcnn.own_settings",
     "bptcnn.precision",
     "bptcnn.python_files",
     "bptcnn.rates",

@@ -6,9 +6,12 @@ the same W(i-1), so it equals W(i-1) + sum_j scale_j * (W_j - W(i-1)) with scale
 
 from collections.abc import Sequence
 
-import numexpr
 import numpy as np
 import numpy.typing as npt
+
+from bptcnn.own_settings import import_numexpr
+
+numexpr = import_numexpr()
 
 
 def merge_scales(qualities: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -33,7 +36,7 @@ def average(
     for weights, scale in zip(weight_sets, merge_scales(qualities), strict=True):
         # a Python float would promote the whole expression to float64
         operands = {"result": result, "scale": np.float32(scale), "weights": weights}
-        numexpr.evaluate("result + scale * weights", local_dict=operands, global_dict={}, out=result)
+        numexpr.evaluate("result + scale * weights", local_dict=operands, global_dict={}, out=result, sanitize=False)
     return result
 
 
