@@ -176,8 +176,7 @@ class Joins:
             start_thread(thread)
         except UserError as error:
             self._preparation = None
-            visitor.tell(Refused(str(error)))
-            visitor.close()
+            _send_away(visitor, str(error))
             return
         visitor.tell(Starting(member.name, note))
 
