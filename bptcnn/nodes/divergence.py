@@ -42,7 +42,7 @@ def require_step(progress: npt.NDArray[np.float32], weights: npt.NDArray[np.floa
     starts at 0. `largest`: the largest magnitude in `progress`.
     """
     most = LARGEST_STEP * max(_norm(weights), 0.1 * math.sqrt(weights.size))
-    if largest * math.sqrt(progress.size) > most and not _norm(progress) <= most:
+    if not (largest * math.sqrt(progress.size) <= most or _norm(progress) <= most):
         raise Diverged(f"what it learned is more than {LARGEST_STEP:g} times the weights")
 
 

@@ -66,7 +66,7 @@ class Servant:
         self._held: npt.NDArray[np.float32] | None = None  # the weights that the node holds, bit for bit
         self._weights = np.empty(parameters, np.float32)
         self._scratch = np.empty(parameters, np.float32)
-        self._version = 0
+        self._version = -1  # of the weights that the node has been sent: none yet
         self._claims = Claims(time.monotonic())
         self._requests = 0  # for the weights, since the last submission
         self._sent = self._received = 0  # bytes that were reported

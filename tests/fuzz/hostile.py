@@ -113,7 +113,7 @@ class HostileNode:
         self._work: list[list[int]] = []
         self._owed: list[NodeEvent] = [Ready(index, 0.0)]
         self._paused = self._dead = self._refused = False
-        self._version = 0
+        self._version = -1  # of the weights that it was sent
         self.bytes_sent = self.bytes_received = 0
         self._acted_at = 0.0
 
@@ -234,7 +234,9 @@ class HostileNode:
     def _submit(self, lies: bool) -> None:
         epoch, left = self._work[0]
         taken = min(left, 2 * BATCH)
-        meta = head(taken, epoch, self._version)
+        if self._version < 0 and not lies:
+            self._serve(FrameKind.WEIGHTS, {}, False)
+        meta = head(taken, epoch, max(0, self._version))
         if lies:
             meta = self._lie(meta)
         if self._serve(FrameKind.SUBMIT, meta, lies):

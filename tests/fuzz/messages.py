@@ -199,6 +199,9 @@ def drawn_frame(
     return Sent(tuple(header), meta, payload, draw.random() < 0.03)
 
 
+_ASKS = Sent((b"bptc", int(FrameKind.WEIGHTS), 0, 2, 0), b"{}", b"")  # for the weights, as every host does first
+
+
 class Submissions(Target):
     """A host that holds the key submits to a real servant over a real channel; what it may not, costs only itself."""
 
@@ -207,16 +210,16 @@ class Submissions(Target):
 
     def valid(self) -> Sequence[list[Sent]]:
         meta = encoded(json_text(head(10), None))
-        return [[Sent((b"bptc", 2, 0, len(meta), len(self._payload)), meta, self._payload)]]
+        return [[_ASKS, Sent((b"bptc", 2, 1, len(meta), len(self._payload)), meta, self._payload)]]
 
     def draw(self, draw: random.Random) -> list[Sent]:
-        sent = []
+        sent = [_ASKS] if draw.random() < 0.95 else []
         for number in range(draw.choice((1, 1, 2))):
             values = head(draw.choice((1, 10, 16)), version=number)
             meta = encoded(json_text(mutated(values, draw) if draw.random() < 0.8 else values, draw))
             meta = (meta if draw.random() < 0.9 else scrambled(meta, draw))[: META_LIMIT + 1]
             payload = self._payload if draw.random() < 0.6 else self._odd_payload(draw)
-            sent.append(drawn_frame(draw, meta, payload, number))
+            sent.append(drawn_frame(draw, meta, payload, len(sent)))
         return sent
 
     def _odd_payload(self, draw: random.Random) -> bytes:

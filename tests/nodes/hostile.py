@@ -107,28 +107,34 @@ class Liar:
 
 def quick(liar: Liar) -> None:
     """It says that its samples took no time."""
+    liar.ask_for_weights()
     while True:
         liar.submit(timed_seconds=5e-324)
 
 
 def transfer(liar: Liar) -> None:
+    liar.ask_for_weights()
     liar.submit(transfer_seconds=1e300)
 
 
 def years(liar: Liar) -> None:
+    liar.ask_for_weights()
     liar.submit(timed_seconds=1e8)
 
 
 def loss(liar: Liar) -> None:
+    liar.ask_for_weights()
     liar.submit(loss_sum=1e17)
 
 
 def weights(liar: Liar) -> None:
+    liar.ask_for_weights()
     liar.submit(1e15)
 
 
 def nothing(liar: Liar) -> None:
     """It has not got the samples that it submits."""
+    liar.ask_for_weights()
     liar.submit(epoch=7)
 
 
@@ -150,6 +156,11 @@ def refusals(liar: Liar) -> None:
     liar.next_work()
     while True:
         liar.report(Refused(liar.node, 0.0, 1, "\x1b[2Jnot so"))
+
+
+def early(liar: Liar) -> None:
+    """It has learned from weights that it was not sent."""
+    liar.submit(1e15)
 
 
 def requests(liar: Liar) -> None:

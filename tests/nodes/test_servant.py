@@ -395,10 +395,11 @@ def test_a_second_submission_in_a_round_is_refused_and_the_first_stays_whole() -
         np.testing.assert_allclose(here.weights(), before + 0.5, rtol=1e-6)
 
 
-def test_a_submission_before_any_weights_is_as_good_as_its_samples() -> None:
-    """Nothing says that a host must ask for weights first: the weights that come back are whole."""
+def test_a_submission_before_any_weights_is_refused() -> None:
+    """It could be measured against nothing: its step may be as long as it likes."""
     with served() as here:
-        assert here.submit(10).meta == {"version": 1, "full": True}
+        error = here.is_refused(head(10), encode("float32", np.full(SIZE, 1e15, np.float32)))
+        assert str(error) == "it trained from version 0, which it was not sent"
 
 
 JSON = st.recursive(

@@ -22,6 +22,7 @@ REASONS = {
     "years": "it says timed_seconds of 1e+08, and came",
     "loss": "it submitted a loss of 1e+17 over",
     "weights": "what it learned is more than 100 times the weights",
+    "early": "it trained from version 0, which it was not sent",
     "nothing": "samples of epoch 7 that it was not sent",
     "events": "it reported what cannot be: more events than any agent has",
     "calls": "it asks for more, or says more, than any agent does",
@@ -73,7 +74,7 @@ def hosts_file(folder: Path, lies: list[str]) -> Path:
 GROUPS = (  # few enough for one machine
     ("transfer", "years", "loss", "weights"),
     ("nothing", "another", "refusals", "requests"),
-    ("events", "calls", "prints"),
+    ("early", "events", "calls", "prints"),
 )
 
 
