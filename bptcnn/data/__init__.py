@@ -6,6 +6,6 @@ May import `bptcnn.errors`, numpy and platformdirs; knows nothing of networks, n
 from bptcnn.data.content import SampleCache, digest
 from bptcnn.data.loading import load
 from bptcnn.data.ordering import order, split_validation
-from bptcnn.data.samples import Dataset, Samples
+from bptcnn.data.samples import Dataset, Samples, doubts
 
-__all__ = ["Dataset", "SampleCache", "Samples", "digest", "load", "order", "split_validation"]
+__all__ = ["Dataset", "SampleCache", "Samples", "digest", "doubts", "load", "order", "split_validation"]

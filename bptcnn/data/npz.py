@@ -56,8 +56,9 @@ def _read_array(archive: zipfile.ZipFile, size: int, array: str) -> npt.NDArray[
     ratio = 1 if member.compress_type == zipfile.ZIP_STORED else DEFLATE_RATIO
     with archive.open(member) as stream:
         shape, column_major, dtype = _read_header(stream, array)
-        if dtype.kind not in "fiu":
-            raise UserError(f"{array} holds {'objects' if dtype.hasobject else dtype}, not numbers")
+        if dtype.kind not in "fiub":
+            remedy = ": numpy.unique(labels, return_inverse=True)[1] numbers classes" if array.startswith("y") else ""
+            raise UserError(f"{array} holds {'objects' if dtype.hasobject else dtype}, not numbers{remedy}")
         if len(shape) > 4 or 0 in shape or any(length < 0 for length in shape):
             raise UserError(f"{array} has shape {shape}")
         bound = min(member.file_size, ratio * min(member.compress_size, size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ Labels = npt.NDArray[np.int32]
 # Beyond this magnitude floats are not scaled pixels, standardised ones included: most likely bytes kept as floats.
 LARGEST_FLOAT = 64.0
 
+_NUMBERS = "numpy.unique(labels, return_inverse=True)[1]"
 CUSTOM = "custom"  # the name of a data set that was given none
 
 
@@ -53,23 +55,31 @@ class Samples:
         """Samples from arrays as users hold them; what already fits is not copied.
 
         `images`: (N, H, W) or (N, H, W, C), uint8 or any float type. `labels`: (N,) or (N, 1), any integer type.
-        Raises UserError for everything else, and for images that look like (N, C, H, W).
+        Raises UserError for everything else, and for images that look like (N, C, H, W), and says how to convert it.
         """
+        if images.dtype.kind in "iub" and images.dtype != np.uint8:
+            raise UserError(f"images are {images.dtype}, not uint8 or float: {_to_pixels(images)}")
         if images.dtype.kind == "f":
             _check_floats(images)
             images = images.astype(np.float32, copy=False)
         if images.ndim == 3:
             images = images[..., np.newaxis]
+        if images.ndim == 2:
+            side = math.isqrt(images.shape[1])
+            shape = f"({side}, {side}, 1)" if side * side == images.shape[1] else "the height, width and channels"
+            raise UserError(f"images of shape {images.shape} are flat: give them {shape} by images.reshape")
         if images.ndim == 4 and _looks_channels_first(images.shape):
             channels, height, width = images.shape[1:]
             raise UserError(
                 f"images of shape {images.shape} look channels-first, (N, {channels} channels, {height}, {width}): "
                 "turn them with images.transpose(0, 2, 3, 1) (if they are meant so, make a bptcnn.data.Samples of them)"
             )
-        if labels.dtype.kind not in "iu":
-            raise UserError(f"labels are {labels.dtype}, not integers")
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = labels[:, 0]
+        if labels.ndim == 2 and len(labels) == len(images):
+            raise UserError(f"labels of shape {labels.shape} look one-hot: give labels.argmax(1)")
+        if labels.dtype.kind not in "iu":
+            raise UserError(f"labels are {labels.dtype}, not integers: {_to_labels(labels)}")
         if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < np.iinfo(np.int32).max:
             raise UserError(f"labels from {labels.min()} to {labels.max()} are out of range: they count classes from 0")
         return cls(np.ascontiguousarray(images), np.ascontiguousarray(labels, dtype=np.int32))
@@ -163,8 +173,24 @@ def count_classes(train: Samples, test: Samples) -> int:
         raise UserError("there are no labels")
     classes = int(used[-1]) + 1
     if classes > max(10, 2 * used.size):
-        raise UserError(f"label {used[-1]} is out of range: only {used.size} different labels occur, numbered from 0")
+        raise UserError(
+            f"label {used[-1]} is out of range: only {used.size} different labels occur, numbered from 0 "
+            f"({_NUMBERS} numbers them anew)"
+        )
     return classes
+
+
+def doubts(dataset: Dataset) -> list[str]:
+    """What can be trained, and most likely is not meant; a sentence each."""
+    trained = np.bincount(dataset.train.labels, minlength=dataset.classes) > 0
+    found = []
+    if first := int(trained.argmax()):
+        found.append(f"no training image has a label below {first}: labels count from 0, so those classes stay unused")
+    unknown = np.flatnonzero((np.bincount(dataset.test.labels, minlength=dataset.classes) > 0) & ~trained)
+    if len(unknown):
+        some = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        found.append(f"test images have labels that no training image has, and count as wrong: {some}")
+    return found
 
 
 _MOST_CHANNELS = 4  # of pictures
@@ -175,6 +201,23 @@ def _looks_channels_first(shape: tuple[int, ...]) -> bool:
     """Whether images would be as thin as pictures have channels, and have as many channels as pictures have pixels."""
     _, first, rows, columns = shape
     return first <= _MOST_CHANNELS and min(rows, columns) >= _LEAST_SIDE and 4 * columns >= rows
+
+
+def _to_pixels(images: npt.NDArray[Any]) -> str:
+    """How to convert images of an integer type."""
+    low, high = (int(images.min()), int(images.max())) if images.size else (0, 0)
+    if images.dtype == np.bool_:
+        return "give images.astype(numpy.float32)"
+    if low >= 0 and high <= 255:
+        return "give images.astype(numpy.uint8)"
+    return f"they reach from {low} to {high}, scale them to about 0 to 1 and give numpy.float32"
+
+
+def _to_labels(labels: npt.NDArray[Any]) -> str:
+    """How to convert labels that are no integers."""
+    with np.errstate(invalid="ignore"):
+        whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
+    return "give labels.astype(int)" if whole else f"{_NUMBERS} numbers classes"
 
 
 def _check_floats(images: npt.NDArray[Any]) -> None:

@@ -88,6 +88,7 @@ def train(
     every node is lost. KeyboardInterrupt ends the run cleanly, keeps its last checkpoint, and is passed on.
     """
     began = time.monotonic()
+    from bptcnn.data import doubts
     from bptcnn.training.start import resumed_settings, starting_point
 
     if nodes is not None:
@@ -101,11 +102,8 @@ def train(
             base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
         observer = observer or Observer()
         start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
-        first = int(dataset.train.labels.min())
-        if first:
-            observer.warning(
-                f"no training image has a label below {first}: labels count from 0, so those classes stay unused"
-            )
+        for doubt in doubts(dataset):
+            observer.warning(doubt)
         prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own
         from bptcnn.training.run import train_run
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bptcnn.data import Dataset, Samples
+from bptcnn.data import Dataset, Samples, doubts
 from bptcnn.errors import UserError
 
 
@@ -102,6 +102,42 @@ def test_channels_first_is_told_with_its_remedy(shape: tuple[int, ...]) -> None:
     turned = Samples.of(images.transpose(0, 2, 3, 1), labels)
     assert turned.input_shape == (shape[2], shape[3], shape[1])
     assert Samples(images, labels.astype(np.int32)).input_shape == shape[1:], "who means it so can have it"
+
+
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [
+        (lambda x, y: (x, np.eye(10)[y]), r"look one-hot: give labels\.argmax\(1\)$"),
+        (lambda x, y: (x, np.eye(10, dtype=int)[y]), r"look one-hot: give labels\.argmax\(1\)$"),
+        (lambda x, y: (x, y.astype(float)), r"float64, not integers: give labels\.astype\(int\)$"),
+        (lambda x, y: (x, y > 4), r"bool, not integers: give labels\.astype\(int\)$"),
+        (lambda x, y: (x, y + 0.5), r"return_inverse=True\)\[1\] numbers classes$"),
+        (lambda x, y: (x, y.astype(str)), r"return_inverse=True\)\[1\] numbers classes$"),
+        (lambda x, y: (x.astype(int), y), r"int64, not uint8 or float: give images\.astype\(numpy\.uint8\)$"),
+        (lambda x, y: (x > 9, y), r"bool, not uint8 or float: give images\.astype\(numpy\.float32\)$"),
+        (lambda x, y: (x.astype(int) - 300, y), r"they reach from -300 to -\d+, scale them to about 0 to 1"),
+        (lambda x, y: (x.reshape(len(x), -1), y), r"are flat: give them \(12, 12, 1\) by images\.reshape$"),
+        (lambda x, y: (x.reshape(len(x), -1)[:, 1:], y), r"are flat: give them the height, width and channels"),
+    ],
+)
+def test_arrays_that_need_converting_are_told_how(convert: Any, said: str) -> None:
+    images = np.random.default_rng(0).integers(0, 200, (20, 12, 12, 1), np.uint8)
+    labels = np.arange(20) % 10
+    with pytest.raises(UserError, match=said) as caught:
+        Samples.of(*convert(images, labels))
+    assert "\n" not in str(caught.value)
+    assert len(Samples.of(images, labels)) == 20
+
+
+def test_what_is_most_likely_not_meant_is_told() -> None:
+    images = np.zeros((20, 8, 8, 1), np.uint8)
+    labels = np.arange(20) % 10
+    assert doubts(Dataset.of(images, labels, images, labels)) == []
+    assert "below 1" in doubts(Dataset.of(images, labels + 1, images, labels + 1))[0]
+    (told,) = doubts(Dataset.of(images, labels % 3, images, labels))
+    assert told.endswith("count as wrong: 3, 4, 5, 6, 7, ...")
+    (told,) = doubts(Dataset.of(images, labels % 9, images, labels))
+    assert told.endswith("count as wrong: 9")
 
 
 @pytest.mark.parametrize("shape", [(5, 28, 28), (5, 28, 28, 1), (5, 1, 128, 9), (5, 4, 4, 4), (5, 3, 3, 512)])
