@@ -95,6 +95,13 @@ class Conversation:
         return None
 
     @property
+    def ended(self) -> bool:
+        """Whether the process has ended; it stays unreaped, so that `close` finds what it has started."""
+        if self._process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    @property
     def words(self) -> str:
         """What the process said on standard error so far or, where that is nothing, on standard output, unread."""
         return bytes(self._errors or self._said[:_MOST_ERRORS]).decode(errors="replace")

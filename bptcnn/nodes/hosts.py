@@ -18,8 +18,10 @@ _MOST_HOSTS = 256  # each is an ssh process and a connection of the coordinator'
 _MOST_THREADS = 4096
 _MOST_NAME, _MOST_ADDRESS = 100, 255  # characters: names are parts of file names, addresses are DNS names
 _MOST_LINE = 10_000  # characters
-_KEYS = ("address", "python", "port", "threads", "workdir", "env", "name", "local")
-_LOCAL_KEYS = ("local", "name", "threads")
+TIMEOUT_SECONDS = 30.0  # a login through two-factor systems, or with a home on a network, takes 10 to 20
+_LEAST_TIMEOUT, _MOST_TIMEOUT = 1.0, 3600.0  # seconds
+_KEYS = ("address", "python", "port", "threads", "workdir", "env", "name", "local", "timeout")
+_LOCAL_KEYS = ("local", "name", "threads", "timeout")
 _FIELDS = ("python", "slots", "max_slots", "max-slots")
 
 
@@ -28,7 +30,8 @@ class Host:
     """A machine that trains. `address` is what ssh is given; `local` is this one, reached without SSH.
 
     `python` is an absolute path on the host ("" for local: the Python that runs). A relative `workdir` starts from the
-    user's home there. `threads`, where given, is how many a node on this host uses.
+    user's home there. `threads`, where given, is how many a node on this host uses. `timeout`: seconds for each step of
+    reaching it: connecting, logging in until Python answers, telling about itself.
     """
 
     name: str
@@ -39,10 +42,24 @@ class Host:
     workdir: str | None = None
     env: tuple[tuple[str, str], ...] = ()
     local: bool = False
+    timeout: float = TIMEOUT_SECONDS
 
 
-def read_hosts(path: Path) -> tuple[Host, ...]:
-    """Read a hosts file, at most 256 hosts, all with names of their own; raise UserError where it is not one."""
+def checked_timeout(what: str, seconds: object) -> float:
+    """Return a time-out in seconds; raise UserError, which names `what` it is, where it cannot be one."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not number or not _LEAST_TIMEOUT <= seconds <= _MOST_TIMEOUT:  # type: ignore[operator]
+        raise UserError(
+            f"{what} must be a number of seconds from {_LEAST_TIMEOUT:g} to {_MOST_TIMEOUT:g}, not {seconds!r:.100}"
+        )
+    return float(seconds)  # type: ignore[arg-type]
+
+
+def read_hosts(path: Path, timeout: float | None = None) -> tuple[Host, ...]:
+    """Read a hosts file, at most 256 hosts, all with names of their own; raise UserError where it is not one.
+
+    `timeout`: seconds that go before what the file says.
+    """
     text = read_text(path, "hosts file")
     is_toml = path.suffix == ".toml" or any(line.lstrip().startswith("[[") for line in text.splitlines())
     entries = _toml_entries(path, text) if is_toml else _hostfile_entries(path, text)
@@ -54,6 +71,9 @@ def read_hosts(path: Path) -> tuple[Host, ...]:
     hosts = [_host(place, values, is_toml) for place, values in entries]
     if sum(host.local for host in hosts) > 1:
         raise UserError(f"{path} names this machine twice: keep one local entry (threads says how many threads it has)")
+    if timeout is not None:
+        timeout = checked_timeout("--host-timeout", timeout)
+        hosts = [replace(host, timeout=timeout) for host in hosts]
     return _named(path, hosts)
 
 
@@ -83,19 +103,20 @@ def _toml_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any]]]:
         document = parse_toml(text)
     except Malformed as error:
         raise UserError(f"{path} is not TOML: {error}") from None
-    unknown = sorted(set(document) - {"host"})
+    unknown = sorted(set(document) - {"host", "timeout"})
     if unknown:
-        raise UserError(f"{path}: unknown {unknown[0]!r:.200}: a hosts file has [[host]] tables only")
+        raise UserError(f"{path}: unknown {unknown[0]!r:.200}: a hosts file has timeout and [[host]] tables only")
+    common = {"timeout": checked_timeout(f"{path}: timeout", document["timeout"])} if "timeout" in document else {}
     tables = document.get("host", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise UserError(f"{path}: write [[host]], in double brackets, above each host's keys")
-    entries = []
+    entries: list[tuple[str, Mapping[str, Any]]] = []
     for number, table in enumerate(tables, 1):
         place = _place(path, f"host {number}", table.get("name") or table.get("address"))
         unknown = sorted(set(table) - set(_KEYS))
         if unknown:
             raise UserError(f"{place}: unknown key {unknown[0]!r:.200}: known are {', '.join(_KEYS)}")
-        entries.append((place, table))
+        entries.append((place, {**common, **table}))
     return entries
 
 
@@ -128,12 +149,14 @@ def _hostfile_entries(path: Path, text: str) -> list[tuple[str, Mapping[str, Any
 def _host(place: str, values: Mapping[str, Any], is_toml: bool) -> Host:
     """Return the host that these keys describe; its name is "" where none is given."""
     local = _taken(place, values, "local", bool, "true or false") or False
+    timeout = checked_timeout(f"{place}: timeout", values.get("timeout", TIMEOUT_SECONDS))
     if local:
         unknown = sorted(set(values) - set(_LOCAL_KEYS))
         if unknown:
             why = "does not go with this machine, which runs the Python you run now"
             raise UserError(f"{place}: {unknown[0]!r:.200} {why}: remove it")
-        return Host(_name(place, values), threads=_whole(place, values, "threads", _MOST_THREADS), local=True)
+        threads = _whole(place, values, "threads", _MOST_THREADS)
+        return Host(_name(place, values), threads=threads, local=True, timeout=timeout)
     return Host(
         _name(place, values),
         address=_address(place, values),
@@ -142,6 +165,7 @@ def _host(place: str, values: Mapping[str, Any], is_toml: bool) -> Host:
         threads=_whole(place, values, "threads", _MOST_THREADS),
         workdir=_workdir(place, values),
         env=_env(place, values),
+        timeout=timeout,
     )
 
 

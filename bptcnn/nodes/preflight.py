@@ -1,6 +1,7 @@
 """Looking at hosts before a run: can each be reached, is what training needs there, how far away is it.
 
-All hosts at once, each within a deadline. Nothing that is started here outlives the call, here or there.
+All hosts at once, as far as the machine that leads to them lets us in (`doors`), each within deadlines that follow from
+its `timeout`. Nothing that is started here outlives the call, here or there.
 """
 
 import contextlib
@@ -8,6 +9,7 @@ import json
 import os
 import re
 import secrets
+import select
 import statistics
 import struct
 import sys
@@ -16,20 +18,37 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from bptcnn.descriptors import require_descriptors
 from bptcnn.errors import UserError
 from bptcnn.nodes import probe
-from bptcnn.nodes.conversation import Conversation, Ended, Flooded, Silent
+from bptcnn.nodes.conversation import Cancelled, Conversation, Ended, Flooded, Silent
+from bptcnn.nodes.doors import Turn, door_to, pauses
 from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems, read_facts, too_old
 from bptcnn.nodes.hosts import Host
-from bptcnn.nodes.ssh import CONNECT_SECONDS, ONE_THREAD, Problem, aes_first, by_hand, explain, ssh_command
+from bptcnn.nodes.sockets import master_socket, wait_for_socket
+from bptcnn.nodes.ssh import (
+    ONE_THREAD,
+    QUIET_SHELL,
+    Problem,
+    Resolved,
+    aes_first,
+    by_hand,
+    explain,
+    forward_command,
+    longer,
+    resolve,
+    ssh_command,
+    ssh_environment,
+)
+from bptcnn.nodes.ssh_words import last_words, turned_away
 from bptcnn.threads import starting_threads
 from bptcnn.untrusted import Malformed, parse_json
 
 _MOST_AT_ONCE = 64  # hosts
 _DESCRIPTORS = 8  # for each: both ends of three pipes, and a pipe by which a process that starts says why it does not
-_START_SECONDS = CONNECT_SECONDS + 5.0  # ssh gives up first and says why
+_LATER_SECONDS = 1.0  # than ssh, which gives up first and says why
 _LINK_SECONDS = 8.0
 _PINGS = 7
 _FIRST_BYTES, _MOST_BYTES = 1 << 14, 1 << 22  # of a transfer that is timed; 4 MB are more than the buffers on the way
@@ -37,7 +56,7 @@ _LEAST_SECONDS = 1e-5  # of a transfer: who answers before it has all is no fast
 _TRANSFER_SECONDS = 1.0  # no transfer begins that is expected to take longer
 _END_SECONDS = 2.0  # between the end of a process's output and its own
 _MOST_FACTS = 1 << 20  # bytes
-_REMOVE = "import os, sys; os.unlink(sys.argv[1])"  # sshd leaves the sockets that it listened on
+_REMOVE = "import os, sys; sys.stdin.read(1); os.unlink(sys.argv[1])"  # sshd leaves the sockets that it listened on
 _ROOT = Path(__file__).parent.parent.parent  # where this very package is imported from
 
 
@@ -59,6 +78,9 @@ class HostReport:
         return self.facts is not None and not any(problem.hard for problem in self.problems)
 
 
+T = TypeVar("T")
+
+
 class _Failed(Exception):
     """Why no more can be found out about a host."""
 
@@ -67,13 +89,16 @@ class _Failed(Exception):
         self.problem = problem
 
 
+class _TurnedAway(_Failed):
+    """The server may have had no room for a connection that has not logged in yet."""
+
+
 def preflight(
     hosts: Sequence[Host],
     question: Question | None = None,
-    seconds: float = 20.0,
     told: Callable[[HostReport], None] | None = None,
 ) -> list[HostReport]:
-    """Return what is found out about each host within `seconds`, in their order; 64 are looked at at a time.
+    """Return what is found out about each host, in their order; 64 are looked at at a time.
 
     With a question the facts have the speed of a node there. `told` gets each report as it comes, in this thread.
     Raise UserError where ssh cannot be started at all. An exception from outside (Ctrl-C) ends all inspections.
@@ -91,7 +116,7 @@ def preflight(
         with ThreadPoolExecutor(at_once, "preflight") as pool:
             try:
                 with starting_threads():
-                    futures = [pool.submit(_report, host, question, here, seconds, cancel) for host in hosts]
+                    futures = [pool.submit(_report, host, question, here, cancel) for host in hosts]
                 for future in as_completed(futures):
                     report = future.result()
                     if told is not None:
@@ -106,70 +131,107 @@ def preflight(
         os.close(cancelling)
 
 
-def _report(
-    host: Host, question: Question | None, here: Mapping[str, str | None], seconds: float, cancel: int
-) -> HostReport:
+def _report(host: Host, question: Question | None, here: Mapping[str, str | None], cancel: int) -> HostReport:
     """Look at one host; that it does not do something in time is a problem like any other."""
-    deadline = time.monotonic() + seconds
     if question is not None and host.threads is not None:
         question = replace(question, threads=host.threads)
     facts: HostFacts | None = None
     problems: tuple[Problem, ...] = ()
     options: tuple[str, ...] = ()
+    resolved = Resolved() if host.local else resolve(host)
     try:
-        facts = _facts(host, question, deadline, cancel)
+        facts = _facts(host, resolved, question, cancel)
         problems = find_problems(host, facts, here, "float32" if question is None else question.precision)
         if not host.local and not any(problem.hard for problem in problems):
-            _forward_a_socket(host, deadline, cancel)
+            _opened(host, resolved, cancel, lambda _: _forward_a_socket(host, resolved, cancel))
             if facts.aes and probe.has_aes():
-                options = aes_first(host)
+                options = aes_first(resolved)
     except _Failed as failed:
         problems = (failed.problem, *problems)
     return HostReport(host, facts, problems, options)
 
 
-def _facts(host: Host, question: Question | None, deadline: float, cancel: int) -> HostFacts:
+def _opened(host: Host, resolved: Resolved, cancel: int, connect: Callable[[Turn], T]) -> T:
+    """Return what `connect` makes of a turn; again and again where the server has no room, for the host's `timeout`."""
+    door = door_to(resolved.door)
+    given_up = None
+    for pause in pauses():
+        turn = door.enter(host.timeout, lambda: _is_ready(cancel, 0.0))
+        if turn is None:
+            raise Cancelled
+        given_up = given_up or time.monotonic() + host.timeout
+        try:
+            return connect(turn)
+        except _TurnedAway as failed:
+            turn.leave(turned_away=True)
+            if time.monotonic() + pause > given_up:
+                raise
+            if _is_ready(cancel, pause):
+                raise Cancelled from failed
+        finally:
+            turn.leave()
+    raise AssertionError("pauses end")
+
+
+def _is_ready(cancel: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(cancel, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
+
+
+def _facts(host: Host, resolved: Resolved, question: Question | None, cancel: int) -> HostFacts:
     """Return what the host tells about itself, and how far away it is."""
+    if host.local:
+        return _told(host, None, question, cancel)
+    return _opened(host, resolved, cancel, lambda turn: _told(host, turn, question, cancel))
+
+
+def _told(host: Host, turn: Turn | None, question: Question | None, cancel: int) -> HostFacts:
     mark, source = secrets.token_hex(16), Path(str(probe.__file__)).read_bytes()
     started = time.monotonic()
     arguments = ["-c", probe.BOOTSTRAP, mark, str(len(source))]
-    with contextlib.closing(_start(host, arguments, (), cancel)) as talk:
+    with contextlib.closing(_start(host, arguments, cancel)) as talk:
         step = "did not answer"
         try:
-            until = min(deadline, started + _START_SECONDS)
+            until = started + host.timeout + _LATER_SECONDS
             talk.send(source, until)
             version = _version(talk.receive_line(mark.encode(), until))
+            if turn is not None:
+                turn.leave()
             if version < probe.OLDEST_SYNTAX:
                 raise _Failed(too_old(host, ".".join(map(str, version))))
             step = "answered, but its link stalled"
-            link = None if host.local else _measure(talk, min(deadline, time.monotonic() + _LINK_SECONDS))
+            link = None if host.local else _measure(talk, time.monotonic() + _LINK_SECONDS)
             step = "answered, but did not tell about itself"
-            return read_facts(_ask(talk, question, deadline), version, link)
+            return read_facts(_ask(talk, question, time.monotonic() + host.timeout), version, link)
         except Silent:
             what = f"{step} (given up after {time.monotonic() - started:.1f} s)"
-            raise _Failed(Problem(what, _see(host), passing=True)) from None
+            raise _Failed(Problem(what, f"{_see(host)}; if it is slow, {longer(host)}", passing=True)) from None
         except Flooded:
-            remedy = "keep its shell's start-up files silent where the shell is not interactive"
-            raise _Failed(Problem("prints without end", remedy)) from None
+            raise _Failed(Problem("prints without end", QUIET_SHELL)) from None
         except Ended:
-            raise _Failed(_ending(host, talk)) from None
+            raise _ending(host, talk) from None
         except Malformed as error:
             raise _Failed(Problem(f"answered with something else: {error}", _see(host))) from None
 
 
-def _start(host: Host, arguments: Sequence[str], forwards: Sequence[tuple[str, str]], cancel: int) -> Conversation:
+def _start(host: Host, arguments: Sequence[str], cancel: int) -> Conversation:
+    if not host.local:
+        return _run(ssh_command(host, arguments), cancel)
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": path}
     try:
-        if not host.local:
-            return Conversation(ssh_command(host, arguments, forwards), cancel)
-        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, **dict.fromkeys(ONE_THREAD, "1"), "PYTHONPATH": path}
         return Conversation([sys.executable, *arguments], cancel, environment)
     except OSError as error:
-        program = error.filename or "a process"
-        remedy = "install OpenSSH's client, or set BPTCNN_SSH to its command line"
-        raise UserError(
-            f"cannot run {program}: {error.strerror or error}" + ("" if host.local else f": {remedy}")
-        ) from None
+        raise UserError(f"cannot run {error.filename or 'a process'}: {error.strerror or error}") from None
+
+
+def _run(command: Sequence[str], cancel: int) -> Conversation:
+    try:
+        return Conversation(command, cancel, ssh_environment())
+    except OSError as error:
+        what = f"cannot run {error.filename or 'a process'}: {error.strerror or error}"
+        raise UserError(f"{what}: install OpenSSH's client, or set BPTCNN_SSH to its command line") from None
 
 
 def _see(host: Host) -> str:
@@ -178,14 +240,19 @@ def _see(host: Host) -> str:
     return f"see whether this answers: {by_hand(host, host.python, '--version')}"
 
 
-def _ending(host: Host, talk: Conversation) -> Problem:
+def _ending(host: Host, talk: Conversation) -> _Failed:
     """Return why a process has ended that was to talk with us."""
     code = talk.code(time.monotonic() + _END_SECONDS)
     if host.local:
-        return Problem(f"{sys.executable} failed: {talk.words[-200:]}", "reinstall bptcnn")
+        return _Failed(Problem(f"{sys.executable} failed: {last_words(talk.words)}", "reinstall bptcnn"))
     if code is None:
-        return Problem("closed its output and stayed", _see(host), passing=True)
-    return explain(host, code, talk.words)
+        return _Failed(Problem("closed its output and stayed", _see(host), passing=True))
+    return _unreached(host, code, talk.words)
+
+
+def _unreached(host: Host, code: int, words: str) -> _Failed:
+    problem = explain(host, code, words)
+    return _TurnedAway(problem) if turned_away(code, words) else _Failed(problem)
 
 
 def _version(line: bytes) -> tuple[int, int, int]:
@@ -241,12 +308,27 @@ def _rate(transfer: Callable[[int], None], latency: float) -> float:
         size *= 4
 
 
-def _forward_a_socket(host: Host, deadline: float, cancel: int) -> None:
+def _forward_a_socket(host: Host, resolved: Resolved, cancel: int) -> None:
     """Fail where the host does not let us have a socket there that leads here, which training needs."""
-    socket = f"/tmp/bptcnn-check-{secrets.token_hex(8)}.sock"
-    with contextlib.closing(_start(host, ["-c", _REMOVE, socket], [(socket, os.devnull)], cancel)) as talk:
+    there = f"/tmp/bptcnn-check-{secrets.token_hex(8)}.sock"
+    forwards, arguments = [(there, os.devnull)], ["-c", _REMOVE, there]
+    deadline = time.monotonic() + host.timeout + _LATER_SECONDS
+    with contextlib.ExitStack() as stack:
+        if resolved.forwards:
+            master = stack.enter_context(master_socket())
+            talk = stack.enter_context(contextlib.closing(_run(ssh_command(host, arguments, master=master), cancel)))
+            if wait_for_socket(master, deadline, lambda: talk.ended or _is_ready(cancel, 0.0)):
+                command = forward_command(host, master, forwards)
+                asking = stack.enter_context(contextlib.closing(_run(command, cancel)))
+                if asking.code(deadline) != 0:
+                    raise _Failed(explain(host, 255, asking.words))
+        else:
+            talk = stack.enter_context(contextlib.closing(_run(ssh_command(host, arguments, forwards), cancel)))
+        with contextlib.suppress(Ended, Silent):
+            talk.send(b"!", deadline)
         code = talk.code(deadline)
         if code is None:
-            raise _Failed(Problem("a second connection did not answer", _see(host), passing=True))
+            remedy = f"{_see(host)}; if it is slow, {longer(host)}"
+            raise _Failed(Problem("a second connection did not answer", remedy, passing=True))
         if code != 0:
-            raise _Failed(explain(host, code, talk.words))
+            raise _unreached(host, code, talk.words)

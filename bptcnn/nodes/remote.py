@@ -43,6 +43,7 @@ from bptcnn.nodes.codec import decode_event, encode_message
 from bptcnn.nodes.configuration import HostConfiguration
 from bptcnn.nodes.control import ControlServer
 from bptcnn.nodes.divergence import Diverged
+from bptcnn.nodes.doors import Turn, door_to, pauses
 from bptcnn.nodes.exchange import Committer
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
@@ -52,8 +53,9 @@ from bptcnn.nodes.node import NodeGone
 from bptcnn.nodes.node_log import NodeLog
 from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.servant import Servant
-from bptcnn.nodes.sockets import LocalSockets, remote_names
-from bptcnn.nodes.ssh import explain, ssh_command
+from bptcnn.nodes.sockets import LocalSockets, remote_names, wait_for_socket
+from bptcnn.nodes.ssh import explain, forward_command, resolve, ssh_command, ssh_environment
+from bptcnn.nodes.ssh_words import turned_away
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Failed, Heartbeat, Message, NodeEvent, Pause, Paused, Ready, Resume, Work
 from bptcnn.threads import start_thread
@@ -61,11 +63,10 @@ from bptcnn.untrusted import Malformed, printable
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
-# of the coordinator's, for a host: bell, ssh's input and output, two sockets that listen, four connections of the
+# of the coordinator's, for a host: bell, ssh's input and output (or its end of that, before ssh has started), two sockets that listen, four connections of the
 # agent's (three for control), and one of it while it is being made
 DESCRIPTORS = 10
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
-_HANDSHAKE_SECONDS = 5.0
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
 _SLOWER = 50.0  # than its link was before the run a frame may come: others use the link
 _BURST_EVENTS, _EVENTS_PER_SECOND = 2000, 200  # that an agent may report: 1 or 2 a second, and 1 an epoch
@@ -81,8 +82,10 @@ class _Desk:
         take: Callable[[NodeEvent], None],
         refuse: Callable[[str], None],
         updates: Callable[[], int],
+        greeted: Callable[[], None],
     ) -> None:
         self._node, self._take, self._refuse, self._updates = node, take, refuse, updates
+        self._greeted = greeted
         self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self.pid: int | None = None
 
@@ -95,6 +98,7 @@ class _Desk:
         if version != VERSION or type(pid) is not int or not 0 < pid <= _MOST_PID:
             raise ValueError(f"an agent of bptcnn {version!r:.20} came to a coordinator of {VERSION}")
         self.pid = pid
+        self._greeted()
 
     def report(self, events: list[Any]) -> None:
         """Take the agent's events; what is none is the last that it has said."""
@@ -149,7 +153,10 @@ class RemoteNode:
         self._telling = threading.Lock()
         self._refused = False  # it has failed: nothing more of it is taken
         self._allowance = Allowance(_BURST_EVENTS, _EVENTS_PER_SECOND)
-        self._killed = False
+        self._killed = threading.Event()
+        self._starting = threading.Lock()  # nothing is started any more once it is killed
+        self._process: subprocess.Popen[bytes] | None = None  # ssh
+        self._turn: Turn | None = None
         self._sign_at = 0.0
         committer = Committer(buffer, self._node, configuration.update)
         self._trained = 0  # by this agent, as of its last heartbeat
@@ -167,7 +174,7 @@ class RemoteNode:
         )
         start = OptimizerState(configuration.first_step, configuration.usual_loss, velocity)
         self._hand_over = HandOver(self._servant.gate, configuration.hands_over, start, self._tell_paused)
-        self._desk = _Desk(self._node, self._take, self._refuse, committer.updates)
+        self._desk = _Desk(self._node, self._take, self._refuse, committer.updates, self._leave_door)
         self._channel: Channel | None = None
         self._threads: list[threading.Thread] = []
         key = secrets.token_bytes(32)
@@ -181,16 +188,18 @@ class RemoteNode:
                 self._control = ControlServer(self._sockets.control, key, self._desk, flooded)
                 undo.callback(self._control.close)
                 bootstrap = encode_bootstrap(Bootstrap(VERSION, key, self._control.ident, configuration))
-                self._log = NodeLog(log, self.name, partial(self._refuse, "it prints without end"))
+                self._new_log = partial(NodeLog, log, self.name, partial(self._refuse, "it prints without end"))
+                self._log = self._new_log()
                 undo.callback(self._log.close)
-                self._process = self._connect(options)
+                program = ssh_command(host, ())[0]
+                if shutil.which(program) is None:
+                    raise FileNotFoundError(errno.ENOENT, f"there is no {program} here")
             except OSError as error:
                 raise UserError(f"cannot start ssh for {self.name}: {error.strerror or error}") from None
             undo.pop_all()
         try:
-            self._log.begin()
             self._start_thread("data", self._serve, key)
-            self._start_thread("ssh", self._wait, bootstrap)
+            self._start_thread("ssh", partial(self._keep_connected, tuple(options)), bootstrap)
         except BaseException:
             self.kill()
             raise
@@ -199,20 +208,6 @@ class RemoteNode:
         thread = threading.Thread(target=run, args=(argument,), daemon=True, name=f"{self.name} {name}")
         start_thread(thread)
         self._threads.append(thread)
-
-    def _connect(self, options: Sequence[str]) -> "subprocess.Popen[bytes]":
-        names = remote_names()
-        forwards = tuple(zip(names, self._sockets.paths(), strict=True))
-        command = ssh_command(self._host, (*_AGENT, *names), forwards, options)
-        if shutil.which(command[0]) is None:
-            raise FileNotFoundError(errno.ENOENT, f"there is no {command[0]} here")
-        return subprocess.Popen(
-            tied(command),  # even while ssh waits for its network
-            stdin=subprocess.PIPE,
-            stdout=self._log.fileno(),
-            stderr=self._log.fileno(),
-            start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
-        )
 
     # ---- what the driver uses ----------------------------------------------------------------------------------------
 
@@ -263,18 +258,21 @@ class RemoteNode:
     def kill(self) -> None:
         """Refuse this agent from here on, and end the connection: the host ends what is at its other end."""
         self._servant.gate.shut()
-        if self._killed:
-            return
-        self._killed = True
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
+        with self._starting:
+            if self._killed.is_set():
+                return
+            self._killed.set()
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait()
         self._close()
 
     def end(self, deadline: float) -> None:
         """Let an agent that was told to stop end by itself until `deadline` (monotonic), then kill it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, deadline - time.monotonic()))
+            if self._process is not None:
+                self._process.wait(max(0.0, deadline - time.monotonic()))
         self.kill()
 
     def _close(self) -> None:
@@ -288,7 +286,7 @@ class RemoteNode:
         for thread in self._threads:
             thread.join()
         self._log.close()
-        if self._process.stdin is not None:
+        if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # ssh took a part of the configuration only
                 self._process.stdin.close()
         self._sockets.close()
@@ -316,9 +314,8 @@ class RemoteNode:
             self._log.write(traceback.format_exc())
             self._refuse(f"its data could not be handled: {type(error).__name__}: {error}")
             return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_REASON_SECONDS)
-            return  # `_wait` says why
+        if self._gone_within(_REASON_SECONDS):
+            return  # `_keep_connected` says why
         self._lose(NodeGone(f"its data connection broke: {str(reason) or type(reason).__name__}", may_return=True))
 
     def _accept(self, key: bytes) -> Channel:
@@ -326,22 +323,107 @@ class RemoteNode:
         while True:
             accepted, _ = self._sockets.data.accept()
             with contextlib.suppress(FrameError, TimeoutError):
-                return Channel.accept(accepted, key, self._node, _HANDSHAKE_SECONDS)
+                return Channel.accept(accepted, key, self._node, self._host.timeout)
 
-    def _wait(self, bootstrap: bytes) -> None:
-        """Hand the agent its configuration, however slowly it reads, then wait for ssh's end.
-
-        Standard input stays open as long as we live. How long a node may take to start is judged by who waits for it.
+    def _keep_connected(self, options: Sequence[str], bootstrap: bytes) -> None:
+        """Connect, again where the host's machine has no room for a connection, until the agent has come; wait for its
+        end. ssh is tied to this thread, which outlives it.
         """
-        assert self._process.stdin is not None
+        try:
+            resolved = resolve(self._host)
+            given_up = None
+            for pause in pauses():
+                self._turn = door_to(resolved.door).enter(self._host.timeout, self._killed.is_set)
+                given_up = given_up or time.monotonic() + self._host.timeout
+                if self._turn is None:
+                    return
+                code = self._run_ssh(options, resolved.forwards, bootstrap)
+                if code is None or self._killed.is_set():
+                    return
+                said = self._log.close().decode(errors="replace")
+                away = self._desk.pid is None and turned_away(code, said)
+                self._turn.leave(away)
+                if not away or time.monotonic() + pause > given_up:
+                    problem = explain(self._host, code, said)
+                    self._lose(NodeGone(problem.what, problem.passing))
+                    return
+                if self._killed.wait(pause):
+                    return
+                self._log = self._new_log()
+        except subprocess.TimeoutExpired:
+            self._lose(NodeGone("it did not forward our sockets in time", may_return=True))
+        except OSError as error:
+            self._lose(NodeGone(f"ssh cannot be started: {error.strerror or error}", may_return=True))
+        except UserError as error:
+            self._lose(NodeGone(str(error)))
+        finally:
+            self._leave_door()
+
+    def _run_ssh(self, options: Sequence[str], users_forwards: bool, bootstrap: bytes) -> int | None:
+        """Start ssh, hand the agent its configuration, however slowly it reads, and wait for ssh's end.
+
+        Return its exit code, None where the node was killed before. Standard input stays open as long as we live. How
+        long a node may take to start is judged by who waits for it.
+        """
+        names = remote_names()
+        forwards = tuple(zip(names, self._sockets.paths(), strict=True))
+        master = self._sockets.master if users_forwards else None
+        command = ssh_command(self._host, (*_AGENT, *names), () if master else forwards, options, master)
+        with self._starting:
+            if self._killed.is_set():
+                return None
+            self._process = process = subprocess.Popen(
+                tied(command),  # even while ssh waits for its network
+                stdin=subprocess.PIPE,
+                stdout=self._log.fileno(),
+                stderr=self._log.fileno(),
+                start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
+                env=ssh_environment(),
+            )
+        self._log.begin()
+        if master is not None:
+            self._forward(process, master, forwards)
+        assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # ssh ended: it says why
-            self._process.stdin.write(struct.pack("!i", len(bootstrap)) + bootstrap)
-            self._process.stdin.flush()
-        code = self._process.wait()
-        if code == -signal.SIGKILL and self._killed:
-            return
-        problem = explain(self._host, code, self._log.close().decode(errors="replace"))
-        self._lose(NodeGone(problem.what, problem.passing))
+            process.stdin.write(struct.pack("!i", len(bootstrap)) + bootstrap)
+            process.stdin.flush()
+        code = process.wait()
+        if self._desk.pid is None:
+            with contextlib.suppress(BrokenPipeError):  # it took a part of the configuration only
+                process.stdin.close()
+        return code
+
+    def _forward(self, process: "subprocess.Popen[bytes]", master: str, forwards: Sequence[tuple[str, str]]) -> None:
+        """Have ssh forward our sockets once it is connected; raise UserError where it does not."""
+        deadline = time.monotonic() + self._host.timeout
+        if not wait_for_socket(master, deadline, lambda: process.poll() is not None):
+            return  # it has ended and says why, or is too slow: who waits for the node ends it
+        command = forward_command(self._host, master, forwards)
+        asked = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=self._host.timeout,
+            start_new_session=True,
+        )
+        if asked.returncode != 0:
+            process.kill()
+            process.wait()
+            raise UserError(explain(self._host, 255, asked.stderr.decode(errors="replace")).what)
+
+    def _leave_door(self) -> None:
+        """The connection is open, or will not be: the next one may come."""
+        if self._turn is not None:
+            self._turn.leave()
+
+    def _gone_within(self, seconds: float) -> bool:
+        """Return whether ssh ends within some seconds."""
+        if self._process is None:
+            return False
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            return True
+        return False
 
     def _sign(self) -> None:
         """Traffic on the data channel is a sign of life: heartbeats may be stuck behind it."""

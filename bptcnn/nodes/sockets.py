@@ -13,7 +13,8 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bptcnn.errors import UserError
@@ -24,6 +25,8 @@ _REMOTE_FOLDER = Path("/tmp")  # the one folder that every host has; names are d
 _CONTROL, _DATA = ".control", ".data"
 _FOLDERS = ("/tmp", "/var/tmp")  # where TMPDIR will not do
 _MOST_BYTES = 107  # of a socket's path, the end of the string not counted
+_MASTER, _DRAFT = "m", ".1234567890123456"  # ssh binds its socket under a longer name first
+_LOOK_SECONDS = 0.02  # between looks for a socket that ssh makes
 _SWEEP_SECONDS = 0.2  # a listener answers at once
 
 
@@ -84,9 +87,33 @@ class LocalSockets:
         """Return the paths of the control and the data socket."""
         return os.fspath(self._folder / "c"), os.fspath(self._folder / "d")
 
+    @property
+    def master(self) -> str:
+        """Where ssh may listen for `ssh.forward_command`."""
+        return os.fspath(self._folder / _MASTER)
+
     def forget_names(self) -> None:
         """Remove the names: who is connected stays so, nobody else can come. Safe to call again."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def master_socket() -> Iterator[str]:
+    """Yield a path where ssh may listen for `ssh.forward_command`."""
+    folder = _private_folder()
+    try:
+        yield os.fspath(folder / _MASTER)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_socket(path: str, deadline: float, given_up: Callable[[], bool]) -> bool:
+    """Return whether ssh listens at a path before `deadline` (monotonic), or before `given_up` says so."""
+    while not os.path.exists(path):
+        if time.monotonic() > deadline or given_up():
+            return False
+        time.sleep(_LOOK_SECONDS)
+    return True
 
 
 def _private_folder() -> Path:
@@ -94,7 +121,7 @@ def _private_folder() -> Path:
     owner = f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-"
     tried = []
     for parent in dict.fromkeys((tempfile.gettempdir(), *_FOLDERS)):
-        name = os.path.join(parent, f"{owner}12345678", "c")
+        name = os.path.join(parent, f"{owner}12345678", _MASTER + _DRAFT)
         if not can_forward(name) or len(name) > _MOST_BYTES:
             tried.append(f"ssh cannot forward a socket in {parent}")
             continue

@@ -4,6 +4,7 @@
 configuration, keys, agents and known hosts count as always; how host keys are checked is never changed.
 """
 
+import math
 import os
 import re
 import shlex
@@ -13,37 +14,21 @@ from dataclasses import dataclass
 
 from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
+from bptcnn.nodes.ssh_options import session_options
+from bptcnn.nodes.ssh_words import last_words, own_words
 from bptcnn.untrusted import printable
 
-CONNECT_SECONDS = 10  # a connection through a jump host over a slow link takes 2 or 3
-_CONFIGURATION_SECONDS = 2  # to read its configuration ssh asks nobody
-_ALIVE_SECONDS, _ALIVE_COUNT = 5, 3  # a link that is gone is noticed after their product
+CONFIGURATION_SECONDS = 2.0  # to read its configuration ssh asks nobody
+
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """Variables that hold libraries to one thread: a node's threads are its own scheduler's. As local agents have it."""
 
-_OPTIONS = (
-    "BatchMode=yes",  # nobody is there to type a password: fail instead of waiting
-    f"ConnectTimeout={CONNECT_SECONDS}",
-    f"ServerAliveInterval={_ALIVE_SECONDS}",
-    f"ServerAliveCountMax={_ALIVE_COUNT}",
-    "ControlMaster=no",  # with a shared connection, killing our ssh would leave its session alive
-    "ControlPath=none",
-    "ExitOnForwardFailure=yes",  # a node without its socket would wait for ever
-    "ForwardAgent=no",  # hosts get nothing that they do not need
-    "ForwardX11=no",
-    "PermitLocalCommand=no",
-    "RequestTTY=no",  # bytes arrive as they are sent
-    "EscapeChar=none",
-    "LogLevel=ERROR",  # banners and warnings would hide the line that matters
-    "StreamLocalBindMask=0177",  # sockets are the user's alone
-)
-_CLEARED = "ClearAllForwardings=yes"  # the user's own forwards fail where a second connection asks for them
 _SOCKET_PATH = re.compile(r"/[A-Za-z0-9._/@+,-]+")  # ssh gives : \ % and $ a meaning, wrappers may split at blanks
 _SUITING = re.compile(r"Ciphers=[A-Za-z0-9@.,+-]{1,2000}")  # what `aes_first` gives; other options run programs
 _FORGET = re.compile(
     r"""^\s*(ssh-keygen -f ['"]?[\w/.@~+-]+['"]? -R ['"]?[\w.:@[\]-]+['"]?)\s*$""", re.MULTILINE | re.ASCII
 )
-_MOST_SHOWN = 200  # characters of a line that is not ours
+_MOST_SHOWN = 200  # characters of an option that is not ours
 
 
 @dataclass(frozen=True)
@@ -60,25 +45,54 @@ class Problem:
 
 
 def ssh_command(
-    host: Host, arguments: Sequence[str], forwards: Sequence[tuple[str, str]] = (), options: Sequence[str] = ()
+    host: Host,
+    arguments: Sequence[str],
+    forwards: Sequence[tuple[str, str]] = (),
+    options: Sequence[str] = (),
+    master: str | None = None,
 ) -> list[str]:
     """Return the command line that runs the host's Python with `arguments`, standard input and output connected.
 
-    `forwards` are pairs (socket there, socket here): who connects to the one reaches the other. `options` are further
-    ones of ssh, checked. Raise UserError where BPTCNN_SSH, an option or a socket's path is not usable.
+    `forwards` are pairs (socket there, socket here): who connects to the one reaches the other. With `master`, the
+    path of a socket, ssh listens there for `forward_command`. `options` are further ones of ssh, checked. Raise
+    UserError where BPTCNN_SSH, an option or a socket's path is not usable.
     """
-    command = [*_client()]
-    for option in (*_OPTIONS, *(() if forwards else (_CLEARED,)), *checked_options(options)):
+    client = _client()
+    command = [*client]
+    ours = [f"ConnectTimeout={math.ceil(host.timeout)}"]
+    if master is not None:
+        ours += ["ControlMaster=yes", f"ControlPath={_checked_path(master)}"]  # the first values count
+    if not forwards:
+        ours.append("ClearAllForwardings=yes")  # the user's own would clash where there are two connections
+    for option in (*ours, *session_options(client), *checked_options(options)):
         command += ["-o", option]
-    command += _port(host)
-    for pair in forwards:
-        for path in pair:
-            if not can_forward(path):
-                raise UserError(
-                    f"ssh cannot forward {path!r}: set TMPDIR to a folder whose path has letters, digits, - _"
-                )
-        command += ["-R", ":".join(pair)]
-    return [*command, "--", host.address, remote_command(host, arguments)]
+    return [*command, *_port(host), *_forwards(forwards), "--", host.address, remote_command(host, arguments)]
+
+
+def forward_command(host: Host, master: str, forwards: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the command line that has the connection that listens at `master` forward sockets.
+
+    ClearAllForwardings clears what the same command line asks for, too. So where the user's configuration has forwards,
+    ours are asked for by a second command, which reads no configuration and connects to nothing but `master`.
+    """
+    words = [word for word in _client() if os.path.basename(word) == "ssh"]  # a wrapper is for connections
+    plain = [*(words[:1] or ["ssh"]), "-F", "none", "-S", _checked_path(master), "-O", "forward"]
+    return [*plain, *_forwards(forwards), "--", host.address]
+
+
+def _forwards(forwards: Sequence[tuple[str, str]]) -> list[str]:
+    return [word for pair in forwards for word in ("-R", ":".join(map(_checked_path, pair)))]
+
+
+def _checked_path(path: str) -> str:
+    if not can_forward(path):
+        raise UserError(f"ssh cannot forward {path!r}: set TMPDIR to a folder whose path has letters, digits, - _")
+    return path
+
+
+def ssh_environment() -> dict[str, str]:
+    """Return the environment that ssh is started in: that of a jump host asks nobody either."""
+    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
 
 
 def can_forward(path: str) -> bool:
@@ -96,23 +110,52 @@ def checked_options(options: Sequence[str]) -> tuple[str, ...]:
     return tuple(options)
 
 
-def aes_first(host: Host) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Resolved:
+    """What the user's configuration says of a host: which machine ssh connects to first, whether it forwards anything,
+    and which ciphers it allows, the first one preferred.
+    """
+
+    door: str = ""
+    forwards: bool = False
+    ciphers: tuple[str, ...] = ()
+
+
+def resolve(host: Host) -> Resolved:
+    """Ask ssh what the user's configuration says of a host; nothing where ssh does not tell."""
+    command = [*_client(), "-G", *_port(host), "--", host.address]
+    try:
+        told = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CONFIGURATION_SECONDS,
+            env=ssh_environment(),
+            start_new_session=True,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return Resolved()
+    said = {key: value for key, _, value in (line.partition(" ") for line in told.stdout.splitlines())}
+    jump = said.get("proxyjump", "none").split(",")[0]
+    proxy = said.get("proxycommand", "none")  # of all hosts behind it the same, %h and %p are not filled in
+    if jump != "none":
+        door = jump.rpartition("@")[2]
+    else:
+        door = proxy if proxy != "none" else f"{said.get('hostname', '')}:{said.get('port', '')}"
+    forwards = any(f"{kind}forward" in said for kind in ("local", "remote", "dynamic"))
+    return Resolved(door, forwards, tuple(filter(None, said.get("ciphers", "").split(","))))
+
+
+def aes_first(resolved: Resolved) -> tuple[str, ...]:
     """Return the options that put AES-GCM before the other ciphers that the user's configuration allows for the host.
 
     ssh itself begins with ChaCha20, which suits CPUs without instructions for AES and costs others twice the time.
-    Nothing where the configuration cannot be read or has no AES-GCM.
+    Nothing where the configuration has no AES-GCM, or is not known.
     """
-    command = [*_client(), "-G", *_port(host), "--", host.address]
-    try:
-        resolved = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_CONFIGURATION_SECONDS
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    found = re.search(r"^ciphers (\S+)$", resolved.stdout, re.MULTILINE)
-    allowed = found[1].split(",") if found else []
-    ordered = sorted(allowed, key=lambda cipher: "-gcm@" not in cipher)
-    return (f"Ciphers={','.join(ordered)}",) if ordered != allowed else ()
+    ordered = tuple(sorted(resolved.ciphers, key=lambda cipher: "-gcm@" not in cipher))
+    return (f"Ciphers={','.join(ordered)}",) if ordered != resolved.ciphers else ()
 
 
 def _port(host: Host) -> list[str]:
@@ -139,6 +182,11 @@ def by_hand(host: Host, *words: str) -> str:
     return shlex.join([*_client(), *_port(host), host.address, *([shlex.join(words)] if words else [])])
 
 
+def longer(host: Host) -> str:
+    """Return what gives a host more time than it has."""
+    return f"give it more than {host.timeout:g} s: --host-timeout, or timeout in the hosts file"
+
+
 def _client() -> list[str]:
     line = os.environ.get("BPTCNN_SSH", "ssh")
     try:
@@ -148,20 +196,22 @@ def _client() -> list[str]:
     return words or ["ssh"]
 
 
+_NO_ANSWER, _CLOSED = "it does not answer", "it closed the connection"
 _UNREACHABLE = (  # what ssh says, what it means
     (r"Connection refused", "nothing listens on its SSH port"),
     (r"Could not resolve hostname.*", "its name is not known"),
-    (r"(?:Connection|Operation) timed out.*|Timeout, server .* not responding", "it does not answer"),
+    (r"(?:Connection|Operation) timed out.*|Timeout, server .* not responding", _NO_ANSWER),
     (r"No route to host|Network is (?:unreachable|down)|Host is (?:unreachable|down)", "there is no way to it"),
     (
         r"Connection (?:to .* )?closed by .*|Connection reset.*|Broken pipe|closed by remote host",
-        "it closed the connection",
+        _CLOSED,
     ),
 )
 _CHANGED = "REMOTE HOST IDENTIFICATION HAS CHANGED"
-_UNIMPORTANT = re.compile(
-    r"\s*$|@|Warning: |Pseudo-terminal|Traceback|  "
-)  # the beginnings of lines that explain nothing
+
+
+_NO_TERMINAL = re.compile(r"not a terminal|not a tty|[Mm]ust be connected to a terminal")  # tmux, ssh's, screen
+QUIET_SHELL = "keep its shell's start-up files from printing, starting and ending anything where it is not interactive"
 
 
 def explain(host: Host, exit_code: int, stderr: str) -> Problem:
@@ -178,8 +228,11 @@ def explain(host: Host, exit_code: int, stderr: str) -> Problem:
         return Problem(f"cannot enter its workdir {host.workdir}", f"make it: {_make(host)}")
     if exit_code < 0:
         return Problem(f"ssh was ended by signal {-exit_code}", "run again", passing=True)
-    said = _meaningful(stderr) or "without a word"
-    return Problem(f"ended with exit code {exit_code}: {said}", f"try {by_hand(host, host.python, '--version')}")
+    said = last_words(stderr) or "without a word"
+    remedy = f"try {by_hand(host, host.python, '--version')}"
+    if exit_code == 0 or _NO_TERMINAL.search(stderr):
+        remedy = f"{QUIET_SHELL}; {remedy}"
+    return Problem(f"ended with exit code {exit_code}: {said}", remedy)
 
 
 def _explain_ssh(host: Host, stderr: str) -> Problem:
@@ -202,9 +255,13 @@ def _explain_ssh(host: Host, stderr: str) -> Problem:
         )
     for pattern, meaning in _UNREACHABLE:
         if re.search(pattern, stderr):
-            what = f"cannot be reached, {meaning}"
-            return Problem(what, f"see that it is on, and that `{by_hand(host)}` works", passing=True)
-    said = _meaningful(stderr)
+            own = own_words(stderr) if meaning == _CLOSED else ""  # of a proxy, or of a wrapper
+            what = f"cannot be reached, {meaning}" + (f": {own}" if own else "")
+            remedy = f"see that it is on, and that `{by_hand(host)}` works"
+            if meaning == _NO_ANSWER:
+                remedy += f"; if it is slow, {longer(host)}"
+            return Problem(what, remedy, passing=True)
+    said = last_words(stderr)
     if not said:  # of a program there that is killed ssh says nothing but this
         return Problem(
             "ssh failed: it ended without a word", f"try {by_hand(host)}, and see whether its memory is full"
@@ -214,13 +271,3 @@ def _explain_ssh(host: Host, stderr: str) -> Problem:
 
 def _make(host: Host) -> str:
     return by_hand(host, "mkdir", "-p", _folder(host.workdir or ""))
-
-
-def _meaningful(stderr: str) -> str:
-    """Return the line that says most: a traceback's last, else the first that is no decoration."""
-    lines = [line for line in stderr.splitlines() if not _UNIMPORTANT.match(line)]
-    if not lines:
-        return ""
-    line = lines[-1] if "Traceback" in stderr else lines[0]
-    shown = printable(line).strip()
-    return shown if len(shown) <= _MOST_SHOWN else shown[: _MOST_SHOWN - 3] + "..."

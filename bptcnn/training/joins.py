@@ -31,7 +31,7 @@ from bptcnn.untrusted import Malformed
 
 LEFT = "it left the run"
 _MOST_VISITORS = 64  # that have not asked yet, and as many that have
-_SILENT_SECONDS = 120.0  # to ask: the command looks at a host first, for 20 s and more
+_SILENT_SECONDS = 120.0  # to ask
 _TELL_SECONDS = 1.0
 
 

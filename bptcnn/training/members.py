@@ -39,7 +39,7 @@ class Member:
 
 def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
     """Return the run's nodes; raise UserError where none can be used, or one cannot and `require_all` is set."""
-    hosts = read_hosts(Path(settings.hosts)) if settings.hosts is not None else ()
+    hosts = read_hosts(Path(settings.hosts), settings.host_timeout) if settings.hosts is not None else ()
     threads = settings.threads or fitting_threads(usable_cores(), settings.nodes)
     members = [
         Member(f"node{j}", speed, threads, local_speed(network, settings, threads), cores=cores)

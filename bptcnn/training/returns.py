@@ -14,8 +14,8 @@ from bptcnn.nodes import Node, NodeGone
 from bptcnn.outer import Failed, NodeEvent, Ready
 
 _FIRST_SECONDS, _LONGEST_SECONDS = 1.0, 30.0  # between attempts: doubled each time
-_START_SECONDS = 120.0  # to a first sign of life: a large network over a slow link, a machine that swaps; ssh's own
-# deadlines, which see a link that is gone, are shorter
+_START_SECONDS = 90.0  # to a first sign of life, once a host is reached: a large network over a slow link, a machine
+# that swaps; ssh's own deadlines, which see a link that is gone, are shorter
 _SILENT_SECONDS = 20.0  # an attempt that has shown one and then none for so long has failed
 _SLEPT_SECONDS = 1.0  # without being asked to attend: it is this process that was silent
 _MOST_FAILURES = 5  # in a row, that are not the network's
@@ -43,10 +43,15 @@ class Outcome:
 
 
 class Returns:
-    """Looks after the nodes that are away. `start` starts node j's agent; `may_start`: whether its place is free."""
+    """Looks after the nodes that are away.
 
-    def __init__(self, start: Callable[[int], Node], may_start: Callable[[int], bool]) -> None:
-        self._start, self._may_start = start, may_start
+    `start` starts node j's agent; `may_start`: whether its place is free; `reach_seconds`: what reaching it may take.
+    """
+
+    def __init__(
+        self, start: Callable[[int], Node], may_start: Callable[[int], bool], reach_seconds: Callable[[int], float]
+    ) -> None:
+        self._start, self._may_start, self._reach_seconds = start, may_start, reach_seconds
         self._away: dict[int, _Away] = {}
         self._attended = time.monotonic()
 
@@ -101,7 +106,8 @@ class Returns:
                 case Failed(reason=reason):
                     self._failed(index, away, NodeGone(reason), outcome)
                     return
-        if time.monotonic() - away.heard > (_SILENT_SECONDS if away.spoke else _START_SECONDS):
+        patience = _SILENT_SECONDS if away.spoke else _START_SECONDS + self._reach_seconds(index)
+        if time.monotonic() - away.heard > patience:
             self._failed(index, away, NodeGone("silent while it started", may_return=True), outcome)
 
     def _failed(self, index: int, away: _Away, gone: NodeGone, outcome: Outcome) -> None:

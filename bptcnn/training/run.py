@@ -10,6 +10,7 @@ from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.networks import Network
+from bptcnn.nodes.doors import reaching_seconds
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
 from bptcnn.profiling import usable_cores
 from bptcnn.profiling.files import read_tuning, write_tuning
@@ -30,6 +31,7 @@ from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
 from bptcnn.training.summary import NodeSummary, Summary
 
+_READY_SECONDS = 270.0  # that nodes may take to get ready once they are reached: they compile
 _TRIAL_SECONDS = 1.0  # a node's trial before the run takes about so long...
 _TRIALS_SECONDS = 10.0  # ...and all of them together
 
@@ -161,6 +163,7 @@ def _outer_settings(
         partition=settings.partition,
         seed=settings.seed,
         trial_seconds=min(_TRIAL_SECONDS, _TRIALS_SECONDS / len(members)) if settings.measure else 0.0,
+        ready_seconds=_READY_SECONDS + reaching_seconds([member.host for member in members if member.host]),
     )
 
 

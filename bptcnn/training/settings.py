@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bptcnn.errors import UserError
+from bptcnn.nodes.hosts import checked_timeout
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
 from bptcnn.precision import Precision
@@ -37,7 +38,8 @@ class TrainSettings:
     """What `train` can be told. One local node for each of `nodes`, a speed in (0, 1]; `threads` each.
 
     `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
-    start without one of them. `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
+    start without one of them. `host_timeout`: seconds for each step of reaching a host (None: as the hosts file says, else
+    30). `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
 
     `precision`: of the products in convolutions; weights, sums and evaluation are float32. `lr` is a number, an
     expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `local_steps` None: 32 where there
@@ -52,6 +54,7 @@ class TrainSettings:
     nodes: tuple[float, ...] = ()  # 1.0, 1.0 where there are no hosts
     hosts: str | None = None
     require_all: bool = False
+    host_timeout: float | None = None
     wire: Wire | None = None
     update: Update = "agwu"
     partition: Partition = "idpa"
@@ -84,6 +87,8 @@ class TrainSettings:
         for name in ("require_all", "measure", "autotune"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if self.host_timeout is not None:
+            object.__setattr__(self, "host_timeout", checked_timeout("host timeout", self.host_timeout))
         object.__setattr__(self, "lr", str(self.lr))
         kinds = (("update", Update), ("partition", Partition), ("wire", Wire), ("precision", Precision))
         for name, kind in kinds:
@@ -131,6 +136,7 @@ class TrainSettings:
 
 RESUMABLE = (
     "epochs",
+    "host_timeout",
     "hosts",
     "measure",
     "nodes",

@@ -34,7 +34,8 @@ _BytesPerSecond = Annotated[float, Between(1.0, 1e12)]
 _Text = Annotated[str, Length(0, 10_000)]
 _Path = Annotated[str, Length(1, 4096)]
 _Options = Annotated[list[Annotated[str, Length(1, 3000)]], Length(0, 10)]
-_HostKeys = Annotated[dict[_Name, bool | int | _Path | Annotated[dict[_Name, _Text], Length(0, 100)]], Length(0, 20)]
+_HostKey = bool | int | float | _Path | Annotated[dict[_Name, _Text], Length(0, 100)]
+_HostKeys = Annotated[dict[_Name, _HostKey], Length(0, 20)]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bptcnn.errors import UserError
 from bptcnn_cli.output import console
 
 
@@ -15,6 +16,14 @@ def checks(
             metavar="FILE",
             show_default=False,
             help="Check the machines that this file names instead of this one: .toml, or a hostfile of Open MPI.",
+        ),
+    ] = None,
+    host_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            show_default=False,
+            help="Of each step of reaching a host. Default: timeout of the file, else 30.",
         ),
     ] = None,
 ) -> None:
@@ -39,7 +48,9 @@ def checks(
       [\\[host]]
       local = true                          # this machine, without ssh
 
-    A host may also have port, workdir, and env, a table of variables.
+    A host may also have port, workdir, env, a table of variables, and timeout,
+    the seconds for each step of reaching it (30); timeout = S above the first
+    [\\[host]] is for all of them.
     As a hostfile, a line each: ann@fast slots=8 python=/home/ann/venv/bin/python
 
     BPTCNN_SSH is the command to use for ssh, such as 'ssh -F FILE'.
@@ -47,8 +58,10 @@ def checks(
     if hosts is not None:
         from bptcnn_cli.host_checks import check_hosts
 
-        check_hosts(hosts)
+        check_hosts(hosts, host_timeout)
         return
+    if host_timeout is not None:
+        raise UserError("--host-timeout goes with --hosts: name the file of hosts")
     from rich.text import Text
 
     from bptcnn_cli.inspections import State, inspect_all

@@ -22,12 +22,12 @@ _UNKNOWN = "-"
 _NUMBERS = ("cores", "memory\nGB", "disk\nGB", "ping\nms", "up\nMB/s", "down\nMB/s")
 
 
-def check_hosts(path: Path) -> None:
+def check_hosts(path: Path, timeout: float | None = None) -> None:
     """Look at the hosts of a file and print what is found; exit code 1 where one cannot train.
 
-    Raises UserError for a file that is none.
+    `timeout`: seconds, before what the file says. Raises UserError for a file that is none, or a time that is none.
     """
-    hosts = read_hosts(path)
+    hosts = read_hosts(path, timeout)
     terminal = console()
     reports = _inspect(terminal, hosts)
     show_table(terminal, _table(reports, terminal.width >= _WIDE))

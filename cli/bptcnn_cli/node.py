@@ -59,6 +59,14 @@ def node(
             help="A hosts file; --host names the entry. Default: the run's own.",
         ),
     ] = None,
+    host_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            rich_help_panel=_HOST,
+            help="Of each step of reaching the host. Default: timeout of the hosts file, else 30.",
+        ),
+    ] = None,
 ) -> None:
     """Let a node join a run that is training: here, or on a host that ssh reaches from here.
 
@@ -84,29 +92,37 @@ def node(
     with Connection(join) as connection:
         request = JoinRequest(name, speed, threads, detach)
         greeting = connection.meet(told)
-        chosen = _host(host, python, hosts, greeting.hosts)
-        if chosen is not None:
-            told(f"looking at {chosen.name}")
-            request = looked_at(chosen, greeting, request)
+        chosen = _host(host, python, hosts, greeting.hosts, host_timeout)
+        if chosen is None:
+            _Follower(join, request, told).follow(connection)
+            return
+    told(f"looking at {chosen.name}")  # which may take longer than a run lets anybody wait at its door
+    request = looked_at(chosen, greeting, request)
+    with Connection(join) as connection:
+        connection.meet(told)
         _Follower(join, request, told).follow(connection)
 
 
-def _host(address: str | None, python: str | None, hosts: Path | None, of_run: str | None) -> "Host | None":
+def _host(
+    address: str | None, python: str | None, hosts: Path | None, of_run: str | None, timeout: float | None
+) -> "Host | None":
     """Return the host that the options name, None for this machine."""
     from bptcnn.nodes import host_from, read_hosts
 
     if address is None:
-        if python is not None or hosts is not None:
-            raise UserError(f"{'--python' if hosts is None else '--hosts'} goes with --host: name the host")
+        for option, value in (("--python", python), ("--hosts", hosts), ("--host-timeout", timeout)):
+            if value is not None:
+                raise UserError(f"{option} goes with --host: name the host")
         return None
     if python is not None:
         if hosts is not None:
             raise UserError("--python and --hosts do not go together: a hosts file says which Python")
-        return host_from("--host", {"address": address, "python": python})
+        keys = {"address": address, "python": python}
+        return host_from("--host", keys if timeout is None else {**keys, "timeout": timeout})
     if hosts is None and of_run is None:
         raise UserError(f"which Python on {address}? give --python, or a hosts file with --hosts")
     path = hosts or Path(str(of_run))
-    found = read_hosts(path)
+    found = read_hosts(path, timeout)
     for host in found:
         if address in (host.name, host.address):
             return None if host.local else host

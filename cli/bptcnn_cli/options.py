@@ -59,6 +59,15 @@ RequireAll = Annotated[
         help="Refuse to start without one of the hosts. Default: the others train, and it may join later.",
     ),
 ]
+HostTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        rich_help_panel=_NODES,
+        help="Of each step of reaching a host: connecting and logging in, until its Python answers. Default: timeout "
+        "of the hosts file, else 30.",
+    ),
+]
 Wire = Annotated[
     str | None,
     typer.Option(

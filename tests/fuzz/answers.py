@@ -20,6 +20,7 @@ from bptcnn.nodes import preflight as preflight_module
 from bptcnn.nodes.conversation import Ended, Flooded, Silent
 from bptcnn.nodes.preflight import preflight
 from bptcnn.nodes.probe import package_versions
+from bptcnn.nodes.ssh import Resolved
 from bptcnn.outer import RunSettings
 from bptcnn.profiling import NodeSpeed
 from bptcnn.training.members import UNKNOWN, Member, joined_speed, obstacle, profiles
@@ -138,12 +139,10 @@ class Answers(Target):
     def take(self, given: Answer) -> str | None:
         starting = Answer(given.version, given.facts, 0)
 
-        def start(host: Host, arguments: Any, forwards: Any, cancel: int) -> Talk:
-            return Talk(starting if forwards else given)
-
         with (
-            mock.patch.object(preflight_module, "_start", start),
-            mock.patch.object(preflight_module, "aes_first", return_value=()),  # asks ssh, and of a name of ours
+            mock.patch.object(preflight_module, "_start", lambda *_: Talk(given)),
+            mock.patch.object(preflight_module, "_run", lambda *_: Talk(starting)),  # which forwards a socket
+            mock.patch.object(preflight_module, "resolve", return_value=Resolved()),  # asks ssh, and of a name of ours
         ):
             (report,) = preflight([HOST], QUESTION)
         shown = [line(f"{problem.what}: {problem.remedy}") for problem in report.problems]

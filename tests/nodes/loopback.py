@@ -50,8 +50,11 @@ def require_sshd() -> str:
 
 
 @contextmanager
-def loopback(folder: Path) -> Iterator[Loopback]:
-    """Run sshd with keys and configuration in `folder`, a socket that never answers beside it."""
+def loopback(folder: Path, **settings: object) -> Iterator[Loopback]:
+    """Run sshd with keys and configuration in `folder`, a socket that never answers beside it.
+
+    `settings` are sshd's, before ours.
+    """
     sshd = require_sshd()
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # privilege separation insists on it
@@ -64,7 +67,7 @@ def loopback(folder: Path) -> Iterator[Loopback]:
     }
     (folder / "authorized").write_text("".join(f"{prefix}{keys[name]}\n" for name, prefix in prefixes.items()))
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        process, port = _listening(sshd, folder)
+        process, port = _listening(sshd, folder, settings)
         try:
             here = Loopback(folder, port, int(mute.getsockname()[1]))
             _write_known_hosts(here, keys)
@@ -92,7 +95,7 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _listening(sshd: str, folder: Path) -> "tuple[subprocess.Popen[bytes], int]":
+def _listening(sshd: str, folder: Path, own: dict[str, object]) -> "tuple[subprocess.Popen[bytes], int]":
     """Start sshd on a free port and wait until it listens and has its final title: leak checks compare titles."""
     home = folder / "home"  # what the user's start-up files do is not what is tested
     home.mkdir()
@@ -112,6 +115,7 @@ def _listening(sshd: str, folder: Path) -> "tuple[subprocess.Popen[bytes], int]"
             "MaxStartups": 200,
             "PrintMotd": "no",
             "SetEnv": f"HOME={home} BPTCNN_CACHE_DIR={cache}",
+            **own,
         }
         (folder / "sshd_config").write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
         with (folder / "sshd.log").open("ab") as log:

@@ -146,7 +146,7 @@ def test_descriptors_that_run_out_while_a_host_starts_are_a_line_and_leave_none(
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stdout.count("refused") >= 5
+    assert done.stdout.count("refused") >= 4  # where ssh itself cannot be started, it is the node that says so
 
 
 def test_limits_are_numbers_that_can_be_compared() -> None:

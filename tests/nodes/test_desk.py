@@ -16,7 +16,10 @@ class Listener:
     def __init__(self) -> None:
         self.taken: list[NodeEvent] = []
         self.refused: list[str] = []
-        self.desk = _Desk(3, self.taken.append, self.refused.append, lambda: 11)
+        self.greeted: list[int | None] = []
+        self.desk = _Desk(
+            3, self.taken.append, self.refused.append, lambda: 11, lambda: self.greeted.append(self.desk.pid)
+        )
 
 
 def test_a_desk_takes_what_its_own_node_says() -> None:

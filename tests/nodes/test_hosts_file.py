@@ -177,7 +177,7 @@ def test_a_wrong_entry_is_named(tmp_path: Path, values: dict[str, object], wante
         (b"[host]\naddress = 'a'", "FILE: write [[host]], in double brackets"),
         (b"host = ['a']", "FILE: write [[host]], in double brackets"),
         (b"host = 'a'", "FILE: write [[host]], in double brackets"),
-        (b"[[hosts]]\naddress = 'a'", "FILE: unknown 'hosts': a hosts file has [[host]] tables only"),
+        (b"[[hosts]]\naddress = 'a'", "FILE: unknown 'hosts': a hosts file has timeout and [[host]] tables only"),
         (b"\xff", "cannot read the hosts file FILE: it is no text in UTF-8"),
         (b"[[host]]\nlocal = true\n[[host]]\nlocal = true\nname = 'b'", "FILE names this machine twice"),
     ],

@@ -22,7 +22,7 @@ from bptcnn.nodes import probe
 from bptcnn.nodes.findings import HostFacts, Link, Question, find_problems
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.preflight import HostReport, preflight
-from bptcnn.nodes.ssh import Problem, aes_first
+from bptcnn.nodes.ssh import Problem, aes_first, resolve
 from bptcnn.profiling import NodeSpeed, usable_cores
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,7 +52,8 @@ def at(alias: str, python: str | Path = sys.executable, **env: str) -> Host:
 
 
 def look(host: Host, question: Question | None = None, seconds: float = LONG) -> HostReport:
-    (report,) = preflight([host], question, seconds)
+    host = replace(host, timeout=seconds)
+    (report,) = preflight([host], question)
     assert report.host is host
     return report
 
@@ -162,7 +163,7 @@ def test_cold_kernels_are_a_note(there: Loopback, tmp_path: Path) -> None:
         ("changed", "its host key has changed", "only if the host was set up anew: ssh-keygen -f", False),
         ("strange", "no key opens it without a password", "ssh-copy-id strange", False),
         ("narrow", "it refuses to forward sockets", "AllowStreamLocalForwarding", False),
-        ("flooding", "prints without end", "start-up files silent", False),
+        ("flooding", "prints without end", "start-up files from printing", False),
     ],
 )
 def test_a_host_that_ssh_does_not_reach(alias: str, what: str, remedy: str, passing: bool, there: Loopback) -> None:
@@ -181,12 +182,16 @@ def test_a_name_that_is_not_known(there: Loopback) -> None:
 def test_hosts_that_never_answer_take_no_longer_than_they_may(there: Loopback, tmp_path: Path) -> None:
     hanging = script(tmp_path, "hanging", "exec cat > /dev/null")  # ends with its input
     start = time.monotonic()
-    reports = preflight([at("mute"), at("good", hanging)], seconds=SHORT)
+    reports = preflight([replace(host, timeout=SHORT) for host in (at("mute"), at("good", hanging))])
     assert time.monotonic() - start < LONG
-    for report in reports:
-        problem = hard(report)
-        assert problem.what.startswith("did not answer (given up after ")
+    mute, silent = map(hard, reports)
+    assert mute.what == "cannot be reached, it does not answer", "ssh gives up first"
+    assert silent.what.startswith("did not answer (given up after ")
+    for report, problem in zip(reports, (mute, silent), strict=True):
         assert f"{there.ssh} {report.host.address}" in problem.remedy
+        assert problem.remedy.endswith(
+            "if it is slow, give it more than 2 s: --host-timeout, or timeout in the hosts file"
+        )
         assert problem.passing
 
 
@@ -262,17 +267,17 @@ def test_all_at_once_and_in_order(there: Loopback, tmp_path: Path) -> None:
     hanging = script(tmp_path, "hanging", "exec cat > /dev/null")
     hosts = [
         Host("local", local=True),
-        at("mute"),
+        replace(at("mute"), timeout=SHORT),
         at("good"),
         at("closed"),
         at("changed"),
         at("strange"),
         at("noisy"),
         at("good", "/no/such/python"),
-        at("good", hanging),
+        replace(at("good", hanging), timeout=SHORT),
     ]
     told: list[HostReport] = []
-    reports = preflight(hosts, QUESTION, LONG, told.append)
+    reports = preflight(hosts, QUESTION, told.append)
     assert [report.host for report in reports] == hosts
     assert {report.host for report in told} == set(hosts)
     assert [report.usable for report in reports] == [True, False, True, False, False, False, True, False, False]
@@ -284,7 +289,7 @@ def test_aes_is_for_cpus_that_both_have_it(there: Loopback, monkeypatch: pytest.
     report = look(at("good"))
     assert report.facts is not None
     assert report.facts.aes == AES
-    assert report.options == (aes_first(report.host) if aes and AES else ())
+    assert report.options == (aes_first(resolve(report.host)) if aes and AES else ())
 
 
 def test_more_hosts_than_are_looked_at_at_a_time(there: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +324,7 @@ def test_an_interrupt_ends_all_of_it(there: Loopback) -> None:
     thread.start()
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        preflight([at("mute"), replace(at("mute"), name="b")], seconds=10 * LONG)
+        preflight([replace(at("mute"), name=name, timeout=10 * LONG) for name in "ab"])
     thread.join()
     assert time.monotonic() - start < 2 * LONG
 
@@ -408,7 +413,7 @@ def test_a_host_without_the_precision_is_refused_for_it_only(lacks: str | None) 
 
 def test_a_host_tells_whether_it_has_the_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPTCNN_VECTOR_UNIT", "generic")
-    (report,) = preflight([Host("here", local=True)], replace(QUESTION, precision="bf16"), LONG)
+    (report,) = preflight([Host("here", local=True)], replace(QUESTION, precision="bf16"))
     assert not report.usable
     assert [problem.what for problem in report.problems if problem.hard] == [
         "this CPU has no AVX512-BF16 instructions (BPTCNN_VECTOR_UNIT=generic)"

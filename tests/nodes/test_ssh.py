@@ -16,7 +16,7 @@ from nodes.loopback import Loopback, loopback
 
 from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
-from bptcnn.nodes.ssh import ONE_THREAD, aes_first, by_hand, explain, remote_command, ssh_command
+from bptcnn.nodes.ssh import ONE_THREAD, aes_first, by_hand, explain, remote_command, resolve, ssh_command
 
 TELL = "import json, os, sys; print(json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]))"
 SHELLS = [shell for shell in ("sh", "bash", "dash", "zsh", "ksh", "busybox") if shutil.which(shell)]
@@ -141,7 +141,7 @@ def test_aes_goes_before_what_the_user_allows_beside_it(
         pytest.skip("needs OpenSSH's client: apt-get install openssh-client")
     (tmp_path / "config").write_text(lines)
     monkeypatch.setenv("BPTCNN_SSH", f"ssh -F {shlex.quote(str(tmp_path / 'config'))}")
-    found = aes_first(HOST)
+    found = aes_first(resolve(HOST))
     if options is None:
         assert found == ()
     else:
@@ -155,7 +155,7 @@ def test_aes_goes_before_what_the_user_allows_beside_it(
 
 def test_aes_is_not_asked_for_where_ssh_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPTCNN_SSH", "/nowhere/ssh")
-    assert aes_first(HOST) == ()
+    assert aes_first(resolve(HOST)) == ()
 
 
 def test_what_openssh_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_what_openssh_makes_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     effective = dict(line.split(" ", 1) for line in run.stdout.splitlines() if " " in line)
     wanted = {
         "batchmode": "yes",
-        "connecttimeout": "10",
+        "connecttimeout": "30",
         "serveraliveinterval": "5",
         "serveralivecountmax": "3",
         "controlmaster": "false",
