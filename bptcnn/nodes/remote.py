@@ -17,7 +17,6 @@ import os
 import queue
 import secrets
 import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -63,8 +62,8 @@ from bptcnn.untrusted import Malformed, printable
 from bptcnn.version import VERSION
 
 _AGENT = ("-P", "-m", "bptcnn.nodes.agent")  # -P: not what happens to lie in the host's current folder
-# of the coordinator's, for a host: bell, ssh's input and output (or its end of that, before ssh has started), two sockets that listen, four connections of the
-# agent's (three for control), and one of it while it is being made
+# of the coordinator's, for a host: bell, ssh's input and output, two sockets that listen, four connections of the
+# agent's (three for control), and one of it while it is being made (before it comes: the pipes that ssh starts by)
 DESCRIPTORS = 10
 _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
@@ -82,7 +81,7 @@ class _Desk:
         take: Callable[[NodeEvent], None],
         refuse: Callable[[str], None],
         updates: Callable[[], int],
-        greeted: Callable[[], None],
+        greeted: Callable[[], None] = lambda: None,
     ) -> None:
         self._node, self._take, self._refuse, self._updates = node, take, refuse, updates
         self._greeted = greeted

@@ -15,7 +15,7 @@ _NOISE = re.compile(  # lines that are printed whether something is wrong or not
     | Warning:\ (?!remote)                # of ssh: hosts that were added to known_hosts, X11
     | debug[123]:\  | OpenSSH_\d | Authenticated\ to\  | Transferred: | Bytes\ per\ second:
     | (?:Shared\ )?[Cc]onnection\ to\ \S+\ closed\.? | Killed\ by\ signal\ | Pseudo-terminal\ will\ not\ be
-    | X11\ forwarding\ request\ failed | Last\ login: | Agent\ pid\ 
+    | X11\ forwarding\ request\ failed | Last\ login: | Agent\ pid\b
     | .*\bsetlocale: | .*:\ warning:\ .*\blocale\b | perl:\ warning: | manpath:\ can't\ set\ the\ locale
     | .*\bstty:\ | .*\btput:\  | .*\bmesg:\  | stdin:\ is\ not\ a\ tty | TERM\ environment\ variable\ not\ set
     | .*cannot\ set\ terminal\ process\ group | .*no\ job\ control\ in\ this\ shell
@@ -23,12 +23,12 @@ _NOISE = re.compile(  # lines that are printed whether something is wrong or not
     re.VERBOSE,
 )
 _OF_THE_END = re.compile(  # ssh's words for a connection that has ended: another line says why, where there is one
-    r"(?:kex|ssh)_exchange_identification: |(?:Connection|Disconnected|Received disconnect) (?:closed|reset|from|timed)"
+    r"(?:kex|ssh)_exchange_identification: |(?:Connection|Disconnected|Received disconnect) (?:closed|reset|from)\b"
     r"|banner exchange: |ssh_dispatch_run_fatal: |client_loop: |Read from remote host |(?:mux_)?client_"
     r"|Timeout, server "
 )
 _TURNED_AWAY = re.compile(  # ssh's words for a server that ends a connection before anybody has logged in
-    r"^(?:kex|ssh)_exchange_identification: .*(?:closed|reset|Broken pipe|Exceeded MaxStartups|Not allowed at this time)"
+    r"^(?:kex|ssh)_exchange_identification: .*(?:closed|reset|Broken pipe)"
     r"|^ssh_dispatch_run_fatal: .*(?:closed|reset|Broken pipe)"
     r"|^banner exchange: .*(?:Connection reset|Broken pipe)"
     r"|^Connection (?:closed|reset) by "
@@ -36,8 +36,8 @@ _TURNED_AWAY = re.compile(  # ssh's words for a server that ends a connection be
     re.MULTILINE,
 )
 _DECIDED = re.compile(  # what another attempt would not change
-    r"Permission denied \(|Too many authentication failures|Host key verification failed|HOST IDENTIFICATION HAS CHANGED"
-    r"|host key is known for|no matching "
+    r"Permission denied \(|Too many authentication failures|Host key verification failed"
+    r"|HOST IDENTIFICATION HAS CHANGED|host key is known for|no matching "
 )
 
 

@@ -95,7 +95,11 @@ class Driver:
         self._buffer = launcher.buffer
         self._selector = selectors.DefaultSelector()
         self._nodes: dict[int, Node] = {}
-        self._returns = Returns(launcher.start, lambda index: not self._buffer.pending(index), launcher.reach_seconds)
+        self._returns = Returns(
+            launcher.start,
+            lambda index: not self._buffer.pending(index),
+            lambda index: launcher.members[index].reach_seconds,
+        )
         self._ready: set[int] = set()  # nodes that got ready once
         self._failed: set[int] = set()  # nodes that said that they cannot go on, or left
         self._fruitless: dict[int, tuple[int, int]] = {}  # submissions when lost last, and since how many losses

@@ -116,11 +116,6 @@ class Launcher:
         about = member.host, configuration, self.buffer, self._dataset.train, log, member.options
         return RemoteNode(*about, state.velocity, member.bandwidth)
 
-    def reach_seconds(self, index: int) -> float:
-        """Return how long reaching the machine of node `index` may take, seconds."""
-        host = self.members[index].host
-        return 0.0 if host is None else host.timeout
-
     def optimizer_states(self, nodes: Mapping[int, Node]) -> dict[str, OptimizerState]:
         """Return what a checkpoint keeps of the optimizers, where all live `nodes`, by index, are paused."""
         return self._states.at_cut({node.name: node.optimizer_state() for node in nodes.values()})

@@ -38,8 +38,8 @@ class TrainSettings:
     """What `train` can be told. One local node for each of `nodes`, a speed in (0, 1]; `threads` each.
 
     `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
-    start without one of them. `host_timeout`: seconds for each step of reaching a host (None: as the hosts file says, else
-    30). `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
+    start without one of them. `host_timeout`: seconds for each step of reaching a host (None: as the hosts file says,
+    else 30). `wire`: the form of weights on their way to hosts (None: by measured bandwidth).
 
     `precision`: of the products in convolutions; weights, sums and evaluation are float32. `lr` is a number, an
     expression of `epoch` (1, 2, ...) and `epochs`, or a schedule: see `schedules`. `local_steps` None: 32 where there

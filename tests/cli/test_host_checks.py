@@ -94,6 +94,38 @@ def test_a_wrong_file_is_refused(text: str, wanted: str, tmp_path: Path) -> None
     assert wanted in line
 
 
+SLOW = f"""
+timeout = 60
+[[host]]
+name = "slow"
+address = "good"
+python = "{sys.executable}"
+env = {{ PYTHONPATH = "{ROOT}" }}
+"""
+
+
+def test_a_login_that_takes_too_long_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loopback(tmp_path) as here:
+        (here.folder / "home" / ".bashrc").write_text("sleep 3.5\n")
+        monkeypatch.setenv("BPTCNN_SSH", here.ssh)
+        path = hosts_file(tmp_path, SLOW)
+        ended = bptcnn("checks", "--hosts", path, "--host-timeout", "1", folder=tmp_path)
+        assert ended.code == 1, ended
+        (told,) = (line for line in ended.out.splitlines() if line.startswith("slow: "))
+        assert "did not answer" in told
+        assert "give it more than 1 s: --host-timeout, or timeout in the hosts file" in told
+        ended = bptcnn("checks", "--hosts", path, folder=tmp_path)
+        assert ended.code == 0, ended
+
+
+def test_a_timeout_that_is_none_is_refused(tmp_path: Path) -> None:
+    path = hosts_file(tmp_path, GOOD)
+    wanted = "must be a number of seconds from 1 to 3600, not 0.0"
+    assert refused("checks", "--hosts", path, "--host-timeout", "0", folder=tmp_path) == f"--host-timeout {wanted}"
+    assert refused("train", "--hosts", path, "--host-timeout", "0", folder=tmp_path) == f"host timeout {wanted}"
+    assert "--host-timeout goes with --hosts" in refused("checks", "--host-timeout", "5", folder=tmp_path)
+
+
 def test_no_file_and_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused("checks", "--hosts", "none.toml", folder=tmp_path) == "no hosts file at none.toml"
     monkeypatch.setenv("BPTCNN_SSH", "/no/such/ssh")

@@ -140,8 +140,8 @@ class Answers(Target):
         starting = Answer(given.version, given.facts, 0)
 
         with (
-            mock.patch.object(preflight_module, "_start", lambda *_: Talk(given)),
-            mock.patch.object(preflight_module, "_run", lambda *_: Talk(starting)),  # which forwards a socket
+            mock.patch.object(preflight_module, "_start", return_value=Talk(given)),
+            mock.patch.object(preflight_module, "_run", return_value=Talk(starting)),  # which forwards a socket
             mock.patch.object(preflight_module, "resolve", return_value=Resolved()),  # asks ssh, and of a name of ours
         ):
             (report,) = preflight([HOST], QUESTION)

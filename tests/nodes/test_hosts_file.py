@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptcnn.errors import UserError
-from bptcnn.nodes.hosts import Host, read_hosts
+from bptcnn.nodes.hosts import Host, host_from, host_keys, read_hosts
 
 PYTHON = "/venv/bin/python"
 
@@ -38,6 +38,26 @@ def entry(**values: object) -> str:
     complete = {"address": "ann@fast", "python": PYTHON, **values}
     lines = tomli_w.dumps({key: value for key, value in complete.items() if value is not None})
     return "[[host]]\n" + lines.replace("[env]", "[host.env]")
+
+
+def test_the_nearest_timeout_counts(tmp_path: Path) -> None:
+    text = f"timeout = 60\n{entry()}\n{entry(timeout=2.5)}\n[[host]]\nlocal = true\n"
+    assert [host.timeout for host in read(tmp_path, text)] == [60.0, 2.5, 60.0]
+    assert [host.timeout for host in read_hosts(tmp_path / "hosts.toml", 7.0)] == [7.0, 7.0, 7.0]
+    assert [host.timeout for host in read(tmp_path, entry())] == [30.0]
+    assert [host.timeout for host in read(tmp_path, "fast python=/p\n", "hostfile")] == [30.0]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "0.5", "3601", "nan", "inf", "true", "'30'", "[30]"])
+def test_a_timeout_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
+    wanted = "timeout must be a number of seconds from 1 to 3600, not "
+    assert refusal(tmp_path, f"timeout = {value}\n{entry()}").startswith(f"FILE: {wanted}")
+    assert refusal(tmp_path, f"{entry()}timeout = {value}").startswith(f"FILE, host 1 (ann@fast): {wanted}")
+
+
+def test_a_host_that_joins_keeps_its_timeout(tmp_path: Path) -> None:
+    (host,) = read(tmp_path, entry(timeout=45.0))
+    assert host_from("it", host_keys(host)) == host
 
 
 def test_every_key(tmp_path: Path) -> None:

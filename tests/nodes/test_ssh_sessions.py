@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,9 +51,12 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
 
 @pytest.fixture(scope="module")
 def taken() -> Iterator[int]:
-    """A port that somebody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield int(listener.getsockname()[1])
+    """A port that somebody listens on, by either protocol: ssh is content with one of them."""
+    with ExitStack() as stack:
+        port = int(stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1])
+        with suppress(OSError):  # a machine without IPv6
+            stack.enter_context(socket.create_server(("::1", port), family=socket.AF_INET6))
+        yield port
 
 
 def at(alias: str, **env: str) -> Host:
