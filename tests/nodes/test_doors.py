@@ -95,9 +95,11 @@ def test_a_slow_login_has_the_time_that_it_is_given(tmp_path: Path, monkeypatch:
 
 def test_a_login_of_14_s_passes_without_being_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with loopback(tmp_path) as here:
-        (here.folder / "home" / ".bashrc").write_text("[ -e ~/slept ] || { touch ~/slept; sleep 14; }\n")
+        (here.folder / "home" / ".bashrc").write_text("sleep 14; echo slept >> ~/slept\n")
         monkeypatch.setenv("BPTCNN_SSH", here.ssh)
         (report,) = preflight([Host("good", "good", sys.executable, env=(("PYTHONPATH", str(ROOT)),))])
+        if not (here.folder / "home" / "slept").exists():
+            pytest.skip("this login shell does not read .bashrc")
         assert report.usable, report.problems
 
 
