@@ -14,7 +14,6 @@ one that has Failed, with a line that says why; the first such line counts.
 import contextlib
 import errno
 import os
-import queue
 import secrets
 import shutil
 import socket
@@ -27,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +36,9 @@ from bptcnn.memory import WeightBuffer
 from bptcnn.nodes.allowance import Allowance
 from bptcnn.nodes.bootstrap import Bootstrap, encode_bootstrap
 from bptcnn.nodes.claims import Impossible
-from bptcnn.nodes.codec import decode_event, encode_message
 from bptcnn.nodes.configuration import HostConfiguration
 from bptcnn.nodes.control import ControlServer
+from bptcnn.nodes.desk import NodeDesk
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.doors import Turn, door_to, pauses
 from bptcnn.nodes.exchange import Committer
@@ -69,59 +67,6 @@ _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
 _SLOWER = 50.0  # than its link was before the run a frame may come: others use the link
 _BURST_EVENTS, _EVENTS_PER_SECOND = 2000, 200  # that an agent may report: 1 or 2 a second, and 1 an epoch
-_MOST_PID = 1 << 22  # Linux's own limit
-
-
-class _Desk:
-    """What the agent can ask for; see `control.Desk`."""
-
-    def __init__(
-        self,
-        node: int,
-        take: Callable[[NodeEvent], None],
-        refuse: Callable[[str], None],
-        updates: Callable[[], int],
-        greeted: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._node, self._take, self._refuse, self._updates = node, take, refuse, updates
-        self._greeted = greeted
-        self._outbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self.pid: int | None = None
-
-    def send(self, message: Message | None) -> None:
-        """Have a message collected; None only wakes who waits."""
-        self._outbox.put(message)
-
-    def greet(self, version: str, pid: int) -> None:
-        """An agent has come."""
-        if version != VERSION or type(pid) is not int or not 0 < pid <= _MOST_PID:
-            raise ValueError(f"an agent of bptcnn {version!r:.20} came to a coordinator of {VERSION}")
-        self.pid = pid
-        self._greeted()
-
-    def report(self, events: list[Any]) -> None:
-        """Take the agent's events; what is none is the last that it has said."""
-        try:
-            if not isinstance(events, list):
-                raise Malformed("what it reported is no list")
-            for value in events:
-                event = decode_event(value)
-                if event.node != self._node:
-                    raise Malformed(f"node {self._node} speaks for node {event.node}")
-                self._take(event)
-        except ValueError as error:
-            self._refuse(f"it reported what cannot be: {error}")
-            raise
-
-    def collect(self, seconds: float) -> dict[str, Any]:
-        """Wait for messages."""
-        found: list[Message | None] = []
-        with contextlib.suppress(queue.Empty):
-            found.append(self._outbox.get(timeout=min(max(0.0, float(seconds)), 1.0)))
-            while True:
-                found.append(self._outbox.get_nowait())
-        messages = [encode_message(message) for message in found if message is not None]
-        return {"messages": messages, "updates": self._updates()}
 
 
 class RemoteNode:
@@ -173,7 +118,7 @@ class RemoteNode:
         )
         start = OptimizerState(configuration.first_step, configuration.usual_loss, velocity)
         self._hand_over = HandOver(self._servant.gate, configuration.hands_over, start, self._tell_paused)
-        self._desk = _Desk(self._node, self._take, self._refuse, committer.updates, self._leave_door)
+        self._desk = NodeDesk(self._node, self._take, self._refuse, committer.updates, self._leave_door)
         self._channel: Channel | None = None
         self._threads: list[threading.Thread] = []
         key = secrets.token_bytes(32)

@@ -29,6 +29,7 @@ from bptcnn.networks.layers import Dense, Flatten
 from bptcnn.nodes import Host
 from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.codec import encode_event
+from bptcnn.nodes.desk import NodeDesk
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import encode
 from bptcnn.nodes.exchange import Committer
@@ -36,7 +37,6 @@ from bptcnn.nodes.frames import Frame, FrameError
 from bptcnn.nodes.frames import Kind as FrameKind
 from bptcnn.nodes.gate import Shut
 from bptcnn.nodes.optimizer_state import OptimizerState
-from bptcnn.nodes.remote import _Desk
 from bptcnn.nodes.servant import Servant
 from bptcnn.outer import (
     Failed,
@@ -108,7 +108,7 @@ class HostileNode:
         size = buffer.layout.parameters
         self._servant = Servant(index, committer, update, "float32", size, samples, self._tell, self._keep, size)
         self._kept: OptimizerState | None = None
-        self._desk = _Desk(index, self._take, self._refuse, committer.updates)
+        self._desk = NodeDesk(index, self._take, self._refuse, committer.updates)
         self._payload = encode("float32", np.full(size, 1e-3, np.float32))
         self._work: list[list[int]] = []
         self._owed: list[NodeEvent] = [Ready(index, 0.0)]

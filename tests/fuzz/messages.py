@@ -24,13 +24,13 @@ from bptcnn.nodes import frames
 from bptcnn.nodes.claims import Impossible
 from bptcnn.nodes.codec import decode_event, decode_message, encode_event, encode_message
 from bptcnn.nodes.control import ControlServer, JsonConnection
+from bptcnn.nodes.desk import NodeDesk
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.encoding import encode
 from bptcnn.nodes.exchange import Committer, Iteration
 from bptcnn.nodes.frames import META_LIMIT, Channel, FrameError
 from bptcnn.nodes.frames import Kind as FrameKind
 from bptcnn.nodes.gate import Shut
-from bptcnn.nodes.remote import _Desk
 from bptcnn.nodes.servant import Servant
 from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Ready, Refused, Resume, Stop, Submitted, Trial, Tried, Work
 from bptcnn.untrusted import parse_json
@@ -60,7 +60,7 @@ def head(samples: int, epoch: int = 1, version: int = 0) -> dict[str, Any]:
 
 
 def _event(content: bytes) -> None:
-    desk = _Desk(1, lambda event: None, lambda reason: None, lambda: 0)
+    desk = NodeDesk(1, lambda event: None, lambda reason: None, lambda: 0)
     value = parse_json(content)
     event = decode_event(value)
     assert decode_event(encode_event(event)) == event
@@ -98,7 +98,7 @@ class Calls(Target):
         return text if draw.random() < 0.8 else scrambled(text, draw)
 
     def take(self, given: bytes) -> str | None:
-        desk = _Desk(1, lambda event: None, lambda reason: None, lambda: 0)
+        desk = NodeDesk(1, lambda event: None, lambda reason: None, lambda: 0)
         listener = socket.socket(socket.AF_UNIX)
         self._address.unlink(missing_ok=True)
         listener.bind(str(self._address))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bptcnn.nodes.codec import encode_event, encode_message
-from bptcnn.nodes.remote import _Desk
+from bptcnn.nodes.desk import NodeDesk
 from bptcnn.outer import Failed, Heartbeat, NodeEvent, Pause, Paused, Ready, Resume, Stop
 from bptcnn.version import VERSION
 
@@ -17,7 +17,7 @@ class Listener:
         self.taken: list[NodeEvent] = []
         self.refused: list[str] = []
         self.greeted: list[int | None] = []
-        self.desk = _Desk(
+        self.desk = NodeDesk(
             3, self.taken.append, self.refused.append, lambda: 11, lambda: self.greeted.append(self.desk.pid)
         )
 
