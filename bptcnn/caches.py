@@ -1,7 +1,7 @@
-"""The user's cache folder: compiled kernels, which are code, and samples. Nobody else may write what is read there.
+"""Folders of a cache: compiled kernels, which are code, and samples. Nobody else may write what is read there.
 
 Guarantee: each folder that `private_folder` returns, and each one above it up to the cache's root, is a folder and no
-link, belongs to this user (or root), and cannot be written by others.
+link, belongs to this user (or root), and cannot be written by others. `cache_layers` says which folders are used.
 """
 
 import contextlib
@@ -13,13 +13,6 @@ from bptcnn.errors import UserError
 
 _REMEDY = "set BPTCNN_CACHE_DIR to a folder of your own"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
-
-
-def cache_root() -> Path:
-    """Return the folder that all caches lie in: the user's cache folder of bptcnn, or `BPTCNN_CACHE_DIR`."""
-    import platformdirs  # here, to keep the import of the package light
-
-    return Path(os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn"))
 
 
 def private_folder(root: Path, *parts: str) -> Path:

@@ -11,28 +11,44 @@ from bptcnn.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
-    """Write a file, text as UTF-8: to a temporary one beside it, flushed to the disk, then moved into place.
+    """Write a file as `replace_file` does, text as UTF-8; raise UserError where that fails."""
+    try:
+        replace_file(Path(path), content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
-    Raises UserError where that fails. Whatever happens, what was at `path` before stays until the new file is whole.
+
+def replace_file(target: Path, content: bytes) -> None:
+    """Write a file: to a temporary one beside it, flushed to the disk, then moved into place.
+
+    Raises OSError where that fails. Whatever happens, what was at `target` before stays until the new file is whole.
     """
-    target = Path(path)
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=_draft_prefix(target))
         with open(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
         sync(target.parent)  # else a power cut may bring back the file that was there before
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def user_folder(variable: str, below_home: str) -> Path | None:
+    """Return the user's folder that a variable names, else one below the home folder; None where that is not known.
+
+    As in the XDG base directory specification: a relative path in the variable does not count.
+    """
+    folder = os.environ.get(variable, "")
+    if not os.path.isabs(folder):
+        folder = os.path.join(os.path.expanduser("~"), below_home)
+    return Path(folder) if os.path.isabs(folder) else None
 
 
 def make_folder(path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import bptcnn
-from bptcnn.caches import cache_root, private_folder, require_own_files
+from bptcnn.cache_layers import wanted_root
+from bptcnn.caches import private_folder, require_own_files
 from bptcnn.data import SampleCache
 from bptcnn.errors import UserError
 
@@ -124,7 +125,7 @@ def test_samples_are_neither_read_from_nor_written_to_such_a_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BPTCNN_CACHE_DIR", str(tmp_path / "cache"))
-    assert cache_root() == tmp_path / "cache"
+    assert wanted_root() == tmp_path / "cache"
     (tmp_path / "cache" / "samples" / ("a" * 64)).mkdir(parents=True)
     (tmp_path / "cache" / "samples").chmod(0o777)
     cache = SampleCache()

@@ -26,6 +26,7 @@ NARROWER: dict[str, set[str]] = {
 
 SHARED = (
     "bptcnn.available",
+    "bptcnn.cache_layers",
     "bptcnn.caches",
     "bptcnn.descriptors",
     "bptcnn.errors",

@@ -1,6 +1,6 @@
 """Labelled images: readers of files, the embedded sample, class-balanced splits, the order of samples, their cache.
 
-May import `bptcnn.errors`, numpy and platformdirs; knows nothing of networks, nodes or training.
+May import `bptcnn.errors`, the cache's modules and numpy; knows nothing of networks, nodes or training.
 """
 
 from bptcnn.data.content import SampleCache, digest

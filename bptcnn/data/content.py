@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
-from bptcnn.caches import cache_root, private_folder, require_private
+from bptcnn.cache_layers import spare_roots, wanted_root
+from bptcnn.caches import private_folder, require_private
 from bptcnn.data.files import regular_size, shown
 from bptcnn.data.samples import Samples
 from bptcnn.errors import UserError
@@ -68,7 +69,7 @@ class SampleCache:
     def __init__(self, folder: Path | None = None) -> None:
         """`folder`: by default "samples" in the user's cache folder of bptcnn (`BPTCNN_CACHE_DIR` moves that)."""
         self._below = () if folder is not None else ("samples",)
-        self._root = folder if folder is not None else cache_root()
+        self._root = folder or wanted_root() or spare_roots()[0]
         self.folder = self._root.joinpath(*self._below)
 
     def get(self, digest: str) -> Samples | None:

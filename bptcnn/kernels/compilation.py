@@ -1,17 +1,15 @@
-"""Compilation: numba with explicit signatures, no GIL, and a cache that cannot serve stale code.
+"""Compilation: numba with explicit signatures and settings, no GIL, and a cache that cannot serve stale code.
 
-numba's own cache looks at one source file only, so the folder is keyed by a digest of every source file that holds
-compiled code, by the host CPU and by the vector unit in use. It is local to the host: home folders may be shared.
-What is cached are pickles of code: the folder is this user's alone.
+The cache's folders are keyed by a digest of every source file that holds compiled code, by the host CPU and by the
+vector unit in use. They are local to the host: home folders may be shared. What is cached are pickles of code: the
+folders are this user's alone.
 """
 
-import atexit
 import contextlib
 import hashlib
 import os
 import platform
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,9 +20,11 @@ from typing import Any, TypeVar
 import llvmlite.binding as llvm
 import numba
 from numba.core import config, sigutils, types
+from numba.core.ccallback import CFunc
 
-from bptcnn.caches import cache_root, private_folder, require_own_files
-from bptcnn.files import sync
+from bptcnn.cache_layers import CacheLayers
+from bptcnn.files import replace_file
+from bptcnn.kernels.stored import StoredFunction
 from bptcnn.kernels.unit import MATRIX_UNIT, UNIT
 from bptcnn.precision import Precision
 
@@ -32,6 +32,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _COMPILED_PACKAGES = ("kernels", "inner", "memory", "profiling")
 _FASTMATH = {"reassoc", "contract", "nsz"}  # NaN and infinity stay visible
 _STALE_SECONDS = 3 * 86400
+KERNEL_BYTES = 16 << 20  # that all compiled kernels take in the cache: 8 MB with those of bf16
 
 
 @cache
@@ -49,30 +50,17 @@ def _cache_key() -> str:
 
 
 @cache
-def cache_folder() -> Path:
-    """Return this host's folder of compiled kernels, created if need be (`BPTCNN_CACHE_DIR` moves it).
+def kernel_cache() -> CacheLayers:
+    """Return this host's folders of compiled kernels.
 
-    Where that cannot be written, a temporary folder serves this process and those that it starts. Raises UserError
-    where others could write into it.
+    Raises UserError where others could write into the user's.
     """
-    try:
-        folder = _made(cache_root())
-    except OSError:
-        temporary = tempfile.mkdtemp(prefix="bptcnn-kernels-")
-        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-        os.environ["BPTCNN_CACHE_DIR"] = temporary
-        folder = _made(Path(temporary))
-    _sweep(folder)
-    return folder
-
-
-def _made(root: Path) -> Path:
-    folder = private_folder(root, "kernels", _cache_key())
-    require_own_files(folder)
-    os.utime(folder)  # in use
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(folder)
-    return folder
+    layers = CacheLayers("kernels", _cache_key())
+    for folder in layers.folders:
+        with contextlib.suppress(OSError):  # it may be read only
+            os.utime(folder)  # in use
+            _sweep(folder)
+    return layers
 
 
 def _sweep(folder: Path) -> None:
@@ -85,28 +73,54 @@ def _sweep(folder: Path) -> None:
 
 def is_warm(precision: Precision = "float32") -> bool:
     """Tell whether an earlier process has compiled all that a precision needs for this version, CPU and vector unit."""
-    return (cache_folder() / f"complete-{precision}").exists()
+    layers = kernel_cache()
+    marks = [folder / _mark(precision) for folder in layers.folders]
+    needed = [mark.read_text().splitlines() for mark in marks if os.access(mark, os.R_OK)]
+    return any(all(map(layers.find, names)) for names in needed)
 
 
 def mark_warm(precision: Precision = "float32") -> None:
-    """Record that every kernel that a precision needs is in the cache."""
-    folder = cache_folder()
-    for file in folder.rglob("*"):  # numba leaves it to chance when they reach the disk, and cannot read torn ones
-        with contextlib.suppress(FileNotFoundError):  # another process's temporary file
-            sync(file)
-    (folder / f"complete-{precision}").touch()
-    sync(folder)
+    """Record that every kernel that a precision needs is in the cache; raise UserError where that cannot be written."""
+    if not is_warm(precision):
+        names = "\n".join(sorted(_used)).encode()
+        kernel_cache().store(lambda folder: replace_file(folder / _mark(precision), names))
+
+
+def _mark(precision: Precision) -> str:
+    return f"complete-{precision}"
+
+
+def _defaults() -> dict[str, Any]:
+    """Return numba's settings as they are by default.
+
+    It reads its variables, and a file in the current folder, before each compilation: meant for other programs, and
+    what they change would stay in the cache.
+    """
+    before = _settings()
+    try:
+        config._env_reloader.process_environ({"NUMBA_NUM_THREADS": str(config.NUMBA_NUM_THREADS)})
+        return {**_settings(), "reload_config": lambda: None}
+    finally:
+        vars(config).update(before)
+
+
+def _settings() -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if name.isupper()}
 
 
 @contextmanager
-def _cached_here() -> Iterator[None]:
-    """numba reads its cache folder when a function is decorated; a user's own numba code keeps its setting."""
-    before = config.CACHE_DIR
-    config.CACHE_DIR = os.fspath(cache_folder())
+def _own_settings() -> Iterator[None]:
+    """Within, numba has its defaults; a user's own numba code keeps the user's."""
+    before = {name: vars(config)[name] for name in _DEFAULTS}
+    vars(config).update(_DEFAULTS)
     try:
         yield
     finally:
-        config.CACHE_DIR = before
+        vars(config).update(before)
+
+
+_DEFAULTS = _defaults()
+_used: set[str] = set()  # files of the cache that this process has read or written
 
 
 def compiled(signature: str, *, exact: bool = False) -> Callable[[F], F]:
@@ -117,10 +131,12 @@ def compiled(signature: str, *, exact: bool = False) -> Callable[[F], F]:
     fastmath = set() if exact else _FASTMATH
 
     def decorate(function: F) -> F:
-        with _cached_here():
-            return numba.njit(
-                signature, nogil=True, cache=True, error_model="numpy", fastmath=fastmath, boundscheck=False
-            )(function)
+        with _own_settings():
+            dispatcher = numba.njit(nogil=True, error_model="numpy", fastmath=fastmath, boundscheck=False)(function)
+            dispatcher._cache = StoredFunction(function, kernel_cache(), _used)
+            dispatcher.compile(signature)
+            dispatcher.disable_compile()
+        return dispatcher
 
     return decorate
 
@@ -132,11 +148,8 @@ def linked(signature: str) -> Callable[[F], Any]:
     """
 
     def decorate(function: F) -> Any:
-        with _cached_here():
-            compiled_function = numba.cfunc(signature, cache=True, error_model="numpy", fastmath=_FASTMATH)(function)
-        _KEPT.append(compiled_function)
         symbol = f"bptcnn_{function.__name__}"
-        llvm.add_symbol(symbol, compiled_function.address)
+        llvm.add_symbol(symbol, _address(signature, function))
         parameters, result = sigutils.normalize_signature(signature)
         return types.ExternalFunction(symbol, result(*parameters))
 
@@ -150,12 +163,18 @@ def task_kernel(function: Callable[[int, int, int, int, int], int]) -> int:
     the task covers, the number of the task's partial sum and of the thread that runs it. It returns 0, or a status
     that stops the step: an exception raised in there would be printed and swallowed.
     """
-    with _cached_here():
-        compiled_function = numba.cfunc(
-            "int64(int64, int64, int64, int64, int64)", cache=True, error_model="numpy", fastmath=_FASTMATH
-        )(function)
-    _KEPT.append(compiled_function)
-    return int(compiled_function.address)
+    return _address("int64(int64, int64, int64, int64, int64)", function)
+
+
+def _address(signature: str, function: Callable[..., Any]) -> int:
+    """Compile a function as C calls it, and return its address."""
+    with _own_settings():
+        options = {"error_model": "numpy", "fastmath": _FASTMATH}
+        made: Any = CFunc(function, sigutils.normalize_signature(signature), locals={}, options=options)
+        made._cache = StoredFunction(function, kernel_cache(), _used)
+        made.compile()
+    _KEPT.append(made)
+    return int(made.address)
 
 
 _KEPT: list[object] = []  # the addresses stay valid as long as numba's objects live

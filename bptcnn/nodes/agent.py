@@ -76,10 +76,12 @@ class Agent:
         # these compile where this version has not run before: everything that keeps in touch is running by now
         from bptcnn.inner.executor import Executor
         from bptcnn.inner.subnetwork import Subnetwork
-        from bptcnn.kernels.compilation import mark_warm
+        from bptcnn.kernels.compilation import kernel_cache, mark_warm
         from bptcnn.nodes.loop import Loop
 
         mark_warm()
+        if kernel_cache().trouble is not None:
+            print(kernel_cache().trouble, file=sys.stderr, flush=True)
         configuration = self._station.configuration
         images, labels = self._station.samples()
         tuning, executor = self._station.tuning(), Executor(configuration.threads)

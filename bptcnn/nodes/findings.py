@@ -184,10 +184,17 @@ def _software(host: Host, facts: HostFacts, here: Mapping[str, str | None]) -> l
     if missing:
         return [Problem(f"{', '.join(missing)} missing in {facts.executable}", _install(host, *missing))]
     for what, how in facts.troubles:
-        if what != "profile":
+        if what == "cache folder":
+            return [Problem(how, _elsewhere(host))]
+        if what not in ("profile", "cache"):
             remedy = _install(host, "--force-reinstall", wanted)
             return [Problem(f"bptcnn is there, but its {what} failed: {how}", remedy)]
-    found = [Problem(f"profile: {how}", "run bptcnn profile there", hard=False) for _, how in facts.troubles]
+    troubles = dict(facts.troubles)
+    found = []
+    if "profile" in troubles:
+        found.append(Problem(f"profile: {troubles['profile']}", "run bptcnn profile there", hard=False))
+    if "cache" in troubles:
+        found.append(Problem(troubles["cache"], _elsewhere(host), hard=False))
     for name in ("numpy", "numba"):
         if there[name] != here[name]:
             what = f"{name} {there[name]} is not this machine's {here[name]}: results may differ in the last digits"
@@ -207,11 +214,14 @@ def _resources(host: Host, facts: HostFacts) -> list[Problem]:
         found.append(Problem(what, "end other programs there", hard=memory < _NO_MEMORY * _GB))
     if disk is not None and disk < _LITTLE_DISK * _GB:
         what = f"only {disk / _GB:.2f} GB of disk are free at {facts.cache_folder}"
-        remedy = 'make room, or give the host env = { BPTCNN_CACHE_DIR = "/FOLDER" } in the hosts file'
-        if host.local:
-            remedy = "make room, or set BPTCNN_CACHE_DIR"
-        found.append(Problem(what, remedy, hard=disk < _NO_DISK * _GB))
+        found.append(Problem(what, _elsewhere(host), hard=disk < _NO_DISK * _GB))
     return found
+
+
+def _elsewhere(host: Host) -> str:
+    if host.local:
+        return "make room, or set BPTCNN_CACHE_DIR"
+    return 'make room, or give the host env = { BPTCNN_CACHE_DIR = "/FOLDER" } in the hosts file'
 
 
 def _pace(host: Host, facts: HostFacts) -> list[Problem]:

@@ -30,6 +30,7 @@ from bptcnn.nodes.optimizer_memory import OptimizerMemory
 from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.nodes.tied import tied
 from bptcnn.outer import Message, NodeEvent, Resume
+from bptcnn.own_settings import without_settings
 from bptcnn.untrusted import printable
 
 DESCRIPTORS = 4  # of the coordinator's, for a node that runs: its ends of the socket and of the log's; its optimizer's
@@ -171,6 +172,6 @@ def _start_agent(
         stdout=log.fileno(),
         stderr=log.fileno(),
         pass_fds=(*configuration.descriptors, handed),
-        env={**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
+        env={**without_settings(os.environ), **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
         start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
     )

@@ -28,6 +28,7 @@ LIFETIME_SECONDS = 120  # longer than any preflight waits
 PACKAGES = ("bptcnn", "numpy", "numba", "llvmlite", "cloudpickle")
 OLDEST_SYNTAX = (3, 6)
 _CHUNK = 1 << 16  # bytes
+_LITTLE = 1 << 16  # bytes
 
 # One line without ! and \ (csh and fish read them even in quotes), which every Python understands: one that is too old
 # for this file says so and ends. The current folder must not offer modules.
@@ -126,6 +127,8 @@ def gather(question: "dict[str, Any] | None") -> "dict[str, Any]":
         facts["cores"] = ask("cores", lambda: _of("bptcnn.profiling.cores", "usable_cores")(), facts["cores"])
         facts["memory"] = ask("memory", lambda: _of("bptcnn.available", "available_bytes")(), facts["memory"])
         facts["warm"] = ask("kernels", lambda: _of("bptcnn.kernels.compilation", "is_warm")(), None)
+        nothing = {}  # type: dict[str, Any]
+        facts.update(ask("cache folder", lambda: _place(facts["warm"], troubles), nothing))
         facts["lacks_bf16"] = ask("CPU features", lambda: _of("bptcnn.kernels.unit", "lacking")("bf16") or "", None)
         facts["cpu"] = ask("CPU", lambda: _of("bptcnn.profiling.host", "cpu_name")(), facts["cpu"])
         if question is not None:
@@ -206,6 +209,15 @@ def _cache_root() -> str:
     chosen = os.environ.get("BPTCNN_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return chosen or os.path.join(base, "bptcnn")
+
+
+def _place(warm: bool, troubles: "dict[str, str]") -> "dict[str, Any]":
+    """Return the folder that takes what is compiled, and what is free there; that it is not the user's is a trouble."""
+    cache = _of("bptcnn.kernels.compilation", "kernel_cache")()
+    folder = cache.reserve(_LITTLE if warm else _of("bptcnn.kernels.compilation", "KERNEL_BYTES"))
+    if cache.trouble is not None:
+        troubles["cache"] = cache.trouble.what
+    return {"cache": str(folder), "disk": shutil.disk_usage(folder).free}
 
 
 def _existing(folder: str) -> str:

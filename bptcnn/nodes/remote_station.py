@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bptcnn.cache_layers import CacheLayers
 from bptcnn.data import Samples, load, order, split_validation
 from bptcnn.data.content import SampleCache, digest
 from bptcnn.errors import UserError
@@ -45,6 +46,7 @@ from bptcnn.version import VERSION
 if TYPE_CHECKING:
     from bptcnn.nodes.tunnel import TunnelExchange
 
+_HEADERS = 1 << 13  # bytes of files beside the samples' own
 _HEARD_SECONDS = 4.5  # the coordinator gives a silent node up after 4 s, and an orphan has 5 s to end
 _COLLECT_SECONDS = 1.0  # a call that waits for messages returns after so long: a sign of life
 _CHECK_SECONDS = 0.25
@@ -180,8 +182,9 @@ class RemoteStation:
     def samples(self) -> tuple[Images, Labels]:
         """Return the samples, from this host's cache or files if they are the same, else from the coordinator."""
         source = self.configuration.samples
-        cache = SampleCache()
-        found = cache.get(source.digest) or self._read_here() or self._fetch(cache)
+        stored = CacheLayers("samples")
+        found = next(filter(None, (SampleCache(folder).get(source.digest) for folder in stored.folders)), None)
+        found = found or self._read_here() or self._fetch(stored)
         if source.validation is not None:
             found, _ = split_validation(found, source.validation, source.seed)
         found = found.take(order(len(found), source.seed))
@@ -197,10 +200,13 @@ class RemoteStation:
             return None
         return found if digest(found) == source.digest else None
 
-    def _fetch(self, cache: SampleCache) -> Samples:
+    def _fetch(self, stored: CacheLayers) -> Samples:
         source = self.configuration.samples
         images, labels = (np.dtype(source.dtype), source.shape), (np.dtype(np.int32), source.shape[:1])
         left = sum(int(np.prod(shape)) * dtype.itemsize for dtype, shape in (images, labels))
+        cache = SampleCache(stored.reserve(left + _HEADERS))
+        if stored.trouble is not None:
+            print(stored.trouble, file=sys.stderr, flush=True)
         with cache.writer(source.digest, *images, *labels) as writer:
             self._channel.send(Kind.SAMPLES)
             while left:

@@ -1,26 +1,37 @@
 """What is compiled for this host: the vector unit in use, and the cache of compiled kernels."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bptcnn.kernels.compilation import cache_folder, is_warm
+from bptcnn.cache_layers import Trouble
+from bptcnn.kernels.compilation import KERNEL_BYTES, is_warm, kernel_cache
 from bptcnn.kernels.unit import UNIT, available_units
 
 
 @dataclass(frozen=True)
 class CompileCache:
-    """Where compiled kernels are kept, whether all are there, and whether new ones can be added."""
+    """Where compiled kernels are, whether all are there, whether more can be added, and how many bytes are free there.
+
+    `trouble`: why they are not, or would not go, where they belong.
+    """
 
     folder: Path
     warm: bool
     writable: bool
+    free: int
+    trouble: Trouble | None
 
 
 def compile_cache() -> CompileCache:
-    """Return the state of this version's cache; its folder is made if need be."""
-    folder = cache_folder()
-    return CompileCache(folder, is_warm(), os.access(folder, os.W_OK))
+    """Return the state of this version's cache, as the next run finds it; its folder is made if need be.
+
+    Raises UserError where kernels can be kept nowhere, or others could write into the folder.
+    """
+    cache, warm = kernel_cache(), is_warm()
+    folder = cache.folders[0] if warm else cache.reserve(KERNEL_BYTES)
+    return CompileCache(folder, warm, os.access(folder, os.W_OK), shutil.disk_usage(folder).free, cache.trouble)
 
 
 def vector_units() -> tuple[str, list[str]]:

@@ -4,16 +4,22 @@ import os
 import platform
 from pathlib import Path
 
-import platformdirs
-
+from bptcnn.errors import UserError
+from bptcnn.files import user_folder
 from bptcnn.profiling.files import read_profile
 from bptcnn.profiling.records import Profile
 
 
 def user_profile_path() -> Path:
-    """Return where this host's own profile is kept: in the user's data folder, under the host's name."""
+    """Return where this host's own profile is kept: in the user's data folder, under the host's name.
+
+    Raises UserError where no such folder is known.
+    """
     host = (platform.node() or "localhost").replace(os.sep, "-")
-    return platformdirs.user_data_path("bptcnn") / "profiles" / f"{host}.toml"
+    folder = user_folder("XDG_DATA_HOME", ".local/share")
+    if folder is None:
+        raise UserError("no home folder is known, which profiles are kept in: set HOME, or XDG_DATA_HOME")
+    return folder / "bptcnn" / "profiles" / f"{host}.toml"
 
 
 def packaged_folder(package: Path = Path(__file__).parent.parent) -> Path:
@@ -27,9 +33,10 @@ def find_profile() -> Profile | None:
 
     Raises UserError where the file is there and is no profile.
     """
-    own = user_profile_path()
-    if os.path.exists(own):  # False, too, in a home that nobody may enter
-        return read_profile(own)
+    if user_folder("XDG_DATA_HOME", ".local/share") is not None:
+        own = user_profile_path()
+        if os.path.exists(own):  # False, too, in a home that nobody may enter
+            return read_profile(own)
     return matching_profile(packaged_folder())
 
 

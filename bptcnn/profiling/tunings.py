@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import BY_RULE, Tuning
-from bptcnn.kernels.compilation import cache_folder
+from bptcnn.kernels.compilation import kernel_cache
 from bptcnn.kernels.unit import UNIT
 from bptcnn.networks import Network
 from bptcnn.precision import Precision
@@ -18,7 +18,8 @@ from bptcnn.version import VERSION
 
 def tuning_path(network: Network, batch_size: int, precision: Precision) -> Path:
     """Return where this host keeps a network's record. Threads do not count: results must not depend on them."""
-    return cache_folder() / f"tuning-{network_digest(network)}-{batch_size}-{precision}.toml"
+    name, cache = f"tuning-{network_digest(network)}-{batch_size}-{precision}.toml", kernel_cache()
+    return cache.find(name) or cache.store(lambda folder: folder / name)
 
 
 def tuning_record(
@@ -48,7 +49,7 @@ def tuning_record(
         tell(f"not tuned: {error}")
         return None
     try:
-        write_tuning(path, record)
+        kernel_cache().store(lambda folder: write_tuning(folder / path.name, record))
     except UserError as error:
         tell(f"tuned for this once: {error}")
     return record

@@ -49,20 +49,31 @@ def __getattr__(name: str) -> Any:
 
 
 def prepare_kernels(observer: Observer, precision: "Precision" = "float32") -> None:
-    """Load the compiled kernels; where this version and CPU lack those of a precision, say so and compile them."""
-    from bptcnn.kernels.compilation import is_warm, mark_warm
+    """Load the compiled kernels; where this version and CPU lack those of a precision, say so and compile them.
 
-    if is_warm(precision):
+    Says, too, where they are not kept in the user's cache folder. Raises UserError where they can be kept nowhere.
+    """
+    from bptcnn.kernels.compilation import KERNEL_BYTES, is_warm, kernel_cache, mark_warm
+
+    cache, warm = kernel_cache(), is_warm(precision)
+    if not warm:
+        needed = f"compiling kernels needs {_COMPILING_BYTES / 1e6:,.0f} MB"
+        require_available(_COMPILING_BYTES, needed, "end other programs, or raise the limit")
+        cache.reserve(KERNEL_BYTES)
+    told = cache.trouble
+    if told is not None:
+        observer.warning(str(told))
+    if warm:
         return
-    needed = f"compiling kernels, once, needs {_COMPILING_BYTES / 1e6:,.0f} MB"
-    require_available(_COMPILING_BYTES, needed, "end other programs, or raise the limit")
-    observer.setup("compiling kernels for this CPU (once, about 20 s)")
+    observer.setup(f"compiling kernels for this CPU ({'' if told else 'once, '}about 20 s)")
     import_module("bptcnn.training.run")
     import_module("bptcnn.nodes.agent")
     mark_warm()
     if precision == "bf16":
         import_module("bptcnn.inner.bfloat16_convolution")
         mark_warm("bf16")
+    if cache.trouble is not None and told is None:
+        observer.warning(str(cache.trouble))
 
 
 def train(

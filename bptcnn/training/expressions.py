@@ -12,9 +12,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numexpr
 import numpy as np
 import numpy.typing as npt
+
+from bptcnn.own_settings import import_numexpr
+
+numexpr = import_numexpr()
 
 _MOST_CHARACTERS = 1000
 _MOST_DEPTH = 50  # written with parentheses it must stay below Python's 200 of them
@@ -78,7 +81,7 @@ def computed(tree: ast.expr, names: Mapping[str, npt.NDArray[np.float64] | np.fl
     """
     written = _written(tree, names)
     with np.errstate(all="ignore"):  # NaN and infinity come out, and the caller sees them
-        return np.asarray(numexpr.evaluate(written, local_dict=dict(names), global_dict={}))
+        return np.asarray(numexpr.evaluate(written, local_dict=dict(names), global_dict={}, sanitize=True))
 
 
 def _written(node: ast.expr, names: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bptcnn.files import write_atomically
+from bptcnn.own_settings import import_matplotlib
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.summary import Summary
 
@@ -86,7 +87,8 @@ def _nodes(summary: Summary) -> str:
 
 
 def _curves(rows: Sequence[EpochRow], measured: str) -> str:
-    from matplotlib import rc_context, rcParamsDefault  # slow to import, and needed at a run's end only
+    import_matplotlib()  # slow, and needed at a run's end only
+    from matplotlib import rc_context, rcParamsDefault
 
     # not what a matplotlibrc in the current folder says, which may be somebody else's: usetex would run TeX
     with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}):

@@ -84,14 +84,14 @@ def train_run(
             except KeyboardInterrupt:
                 driver.stop("interrupted")
                 driver.close()
-                _conclude(driver, assignment, dataset, folder, evaluator, began)
+                _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
                 raise
             except UserError as error:  # a full disk, a folder that has vanished
                 kept = f"{folder.path} keeps the last checkpoint; go on with --resume"
                 raise UserError(f"{error}; {kept if folder.last.is_file() else 'there is no checkpoint'}") from None
             finally:
                 driver.close()
-            summary = _conclude(driver, assignment, dataset, folder, evaluator, began)
+            summary = _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
@@ -236,7 +236,13 @@ def _communication_share(nodes: tuple[NodeSummary, ...]) -> float:
 
 
 def _conclude(
-    driver: Driver, assignment: Assignment, dataset: Dataset, folder: RunFolder, evaluator: Evaluator, began: float
+    driver: Driver,
+    assignment: Assignment,
+    dataset: Dataset,
+    folder: RunFolder,
+    evaluator: Evaluator,
+    observer: Observer,
+    began: float,
 ) -> Summary:
     """Write summary and report of a run that has ended, however it did."""
     outcome = driver.outcome or Finish("stopped", "interrupted")
@@ -277,5 +283,9 @@ def _conclude(
     )
     folder.write_metrics(rows)  # an interrupt may have come between a row and its file
     folder.write_summary(summary)
-    write_report(folder.path / "report.html", summary, rows)
+    try:
+        write_report(folder.path / "report.html", summary, rows)
+    except Exception as error:  # whatever goes wrong in a library that draws: what was trained is there
+        why = " ".join(str(error).split()) or type(error).__name__
+        observer.warning(f"the report could not be written: {why}")
     return summary

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +18,7 @@ _GB = 10**9
 _LITTLE_MEMORY = 1.0  # GB; two nodes on a sample take half of it
 _LITTLE_DISK, _NO_DISK = 1.0, 0.1  # GB; a run folder of a large network is some 0.1 GB
 _FEW_DESCRIPTORS = 1024  # the usual limit, which does for 64 hosts
+_TEMPORARY_BYTES = 1 << 20  # sockets of hosts, and compiled kernels where the cache cannot take them
 _OLDEST_PYTHON = (3, 11)
 
 
@@ -90,9 +92,10 @@ def _compile_cache() -> Finding:
     from bptcnn.profiling import compile_cache
 
     cache = compile_cache()
-    found = f"{'warm' if cache.warm else 'cold'}, {cache.folder}"
-    if not cache.writable:
-        return Finding(State.ADVICE, f"{found} is not writable", "set BPTCNN_CACHE_DIR to a folder that is")
+    access = f"{cache.free / _GB:.1f} GB free" if cache.writable else "can be read and not written"
+    found = f"{'warm' if cache.warm else 'cold'}, {cache.folder} ({access})"
+    if cache.trouble is not None:
+        return Finding(State.ADVICE, f"{found}; {cache.trouble.what}", cache.trouble.remedy)
     if not cache.warm:
         return Finding(State.ADVICE, found, "none: the next command that trains compiles, once")
     return Finding(State.FINE, found)
@@ -174,6 +177,19 @@ def _disk() -> Finding:
     return Finding(State.FINE, found)
 
 
+def _temporary_folder() -> Finding:
+    from bptcnn.cache_layers import temporary_folder
+
+    folder, remedy = temporary_folder(), "set TMPDIR to a folder of yours with some space"
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, _TEMPORARY_BYTES)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return Finding(State.ADVICE, f"{folder} takes no files: {(error.strerror or str(error)).lower()}", remedy)
+    return Finding(State.FINE, f"{free / _GB:.1f} GB free in {folder}")
+
+
 _CHECKS: dict[str, Callable[[], Finding]] = {
     "bptcnn": _bptcnn,
     "Python": _python,
@@ -188,4 +204,5 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "embedded sample": _sample,
     "profile": _profile,
     "disk": _disk,
+    "temporary folder": _temporary_folder,
 }

@@ -4,12 +4,14 @@ Exit codes: 0 done; 1 our own error (with its traceback), a failed run, a failed
 written; 2 something the user can mend, one line on stderr; 130 interrupted.
 """
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn.own_settings import without_settings
 from bptcnn_cli.benchmark import benchmark
 from bptcnn_cli.checks import checks
 from bptcnn_cli.defaults import CommandWithDefaults
@@ -59,6 +61,8 @@ def _bptcnn(
 def main() -> None:
     """Run the program and exit."""
     fill_closed_descriptors()
+    for name in os.environ.keys() - without_settings(os.environ).keys():
+        del os.environ[name]
     stop_on_signals()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # None: closed by whoever started us

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import platformdirs
+from bptcnn.cache_layers import wanted_root
 
 SSHD_PORT = 22
 
@@ -49,7 +49,7 @@ class SshFiles:
         path = self.folder / f"{alias}.sshd_config"
         home = self.folder / "home"  # what the user's start-up files do is not what is tested
         home.mkdir(exist_ok=True)
-        cache = os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn")
+        cache = wanted_root()
         path.write_text(
             f"Port {SSHD_PORT}\nListenAddress 0.0.0.0\nHostKey {self.host_key(alias)}\nPidFile none\n"
             f"AuthorizedKeysFile {self._authorised}\nAuthenticationMethods publickey\nPasswordAuthentication no\n"

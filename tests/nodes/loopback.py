@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import pytest
+
+from bptcnn.cache_layers import wanted_root
 
 START_SECONDS = 20.0
 ATTEMPTS = 5  # somebody else may take the port that was free
@@ -99,7 +100,7 @@ def _listening(sshd: str, folder: Path, own: dict[str, object]) -> "tuple[subpro
     """Start sshd on a free port and wait until it listens and has its final title: leak checks compare titles."""
     home = folder / "home"  # what the user's start-up files do is not what is tested
     home.mkdir()
-    cache = os.environ.get("BPTCNN_CACHE_DIR") or platformdirs.user_cache_path("bptcnn")
+    cache = wanted_root()
     for _ in range(ATTEMPTS):
         port = _free_port()
         settings = {
