@@ -1,4 +1,4 @@
-"""Running `bptcnn` among mounts of its own (small disks, read-only ones), also as a user whom the system does not know."""
+"""Running `bptcnn` among mounts of its own (small disks, read-only ones), also as a user that the system lacks."""
 
 import os
 import shlex

@@ -1,11 +1,12 @@
-"""Where the cache cannot be written, or lies nowhere: a run goes on, says so in one line, and `checks` says the same."""
+"""Where the cache cannot be written, or lies nowhere: a run goes on and says so in one line; `checks` says the same."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mounts import UNKNOWN_USER, bptcnn_among, open_folder, warm_cache
-from programs import Ended, write_npz
+from programs import ROOT, Ended, write_npz
 
 from bptcnn.cache_layers import spare_roots
 
@@ -17,9 +18,6 @@ def place() -> Iterator[Path]:
     with open_folder() as folder:
         write_npz(folder / "data.npz")
         (folder / "cache").mkdir(mode=0o700)
-        (folder / "network.toml").write_text(
-            'name = "tiny"\ninput_shape = [8, 8, 1]\n[[layer]]\nkind = "Flatten"\n[[layer]]\nkind = "Dense"\nunits = 4\n'
-        )
         yield folder
 
 
@@ -146,3 +144,30 @@ def test_a_spare_folder_that_others_could_fill_is_not_used(place: Path, what: st
     ended = train(place, "a", mounts, {"HOME": "/", "XDG_CACHE_HOME": None, "BPTCNN_CACHE_DIR": None})
     assert (ended.code, ended.err.count("\n")) == (2, 1), ended
     assert "kernels can be stored nowhere" in ended.err
+
+
+def test_a_host_says_where_its_cache_is_and_stores_samples_there(place: Path) -> None:
+    warm_cache(spare(place))
+    cache = place / "cache"
+    variables: dict[str, str | None] = {"BPTCNN_SSH": f"{sys.executable} {ROOT / 'tests' / 'nodes' / 'plain_ssh.py'}"}
+    host = (
+        'address = "there"',
+        f'python = "{sys.executable}"',
+        f'workdir = "{cache}"',
+        f'env = {{ BPTCNN_CACHE_DIR = "{cache}", TMPDIR = "{place}/tmp" }}',
+    )
+    (place / "hosts.toml").write_text("\n".join(("[[host]]", *host)))
+    mounts = [f"mount --bind {cache} {cache}", f"mount -o remount,ro,bind {cache}"]
+    words = ("train", "data.npz", "--epochs", "1", "--hosts", "hosts.toml", "--run-dir", "tmp/a")
+    ended = bptcnn_among(mounts, *words, folder=place, variables=variables)
+    trained(ended)
+    kept = f"{cache} cannot be written (read-only file system): kernels are kept in {spare(place)}"
+    logs = "".join(log.read_text() for log in (place / "tmp" / "a" / "logs").iterdir())
+    assert kept in logs
+    assert kept.replace("kernels", "samples") in logs
+    assert list(spare(place).glob("samples/*/images.npy"))
+    looked = bptcnn_among(
+        mounts, "checks", "--hosts", "hosts.toml", folder=place, variables={**variables, "COLUMNS": "1000"}
+    )
+    assert kept in looked.out, looked
+    assert looked.code == 0

@@ -155,6 +155,16 @@ def test_cold_kernels_are_a_note(there: Loopback, tmp_path: Path) -> None:
     assert any("not compiled yet" in problem.what for problem in report.problems)
 
 
+def test_a_cache_folder_that_cannot_be_written_is_a_note(there: Loopback, tmp_path: Path) -> None:
+    report = look(at("good", BPTCNN_CACHE_DIR="/proc/no/such", TMPDIR=str(tmp_path)))
+    assert report.usable
+    assert report.facts.cache_folder.startswith(str(tmp_path))
+    found = [problem for problem in report.problems if "kernels are kept in" in problem.what]
+    assert len(found) == 1
+    assert found[0].what.startswith("the cache folder /proc/no/such cannot be written")
+    assert "BPTCNN_CACHE_DIR" in found[0].remedy
+
+
 @pytest.mark.parametrize(
     ("alias", "what", "remedy", "passing"),
     [
