@@ -92,8 +92,9 @@ class CacheLayers:
         """Why what is new does not go to the user's folder; None where it does, as far as was tried."""
         if self._wanted not in self._reasons:
             return None
-        left = next((root for root in self._spare if root not in self._reasons), None)
-        kept = f"kept in {left}, and made anew at each start where that is gone" if left else "not kept"
+        left = [root for root in self._spare if root not in self._reasons]
+        left.sort(key=lambda root: root not in self._made)  # one that is there is used before another one is made
+        kept = f"kept in {left[0]}, and made anew at each start where that is gone" if left else "not kept"
         return Trouble(f"{self._reasons[self._wanted]}: {self._parts[0]} are {kept}", self._remedy())
 
     def find(self, name: str) -> Path | None:

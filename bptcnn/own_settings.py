@@ -44,12 +44,9 @@ def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def import_numexpr() -> Any:
-    """Return the module. Its number of threads is what the user's variables say, as far as they say a number."""
-    wrong = tuple(name for name in _THREADS if not _counts(os.environ.get(name, "1")))
-    with variables(wrong):
-        import numexpr
-
-    return numexpr
+    """Return the module, with one thread: it is used for small things only, and others may not be had."""
+    with variables(("NUMEXPR_", "OMP_NUM_THREADS"), NUMEXPR_NUM_THREADS="1"):
+        return import_module("numexpr")
 
 
 def import_numba() -> Any:
@@ -91,9 +88,3 @@ def _away_from(file: str) -> Iterator[None]:
 
 _LIBRARIES = ("NPY_", "NUMPY_", "TYPER_", "_TYPER_", "_BPTCNN_COMPLETE")
 _FONT_LIST = 1 << 20  # bytes: a description of some hundred fonts
-_THREADS = ("NUMEXPR_MAX_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS")
-_MOST_THREADS = 64  # numexpr's own limit, if nothing else is built in
-
-
-def _counts(text: str) -> bool:
-    return text.isdecimal() and 0 < int(text[:9]) <= _MOST_THREADS

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from control_groups import control_group, run_in
 
 from bptcnn.own_settings import variables
 
@@ -29,3 +30,10 @@ def test_numexpr_is_imported_whatever_the_variables_say(name: str, value: str) -
         [sys.executable, "-c", program % name], env={**os.environ, name: value}, capture_output=True, text=True
     )
     assert (run.returncode, run.stdout.strip()) == (0, f"2 {value}".strip()), run.stderr
+
+
+def test_numexpr_starts_no_thread_and_says_nothing_where_none_can_be_had() -> None:
+    program = "from bptcnn.own_settings import import_numexpr; print(import_numexpr().evaluate('1 + 1'))"
+    with control_group("pids", 1, "bptcnn-numexpr") as words:
+        run = run_in(words, [sys.executable, "-c", program], env={**os.environ, "OPENBLAS_NUM_THREADS": "1"})
+    assert (run.returncode, run.stdout, run.stderr) == (0, "2\n", "")

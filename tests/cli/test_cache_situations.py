@@ -158,7 +158,9 @@ def test_a_host_says_where_its_cache_is_and_stores_samples_there(place: Path) ->
     )
     (place / "hosts.toml").write_text("\n".join(("[[host]]", *host)))
     mounts = [f"mount --bind {cache} {cache}", f"mount -o remount,ro,bind {cache}"]
-    words = ("train", "data.npz", "--epochs", "1", "--hosts", "hosts.toml", "--run-dir", "tmp/a")
+    # a host does not run such a file, so it is sent the samples
+    (place / "data.py").write_text("import bptcnn\n\ndataset = bptcnn.data.load('data.npz')\n")
+    words = ("train", "data.py", "--epochs", "1", "--no-autotune", "--hosts", "hosts.toml", "--run-dir", "tmp/a")
     ended = bptcnn_among(mounts, *words, folder=place, variables=variables)
     trained(ended)
     kept = f"{cache} cannot be written (read-only file system): kernels are kept in {spare(place)}"

@@ -64,3 +64,16 @@ def test_little_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = found("disk")
     assert finding.state is State.BROKEN
     assert "--run-dir" in finding.remedy
+
+
+def test_the_temporary_folder_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert found("temporary folder").state is State.FINE
+    assert found("temporary folder").found.endswith(f"free in {tmp_path}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+    finding = found("temporary folder")
+    assert (finding.state, finding.found) == (
+        State.ADVICE,
+        f"{tmp_path / 'gone'} takes no files: no such file or directory",
+    )
+    assert "TMPDIR" in finding.remedy
