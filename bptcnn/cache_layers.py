@@ -78,7 +78,7 @@ class CacheLayers:
             except OSError as error:
                 self._reasons[wanted] = _why(wanted, error)
         for root in self._spare:
-            if os.path.lexists(root):
+            if os.path.isdir(root.joinpath(*parts)):
                 with contextlib.suppress(OSError, UserError):  # said when something is to be stored there
                     self._folder(root)
 

@@ -73,10 +73,17 @@ def _sweep(folder: Path) -> None:
 
 def is_warm(precision: Precision = "float32") -> bool:
     """Tell whether an earlier process has compiled all that a precision needs for this version, CPU and vector unit."""
+    return warm_folder(precision) is not None
+
+
+def warm_folder(precision: Precision = "float32") -> Path | None:
+    """Return the first folder where a process has noted that it has compiled all, if all that it noted is there."""
     layers = kernel_cache()
-    marks = [folder / _mark(precision) for folder in layers.folders]
-    needed = [mark.read_text().splitlines() for mark in marks if os.access(mark, os.R_OK)]
-    return any(all(map(layers.find, names)) for names in needed)
+    for folder in layers.folders:
+        mark = folder / _mark(precision)
+        if os.access(mark, os.R_OK) and all(map(layers.find, mark.read_text().splitlines())):
+            return folder
+    return None
 
 
 def mark_warm(precision: Precision = "float32") -> None:

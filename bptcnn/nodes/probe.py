@@ -205,7 +205,7 @@ def _memory() -> "int | None":
 
 
 def _cache_root() -> str:
-    """Return the folder that compiled kernels go below: as `bptcnn.kernels.compilation` has it."""
+    """Return the folder that compiled kernels belong below: as `bptcnn.cache_layers` has it."""
     chosen = os.environ.get("BPTCNN_CACHE_DIR")
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return chosen or os.path.join(base, "bptcnn")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bptcnn.cache_layers import Trouble
-from bptcnn.kernels.compilation import KERNEL_BYTES, is_warm, kernel_cache
+from bptcnn.kernels.compilation import KERNEL_BYTES, kernel_cache, warm_folder
 from bptcnn.kernels.unit import UNIT, available_units
 
 
@@ -29,9 +29,12 @@ def compile_cache() -> CompileCache:
 
     Raises UserError where kernels can be kept nowhere, or others could write into the folder.
     """
-    cache, warm = kernel_cache(), is_warm()
-    folder = cache.folders[0] if warm else cache.reserve(KERNEL_BYTES)
-    return CompileCache(folder, warm, os.access(folder, os.W_OK), shutil.disk_usage(folder).free, cache.trouble)
+    cache, warm = kernel_cache(), warm_folder()
+    folder = warm or cache.reserve(KERNEL_BYTES)
+    if warm and warm != cache.folders[0]:
+        cache.reserve(KERNEL_BYTES)  # finds out why
+    free = shutil.disk_usage(folder).free
+    return CompileCache(folder, warm is not None, os.access(folder, os.W_OK), free, cache.trouble)
 
 
 def vector_units() -> tuple[str, list[str]]:

@@ -51,6 +51,9 @@ def test_a_disk_that_is_too_small_is_told_and_nothing_torn_is_served_later(place
     first = train(place, "first", [small], there)
     notes = trained(first)
     assert len(notes) == 1, first
+    line = checked(place, [small], there)
+    for part in ("note", "warm", f"{place}/cache is full", f"kernels are kept in {spare(place)}"):
+        assert part in line
     assert f"{place}/cache is full" in notes[0]
     assert "set BPTCNN_CACHE_DIR" in notes[0]
     assert COMPILING in first.out
