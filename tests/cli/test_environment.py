@@ -17,7 +17,7 @@ ENDED_OR_CHANGED = (  # what a run of an earlier version printed a traceback or 
     {"NUMBA_COLOR_SCHEME": "nonsense"},
     {"NUMBA_CACHE_LOCATOR_CLASSES": "no.such.Class"},
     {"NUMEXPR_SANITIZE": "nonsense"},
-    {"NUMPY_EXPERIMENTAL_ARRAY_FUNCTION": "x"},
+    {"NUMPY_MADVISE_HUGEPAGE": "x"},
     {"_BPTCNN_COMPLETE": "complete_bash"},
 )
 HARMLESS = {
@@ -32,6 +32,7 @@ HARMLESS = {
     "MKL_NUM_THREADS": "x",
     "NPY_DISABLE_CPU_FEATURES": "nonsense",
     "NPY_PROMOTION_STATE": "nonsense",
+    "NUMPY_EXPERIMENTAL_ARRAY_FUNCTION": "x",
     "COLUMNS": "abc",
     "LINES": "0",
     "TERM": "dumb",
