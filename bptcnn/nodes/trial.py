@@ -1,5 +1,8 @@
 """A trial: how fast a node trains alone, measured before the run on weights that are thrown away.
 
+It waits no longer than _MOST_WAITS times the trial: what an emulated node would still have had to wait is added to what
+it took.
+
 Nothing of it stays: the weights are as in a new subnetwork, velocity and the number of the next step, by which dropout
 draws, as they were.
 """
@@ -14,6 +17,7 @@ from bptcnn.nodes.throttle import Throttle
 from bptcnn.outer import Trial, Tried
 
 _RATE = 1e-4  # small: what is learned does not matter
+_MOST_WAITS = 5.0
 
 
 def run_trial(
@@ -40,14 +44,23 @@ def run_trial(
         chosen = order[first : first + batch]
         subnetwork.step(images, labels, chosen, _RATE, configuration.momentum, configuration.weight_decay)
 
+    waited = unwaited = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal waited, unwaited
+        short = min(seconds, max(0.0, _MOST_WAITS * trial.seconds - waited))
+        time.sleep(short)
+        waited += short
+        unwaited = seconds - short  # it stays owed
+
     step(0)
-    throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, time.sleep)
+    throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, wait)
     began, steps, seconds = time.monotonic(), 0, 0.0
     while steps == 0 or (steps < trial.steps and seconds < trial.seconds):
         steps += 1
         step(steps)
         throttle.pay()
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - began + unwaited
     subnetwork.restart()
     subnetwork.next_step = next_step
     if velocity is not None:

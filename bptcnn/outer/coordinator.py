@@ -319,11 +319,12 @@ class Coordinator:
             missed = self._deadlines.missed(record, self._owes(record), self._in_hand(record), self._now)
             if missed:
                 self._condemn(record, missed.reason, missed.for_good)
+        late = self._trials.give_up(self._now)
         if self._deadlines.hopeless(self._now):
             for record in self._records:
                 record.away = False
             return True
-        return bool(self._actions)
+        return late or bool(self._actions)
 
     # ---- what follows from the state ---------------------------------------------------------------------------------
 

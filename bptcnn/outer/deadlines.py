@@ -111,5 +111,7 @@ class Deadlines:
 
     def _patience(self, record: NodeRecord) -> float:
         seconds = record.speedometer.seconds_per_sample()
-        batch = 0.0 if isnan(seconds) else seconds * self._settings.batch_size
+        if isnan(seconds):
+            seconds = 1.0 / record.alone if record.alone else 0.0
+        batch = seconds * self._settings.batch_size
         return max(self._settings.progress_seconds, min(PROGRESS_BATCHES * batch, LONGEST_PATIENCE))

@@ -123,7 +123,8 @@ class NodeRecord:
     costs: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that each took, its way too
     transfers: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))  # seconds that they were under way
     reason_lost: str | None = None
-    trying: bool = False  # its trial is under way
+    trying: bool = False  # its trial is under way...
+    tried: bool = False  # ...or over, with or without a result
     alone: float | None = None  # images/s in its trial
     trusted: bool = True  # what it says of its progress is taken for true
     owes_since: float | None = None  # since when it has samples and has delivered less than it should
@@ -219,8 +220,12 @@ class NodeRecord:
 
     def add_trial(self, event: Tried) -> None:
         """Note the speed that it has alone."""
-        self.trying = False
+        self.end_trial()
         self.alone = rate(event.images, event.seconds) or None
+
+    def end_trial(self) -> None:
+        """Its trial is over, or waited for no longer."""
+        self.trying, self.tried = False, True
 
     def add_wait(self, seconds: float) -> None:
         """Count what it waited outside of any submission."""

@@ -1,10 +1,15 @@
-"""Trials: nodes whose speed alone is measured before the run, one at a time, the others idle."""
+"""Trials: nodes whose speed alone is measured before the run, one at a time, the others idle.
+
+A trial has a deadline: a node that keeps the others waiting takes part without one.
+"""
 
 from collections.abc import Sequence
 
 from bptcnn.outer.messages import Trial
 from bptcnn.outer.node_record import NodeRecord
 from bptcnn.outer.settings import RunSettings
+
+LONGEST_TRIAL = 60.0  # seconds: a step of a large network on a slow host takes some
 
 
 class Trials:
@@ -24,7 +29,14 @@ class Trials:
         if not self._settings.trial_seconds or epochs < 1 or self.under_way:
             return None
         for record in self._records:
-            if record.healthy and record.alone is None:
+            if record.healthy and not record.tried:
                 record.trying = True
                 return record, Trial(self._settings.trial_seconds, self._settings.trial_steps(epochs))
         return None
+
+    def give_up(self, now: float) -> bool:
+        """Wait no longer for trials that take too long; return whether there was one."""
+        late = [record for record in self._records if record.trying and now - record.moved > LONGEST_TRIAL]
+        for record in late:
+            record.end_trial()
+        return bool(late)

@@ -25,7 +25,7 @@ from bptcnn.threads import start_thread
 from bptcnn.training.launcher import Launcher
 from bptcnn.training.members import UNKNOWN, Member, joined_speed, local_speed
 from bptcnn.training.placement import free_cores
-from bptcnn.training.settings import TrainSettings, check_share, check_whole
+from bptcnn.training.settings import TrainSettings, check_speed, check_whole
 from bptcnn.training.visits import Door, Ended, Greeting, JoinRequest, Lost, Progress, Refused, Starting, Visitor
 from bptcnn.untrusted import Malformed
 
@@ -213,7 +213,7 @@ class Joins:
         """Return the node's place, what it is, and what its user should know; raise UserError where it has none."""
         settings = self._launcher.settings
         host = host_from("the host", request.host) if request.host is not None else None
-        check_share("speed", request.speed, 0.0 < request.speed <= 1.0, "above 0, at most 1")
+        check_speed("speed", request.speed)
         if request.threads is not None:
             check_whole("threads", request.threads, 1)
         index, name = self._place(request.name or (host.name if host else None), statuses)

@@ -16,6 +16,7 @@ from bptcnn.training.schedules import learning_rates
 from bptcnn.untrusted import Malformed, parse_toml, printable, read_text
 
 _MOST_NODES = 256
+_SLOWEST = 0.001  # of full speed: below, a batch takes minutes, and a node that works looks like one that hangs
 _TWO_NODES = (1.0, 1.0)
 _LOCAL_STEPS = (2, 8)  # as submissions' cost allows (outer/README.md)
 _HOST_LOCAL_STEPS = 32  # a quarter of the weights to move (benchmarks/hosts.py)
@@ -35,7 +36,7 @@ _MOST = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What `train` can be told. One local node for each of `nodes`, a speed in (0, 1]; `threads` each.
+    """What `train` can be told. One local node for each of `nodes`, a speed from 0.001 to 1; `threads` each.
 
     `hosts`: a hosts file, whose machines train, beside local nodes only if `nodes` says so; `require_all`: refuse to
     start without one of them. `host_timeout`: seconds for each step of reaching a host (None: as the hosts file says,
@@ -174,7 +175,7 @@ def settings_from(values: Mapping[str, Any]) -> TrainSettings:
 
 def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
     """Return the nodes' speeds from a count, `"1.0,0.5"`, or a sequence; raise UserError for anything else."""
-    advice = "give a count (2) or speeds above 0, at most 1 (1.0,0.5,0.25)"
+    advice = "give a count (2) or speeds (1.0,0.5,0.25)"
     if isinstance(spec, bool):
         raise UserError(f"nodes {spec!r}: {advice}")
     if isinstance(spec, str):
@@ -191,9 +192,16 @@ def parse_nodes(spec: int | str | Sequence[float]) -> tuple[float, ...]:
         speeds = tuple(float(speed) for speed in spec)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"nodes {spec!r}: {advice}") from None
-    if not 1 <= len(speeds) <= _MOST_NODES or not all(0.0 < speed <= 1.0 for speed in speeds):
-        raise UserError(f"nodes {','.join(map(str, speeds))!r}: {advice}")
+    if not 1 <= len(speeds) <= _MOST_NODES:
+        raise UserError(f"nodes {','.join(map(str, speeds))!r}: {advice}, 1 to {_MOST_NODES} of them")
+    for speed in speeds:
+        check_speed("the speed of each of the nodes", speed)
     return speeds
+
+
+def check_speed(name: str, value: float) -> None:
+    """Raise UserError unless a node's speed is a share of full speed at which it can take part."""
+    check_share(name, value, _SLOWEST <= value <= 1.0, f"at least {_SLOWEST:g}, at most 1")
 
 
 def check_choice(name: str, value: Any, kind: Any) -> Any:

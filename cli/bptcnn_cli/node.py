@@ -34,7 +34,7 @@ def node(
         typer.Option(metavar="T", help="Default: the run's own --threads, else the cores that are free, one at least."),
     ] = None,
     speed: Annotated[
-        float, typer.Option(metavar="F", help="Hold the node to this share of its threads' speed, in (0, 1].")
+        float, typer.Option(metavar="F", help="Hold the node to this share of its threads' speed, from 0.001 to 1.")
     ] = 1.0,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return as soon as the node trains; it stays until the run ends.")

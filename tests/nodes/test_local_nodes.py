@@ -23,6 +23,7 @@ from nodes.agents import (
     wait_for,
 )
 
+from bptcnn.networks import lenet5
 from bptcnn.nodes import NodeGone
 from bptcnn.outer import Failed, Heartbeat, Pause, Paused, Resume, Stop, Trial, Tried
 
@@ -161,6 +162,24 @@ def test_a_node_holds_no_other_nodes_connection(tmp_path: Path) -> None:
         assert [len(found) for found in sockets] == [2, 2], "its own end, its output, and no more"
         assert not sockets[0] & sockets[1]
         assert not (sockets[0] | sockets[1]) & ours
+
+
+def test_a_very_slow_nodes_trial_tells_what_it_would_have_waited(tmp_path: Path) -> None:
+    """A step of some milliseconds at a thousandth of full speed takes seconds: it need not be waited for."""
+    found = []
+    for speed in (1.0, 0.001):
+        folder = tmp_path / str(speed)
+        folder.mkdir()
+        with agent(folder, network=lenet5(), samples=256, batch_size=64, speed=speed) as bench:
+            ready(bench.node)
+            bench.node.send(Trial(seconds=0.05, steps=4))
+            began = time.monotonic()
+            event, _ = wait_for(bench.node, kind(Tried))
+            assert isinstance(event, Tried)
+            found.append((event.images / event.seconds, event.seconds, time.monotonic() - began))
+    (fast, _, _), (slow, seconds, took) = found
+    assert 0.0003 * fast < slow < 0.003 * fast
+    assert seconds > 2 * took
 
 
 def test_a_trial_leaves_no_trace(tmp_path: Path) -> None:

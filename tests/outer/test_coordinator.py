@@ -395,15 +395,39 @@ def test_a_node_lost_in_its_trial_is_absent() -> None:
     assert [status.alone for status in machine.statuses()] == [None, 100.0]
 
 
-def test_a_trial_that_never_ends_is_noticed() -> None:
+def test_a_trial_that_never_ends_holds_up_nobody() -> None:
+    """The others are measured, and train; who does nothing then, either, is lost."""
     machine = measuring()
     start(machine)
-    actions: list[Action] = []
-    for second in range(200):
+    sent_at: dict[type, list[tuple[int, int]]] = {}
+    for second in range(300):
+        actions = machine.handle(Tick(float(second)))
         for node in range(2):
-            machine.handle(Heartbeat(node, float(second), 0))
-        actions += machine.handle(Tick(float(second)))
-    assert [action.node for action in actions if isinstance(action, Kill)] == [0]
+            actions += machine.handle(Heartbeat(node, float(second), 0))
+        for action in actions:
+            if isinstance(action, Kill):
+                sent_at.setdefault(Kill, []).append((second, action.node))
+            elif isinstance(action, Send):
+                sent_at.setdefault(type(action.message), []).append((second, action.node))
+            if isinstance(action, Send) and isinstance(action.message, Trial):
+                actions += machine.handle(Tried(1, float(second), 50, 0.5))
+    assert sent_at[Trial] == [(61, 1)]
+    assert {second for second, _ in sent_at[Work]} == {61}
+    assert [status.alone for status in machine.statuses()] == [None, 100.0]
+    assert machine.handle(Tried(0, 300.0, 50, 0.5)) == []
+    assert machine.statuses()[0].alone is None, "too late: it trained beside others"
+    assert (182, 0) in sent_at[Kill]
+
+
+def test_a_node_whose_batches_are_known_to_take_long_has_time_for_the_first() -> None:
+    machine = measuring(1)
+    machine.handle(Ready(0, 0.0))
+    machine.handle(Tried(0, 1.0, 10, 300.0))
+    killed = []
+    for second in range(1, 1900):
+        machine.handle(Heartbeat(0, float(second), 0))
+        killed += [second for action in machine.handle(Tick(float(second))) if isinstance(action, Kill)]
+    assert killed == [1802]
 
 
 def test_a_trial_that_nobody_asked_for_counts_for_nothing() -> None:

@@ -219,7 +219,7 @@ def test_learning_rates_see_nothing_of_the_program() -> None:
 
 # ---- nodes -----------------------------------------------------------------------------------------------------------
 
-SPEEDS = st.lists(st.floats(0.0, 1.0, exclude_min=True), min_size=1, max_size=20)
+SPEEDS = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=20)
 
 
 @given(SPEEDS)
@@ -242,7 +242,7 @@ def test_counts(count: int, form: str) -> None:
         st.integers(min_value=257),
         st.floats(),
         st.text(alphabet="0123456789.,-+e naif_", max_size=12).filter(lambda text: not _is_valid(text)),
-        st.lists(st.floats().filter(lambda speed: not 0.0 < speed <= 1.0), min_size=1, max_size=4),
+        st.lists(st.floats().filter(lambda speed: not 0.001 <= speed <= 1.0), min_size=1, max_size=4),
         st.sampled_from(
             [(), [], "", True, False, b"2", {}, [None], ["a"], [[1.0]], "1.0,,0.5", "1.0,", ",", "2.0", "0.0"]
         ),
@@ -255,11 +255,18 @@ def test_everything_else_is_refused_in_one_line(spec: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("speed", [1e-9, 0.0009, 0.0, -1.0, 1.001])
+def test_a_speed_that_no_node_can_have_is_named(speed: float) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_nodes(f"1,{speed}")
+    assert str(caught.value) == f"the speed of each of the nodes must be at least 0.001, at most 1, not {speed}"
+
+
 def _is_valid(text: str) -> bool:
     try:
         if "," not in text and "." not in text:
             return 1 <= int(text) <= 256
-        return all(0.0 < float(part) <= 1.0 for part in text.split(","))
+        return all(0.001 <= float(part) <= 1.0 for part in text.split(","))
     except ValueError:
         return False
 
