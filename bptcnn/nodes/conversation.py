@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+from bptcnn.nodes.ending import reaped
+
 _READ_BYTES = 1 << 16
 _MOST_UNREAD = 8 << 20  # bytes; the longest answer has half of it
 _MOST_ERRORS = 1 << 16  # bytes of standard error kept: the first
@@ -110,7 +112,7 @@ class Conversation:
         """Kill the process and those that it started, and reap it."""
         if self._process.returncode is None:  # not reaped: the number is still its own
             os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            reaped(self._process)
         for pipe in self._pipes:
             pipe.close()
 

@@ -23,6 +23,7 @@ from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory
 from bptcnn.nodes.codec import checked_event
 from bptcnn.nodes.configuration import pickled
+from bptcnn.nodes.ending import KILL_SECONDS, reaped, unended
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.node import NodeGone
 from bptcnn.nodes.node_log import NodeLog
@@ -50,7 +51,8 @@ class LocalNode:
     def __init__(self, configuration: LocalConfiguration, log: Path, optimizer: OptimizerMemory) -> None:
         """Start the agent; raise UserError where the system does not let us."""
         self.name, self._optimizer = configuration.name, optimizer
-        self._sending = self._cut_short = False
+        self._sending = self._cut_short = self._killed = False
+        self._unended = ""
         self._oom_kills = oom_kills()
         content = np.frombuffer(pickled(configuration), np.uint8)
         try:
@@ -144,19 +146,23 @@ class LocalNode:
         said = next((line for line in reversed(lines) if line.strip()), "")
         return printable(said, _MOST_WORDS).strip()
 
-    def kill(self) -> None:
-        """Kill the process and reap it: when this returns, it cannot merge any more. Safe to call again."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._connection.close()
-        self._log.close()
+    def kill(self, limit: float | None = None) -> str:
+        """Kill the process and reap it; see `Node`."""
+        if not self._killed:
+            self._killed = True
+            if self._process.poll() is None:
+                self._process.kill()
+            if not reaped(self._process, limit):
+                self._unended = unended(self.pid)
+            self._connection.close()
+            self._log.close()
+        return self._unended
 
-    def end(self, deadline: float) -> None:
+    def end(self, deadline: float) -> str:
         """Let a process that was told to stop end by itself until `deadline` (monotonic), then kill and reap it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(max(0.0, deadline - time.monotonic()))
-        self.kill()
+        return self.kill(deadline + KILL_SECONDS)
 
 
 def _start_agent(

@@ -48,10 +48,13 @@ class Node(Protocol):
         """Return what the node has handed over at the pause it is in, None for nothing; valid until Resume is sent."""
         ...
 
-    def kill(self) -> None:
-        """End the node: when this returns, it cannot merge any more. Safe to call again."""
+    def kill(self) -> str:
+        """End the node: when this returns, it cannot merge any more. Safe to call again.
+
+        Return a line for the user where its process is still there, see `ending`, else nothing.
+        """
         ...
 
-    def end(self, deadline: float) -> None:
-        """Let a node that was told to stop end by itself until `deadline` (monotonic), then kill it."""
+    def end(self, deadline: float) -> str:
+        """Let a node that was told to stop end by itself until `deadline` (monotonic), then kill it: see `kill`."""
         ...

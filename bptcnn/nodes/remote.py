@@ -41,6 +41,7 @@ from bptcnn.nodes.control import ControlServer
 from bptcnn.nodes.desk import NodeDesk
 from bptcnn.nodes.divergence import Diverged
 from bptcnn.nodes.doors import Turn, door_to, pauses
+from bptcnn.nodes.ending import KILL_SECONDS, reaped, unended
 from bptcnn.nodes.exchange import Committer
 from bptcnn.nodes.frames import Channel, FrameError
 from bptcnn.nodes.gate import Shut
@@ -67,6 +68,7 @@ _SIGN_SECONDS = 0.5  # between signs of life made from traffic
 _REASON_SECONDS = 1.0  # what ssh may take to end, and so to say why, after a connection broke
 _SLOWER = 50.0  # than its link was before the run a frame may come: others use the link
 _BURST_EVENTS, _EVENTS_PER_SECOND = 2000, 200  # that an agent may report: 1 or 2 a second, and 1 an epoch
+_SSH = 1  # which of the threads keeps it connected, and waits for ssh: the last one to start
 
 
 class RemoteNode:
@@ -97,7 +99,7 @@ class RemoteNode:
         self._telling = threading.Lock()
         self._refused = False  # it has failed: nothing more of it is taken
         self._allowance = Allowance(_BURST_EVENTS, _EVENTS_PER_SECOND)
-        self._killed = threading.Event()
+        self._killed, self._unended = threading.Event(), ""
         self._starting = threading.Lock()  # nothing is started any more once it is killed
         self._process: subprocess.Popen[bytes] | None = None  # ssh
         self._turn: Turn | None = None
@@ -199,27 +201,29 @@ class RemoteNode:
         """Return what the node has handed over at this pause."""
         return self._hand_over.state()
 
-    def kill(self) -> None:
+    def kill(self, limit: float | None = None) -> str:
         """Refuse this agent from here on, and end the connection: the host ends what is at its other end."""
         self._servant.gate.shut()
         with self._starting:
             if self._killed.is_set():
-                return
+                return self._unended
             self._killed.set()
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.kill()
-            self._process.wait()
+            self._unended = "" if reaped(self._process, limit) else unended(self._process.pid)
         self._close()
+        return self._unended
 
-    def end(self, deadline: float) -> None:
+    def end(self, deadline: float) -> str:
         """Let an agent that was told to stop end by itself until `deadline` (monotonic), then kill it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process is not None:
                 self._process.wait(max(0.0, deadline - time.monotonic()))
-        self.kill()
+        return self.kill(deadline + KILL_SECONDS)
 
     def _close(self) -> None:
+        """Free everything but what a thread needs that still waits for ssh's end."""
         for _ in range(2):
             self._desk.send(None)
         with contextlib.suppress(OSError):
@@ -227,10 +231,12 @@ class RemoteNode:
         if self._channel is not None:
             self._channel.shutdown()
         self._control.close()
+        waits = self._threads[_SSH:] if self._unended else []
         for thread in self._threads:
-            thread.join()
+            if thread not in waits:
+                thread.join()
         self._log.close()
-        if self._process is not None and self._process.stdin is not None:
+        if self._process is not None and self._process.stdin is not None and not waits:
             with contextlib.suppress(BrokenPipeError):  # ssh took a part of the configuration only
                 self._process.stdin.close()
         self._sockets.close()
@@ -415,6 +421,8 @@ class RemoteNode:
         self._tell(Failed(self._node, time.monotonic(), printable(reason, 1000)))
 
     def _lose(self, gone: NodeGone) -> None:
+        if self._killed.is_set():
+            return  # nobody hears it; the bell may be closed
         with self._telling:
             self._gone = self._gone or gone
         os.eventfd_write(self._bell, 1)

@@ -156,15 +156,14 @@ class Driver:
 
     def close(self) -> None:
         """End and reap every node, free the shared memory; safe to call again, at any moment."""
-        deadline = time.monotonic() + _STOP_SECONDS
+        now = time.monotonic()
         for node in self._nodes.values():
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(node)
         for node in self._nodes.values():
-            if self.outcome is None:
-                node.kill()
-            else:
-                node.end(deadline)
+            still_there = node.end(now if self.outcome is None else now + _STOP_SECONDS)
+            if still_there:
+                self._observer.warning(f"{node.name}: {still_there}")
         if self._nodes:
             self._nodes.clear()
             self._write_nodes()
@@ -311,7 +310,7 @@ class Driver:
         """
         node = self._nodes[index]
         self._selector.unregister(node)
-        node.kill()
+        reason = "; ".join(filter(None, (reason, node.kill())))
         del self._nodes[index]
         submission = self._buffer.submission(index)
         quality = self._buffer.table().qualities[index] if submission.sequence else 0.0

@@ -36,7 +36,7 @@ Nodes = Annotated[
     typer.Option(
         metavar="SPEC",
         rich_help_panel=_NODES,
-        help="Local nodes, a process each: a count (2), or speeds from 0.001 to 1 as shares of full speed (1.0,0.5,0.25). "
+        help="Local nodes, a process each: a count (2), or shares of full speed, 0.001 to 1 (1.0,0.5,0.25). "
         "Default: {nodes}.",
     ),
 ]
