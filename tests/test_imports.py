@@ -35,6 +35,7 @@ SHARED = (
     "bptcnn.precision",
     "bptcnn.python_files",
     "bptcnn.rates",
+    "bptcnn.standing_still",
     "bptcnn.threads",
     "bptcnn.untrusted",
     "bptcnn.version",

@@ -94,7 +94,8 @@ class Agent:
             node=drawing_node(configuration.name),
         )
         exchange = self._station.exchange()
-        self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report)
+        clock = self._station.clock()
+        self._loop = Loop(configuration, subnetwork, images, labels, exchange, self._inbox, self._station.report, clock)
         self._station.report(Ready(configuration.node, time.monotonic()))
         self._loop.run()
 

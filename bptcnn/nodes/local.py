@@ -146,6 +146,14 @@ class LocalNode:
         said = next((line for line in reversed(lines) if line.strip()), "")
         return printable(said, _MOST_WORDS).strip()
 
+    def suspend(self) -> None:
+        """Stop the process."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self, limit: float | None = None) -> str:
         """Kill the process and reap it; see `Node`."""
         if not self._killed:

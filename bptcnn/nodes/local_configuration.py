@@ -47,7 +47,7 @@ class SharedArray:
 class LocalConfiguration(AgentConfiguration):
     """A node on this machine: weights and samples (in the run's order) are in shared memory, by descriptor.
 
-    `optimizer_fd`: its `OptimizerMemory`, for a velocity where there is momentum.
+    `optimizer_fd`: its `OptimizerMemory`, for a velocity where there is momentum. `clock_fd`: the run's clock.
     `cores`: the numbers of those that it keeps to, empty: any.
     `tuning`: how its steps are computed, the same for all nodes of a machine.
     """
@@ -57,10 +57,11 @@ class LocalConfiguration(AgentConfiguration):
     images: SharedArray
     labels: SharedArray
     optimizer_fd: int
+    clock_fd: int
     cores: tuple[int, ...] = ()
     tuning: Tuning = BY_RULE
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Those that the agent inherits."""
-        return self.weights_fd, self.images.fd, self.labels.fd, self.optimizer_fd
+        return self.weights_fd, self.images.fd, self.labels.fd, self.optimizer_fd, self.clock_fd

@@ -5,12 +5,13 @@ import os
 import pickle
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import Tuning
-from bptcnn.memory import SharedMemory, WeightBuffer
+from bptcnn.memory import RunTime, SharedMemory, WeightBuffer
 from bptcnn.nodes.exchange import SharedExchange
 from bptcnn.nodes.local_configuration import LocalConfiguration
 from bptcnn.nodes.optimizer_memory import OptimizerMemory
@@ -54,6 +55,10 @@ class LocalStation:
                 self._connection.send(event)
         except OSError:
             os._exit(ORPHANED)
+
+    def clock(self) -> Callable[[], float]:
+        """The run's: it stands still while all do."""
+        return RunTime.attach(self.configuration.clock_fd).now
 
     def tuning(self) -> Tuning:
         """The one that came with the configuration."""

@@ -37,7 +37,7 @@ class Loop:
     """One node at work.
 
     `inbox` holds the coordinator's messages in order, and an `Arrival` where the exchange has news; `report` sends an
-    event back.
+    event back. What the node does is measured by `clock`.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Loop:
         exchange: Exchange,
         inbox: Inbox,
         report: Callable[[NodeEvent], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._configuration = configuration
         self._subnetwork = subnetwork
@@ -56,7 +57,8 @@ class Loop:
         self._exchange = exchange
         self._inbox = inbox
         self._report = report
-        self._throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, self._rest)
+        self._clock = clock
+        self._throttle = Throttle(configuration.cpu_limit, clock, time.process_time, self._rest)
         self._work: deque[Work] = deque()
         self._start = 0  # of the first Work: where the local iteration begins
         self._taken, self._offset = 0, 0  # so many whole ones, and samples of the next, are trained
@@ -103,10 +105,10 @@ class Loop:
 
     def _wait(self) -> None:
         """Wait for a message. Until the first samples come it is others that get ready: that is set-up, not waiting."""
-        begin, began = time.monotonic(), self._began
+        begin, began = self._clock(), self._began
         self._handle(self._inbox.get())
         if began:
-            self._wait_seconds += time.monotonic() - begin
+            self._wait_seconds += self._clock() - begin
 
     def _handle(self, message: Message | Arrival) -> None:
         match message:
@@ -121,7 +123,8 @@ class Loop:
             case Release():
                 self._waiting_for_release = False
             case Trial():
-                self._report(run_trial(message, self._configuration, self._subnetwork, self._images, self._labels))
+                about = self._configuration, self._subnetwork, self._images, self._labels
+                self._report(run_trial(message, *about, self._clock))
             case Stop():
                 self._stopping = True
 
@@ -193,7 +196,7 @@ class Loop:
         """Bring the weights up to date, train, submit. It grows while the last submission travels."""
         head = self._work[0]
         weights = self._subnetwork.weights
-        begin = time.monotonic()
+        begin = self._clock()
         self._exchange.begin(weights)
         self._count_communication(iteration, begin)
         steps = 0
@@ -210,7 +213,7 @@ class Loop:
             if self._pausing:  # what is in hand waits
                 self._pause()
             if self._exchange.overlapped:
-                begin = time.monotonic()
+                begin = self._clock()
                 self._exchange.settle(weights)
                 self._count_communication(iteration, begin)
             if self._stopping:
@@ -219,11 +222,11 @@ class Loop:
             if (steps >= self._local_steps or self._over_stale()) and self._exchange.ready():
                 break
         iteration.wait_seconds, self._wait_seconds = self._wait_seconds, 0.0
-        begin = time.monotonic()
+        begin = self._clock()
         receipt = self._exchange.submit(weights, iteration)
         self._drop_taken()
         self._throttle.pay()
-        seconds = time.monotonic() - begin
+        seconds = self._clock() - begin
         self._refusals = 0
         self._waiting_for_release = self._configuration.update == "sgwu"
         if receipt is None:
@@ -261,19 +264,19 @@ class Loop:
 
     def _count_communication(self, iteration: Iteration, begin: float) -> None:
         """Count as communication what happened since `begin`, and what the last submission took once it was sent."""
-        seconds = time.monotonic() - begin + self._unreported_seconds
+        seconds = self._clock() - begin + self._unreported_seconds
         self._unreported_seconds = 0.0
         iteration.communication_seconds += seconds
         iteration.timed_seconds += seconds
 
     def _step(self, batch: npt.NDArray[np.int32], rate: float, iteration: Iteration) -> None:
         settings = self._configuration
-        begin = time.monotonic()
+        begin = self._clock()
         result = self._subnetwork.step(
             self._images, self._labels, batch, rate, settings.momentum, settings.weight_decay
         )
         self._throttle.pay()
-        seconds = time.monotonic() - begin
+        seconds = self._clock() - begin
         iteration.samples += result.images
         iteration.loss_sum += result.loss * result.images
         iteration.correct += result.correct

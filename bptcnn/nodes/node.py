@@ -48,6 +48,14 @@ class Node(Protocol):
         """Return what the node has handed over at the pause it is in, None for nothing; valid until Resume is sent."""
         ...
 
+    def suspend(self) -> None:
+        """Stop the node until `go_on`, where it is a process of this machine."""
+        ...
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        ...
+
     def kill(self) -> str:
         """End the node: when this returns, it cannot merge any more. Safe to call again.
 

@@ -201,6 +201,12 @@ class RemoteNode:
         """Return what the node has handed over at this pause."""
         return self._hand_over.state()
 
+    def suspend(self) -> None:
+        """It is not ours to stop: it ends if it hears nothing of us for too long."""
+
+    def go_on(self) -> None:
+        """It was not stopped."""
+
     def kill(self, limit: float | None = None) -> str:
         """Refuse this agent from here on, and end the connection: the host ends what is at its other end."""
         self._servant.gate.shut()

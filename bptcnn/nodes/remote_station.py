@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing import ProcessError
@@ -146,6 +147,10 @@ class RemoteStation:
     def report(self, event: NodeEvent) -> None:
         """Queue the event for the reporter."""
         self._outbox.put(encode_event(event))
+
+    def clock(self) -> Callable[[], float]:
+        """This host's: where the coordinator stands still for long, this agent ends."""
+        return time.monotonic
 
     def tuning(self) -> Tuning:
         """This host's own, measured if need be; what there is to say of it goes to the node's log."""

@@ -4,6 +4,7 @@ Imports nothing that compiles.
 """
 
 import queue
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -42,6 +43,10 @@ class Station(Protocol):
 
     def report(self, event: NodeEvent) -> None:
         """Tell the coordinator; from any thread, in order."""
+        ...
+
+    def clock(self) -> Callable[[], float]:
+        """Return what tells the time, in seconds, by which the node measures what it does."""
         ...
 
     def tuning(self) -> Tuning:

@@ -8,6 +8,7 @@ draws, as they were.
 """
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def run_trial(
     subnetwork: Subnetwork,
     images: ImageArray,
     labels: IndexArray,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Tried:
     """Train whole batches of samples drawn at random, as in the run, until the trial's time or steps are used up.
 
@@ -54,13 +56,13 @@ def run_trial(
         unwaited = seconds - short  # it stays owed
 
     step(0)
-    throttle = Throttle(configuration.cpu_limit, time.monotonic, time.process_time, wait)
-    began, steps, seconds = time.monotonic(), 0, 0.0
+    throttle = Throttle(configuration.cpu_limit, clock, time.process_time, wait)
+    began, steps, seconds = clock(), 0, 0.0
     while steps == 0 or (steps < trial.steps and seconds < trial.seconds):
         steps += 1
         step(steps)
         throttle.pay()
-        seconds = time.monotonic() - began + unwaited
+        seconds = clock() - began + unwaited
     subnetwork.restart()
     subnetwork.next_step = next_step
     if velocity is not None:

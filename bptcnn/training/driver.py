@@ -44,6 +44,7 @@ from bptcnn.outer import (
     Tick,
     Trial,
 )
+from bptcnn.standing_still import takes_part
 from bptcnn.training.checkpoint import Checkpoint, write_checkpoint
 from bptcnn.training.epoch_clock import NOTHING, EpochClock
 from bptcnn.training.evaluation import Evaluator
@@ -54,6 +55,7 @@ from bptcnn.training.progress import EpochRow, Observer, Snapshot
 from bptcnn.training.returns import Returns
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import TrainSettings
+from bptcnn.training.standstill import note, stopped
 from bptcnn.training.stopping import reason_to_stop
 from bptcnn.training.visits import Door, Ended, Greeting
 from bptcnn.untrusted import printable
@@ -104,6 +106,7 @@ class Driver:
         self._failed: set[int] = set()  # nodes that said that they cannot go on, or left
         self._fruitless: dict[int, tuple[int, int]] = {}  # submissions when lost last, and since how many losses
         self._joining: set[int] = set()  # nodes that were never there before
+        self._now = launcher.clock.now
         self._clock = EpochClock(self.coordinator.counters().images_trained, assignment.start.ahead)
         self.ready_at: float | None = None
         self.rows: list[EpochRow] = list(assignment.start.rows[:-1])
@@ -144,7 +147,7 @@ class Driver:
             if member.absent is None:
                 self._admit(index, self._launcher.start(index))
                 continue
-            self._handle(NodeLost(index, time.monotonic(), 0, 0, 0.0, 0, member.absent, may_return=member.may_return))
+            self._handle(NodeLost(index, self._now(), 0, 0, 0.0, 0, member.absent, may_return=member.may_return))
             if member.may_return:
                 self._returns.add(index)
         self._write_nodes()
@@ -190,14 +193,21 @@ class Driver:
 
     def run(self) -> Finish:
         """Pump events until the coordinator finishes."""
+        with takes_part(lambda: stopped(self._launcher.clock, self._nodes.values())):
+            return self._pump()
+
+    def _pump(self) -> Finish:
         tick = 0.0
         while self.outcome is None:
             for event in self._events(max(0.0, tick - time.monotonic())):
                 self._handle(event)
             if time.monotonic() >= tick:
+                missed = self._launcher.clock.missed()
+                if missed:
+                    self._observer.warning(note(missed, any(member.host for member in self.members)))
                 self._attend_joins()
                 self._attend_returns()
-                self._handle(Tick(time.monotonic()))
+                self._handle(Tick(self._now()))
                 self._show()
                 now = time.monotonic()
                 tick = now - now % _TICK_SECONDS + _TICK_SECONDS
@@ -231,7 +241,7 @@ class Driver:
                     case Ready():
                         self._ready.add(index)
                         self._write_nodes()  # a remote agent's process id is known by now
-                yield replace(event, time=time.monotonic())
+                yield replace(event, time=self._now())
 
     def _handle(self, event: Event) -> None:
         """Handle an event and those that its actions cause, in order: actions of one are done before the next."""
@@ -266,7 +276,7 @@ class Driver:
         return self._bury(index, printable(f"what it said could not be handled: {type(error).__name__}: {error}", 500))
 
     def _start_clock(self) -> None:
-        now = time.monotonic()
+        now = self._now()
         self._clock.start(now)
         if self.ready_at is not None:
             return
@@ -289,7 +299,7 @@ class Driver:
                 case EpochEnd():
                     self._record(action)
                 case Finish():
-                    self._clock.stop(time.monotonic())
+                    self._clock.stop(self._now())
                     self.outcome = action if self._enough is None else replace(action, reason=self._enough)
 
     def _send(self, index: int, message: Message) -> None:
@@ -329,7 +339,7 @@ class Driver:
         self._write_nodes()
         return NodeLost(
             index,
-            time.monotonic(),
+            self._now(),
             submission.sequence,
             submission.samples,
             quality,
@@ -350,15 +360,15 @@ class Driver:
             else:
                 self._observer.node_returned(node.name)
             self._write_nodes()
-            self._handle(NodeReturned(index, time.monotonic()))
+            self._handle(NodeReturned(index, self._now()))
         for index, reason in outcome.abandoned:
-            self._handle(NodeAbandoned(index, time.monotonic(), reason))
+            self._handle(NodeAbandoned(index, self._now(), reason))
 
     def _attend_joins(self) -> None:
         """Take in who asks for it, let go who leaves."""
         wishes = self._joins.attend(self.coordinator.statuses, self.coordinator.epoch, self._assignment.settings.epochs)
         for wish in wishes:
-            now = time.monotonic()
+            now = self._now()
             match wish:
                 case Joining(index=index, profile=profile):
                     self._handle(NodeJoined(index, now, profile.name, profile.speed, profile.trusted))
@@ -376,7 +386,7 @@ class Driver:
 
     def _record(self, end: EpochEnd) -> None:
         """All nodes are paused: save, evaluate, tell; none of it counts as training time."""
-        self._clock.stop(time.monotonic())
+        self._clock.stop(self._now())
         assignment, metrics = self._assignment, end.metrics
         weights = np.empty(assignment.network.size, np.float32)
         self._buffer.snapshot(weights)
@@ -390,7 +400,7 @@ class Driver:
         self._folder.write_metrics(self.rows)
         self._observer.epoch_ended(self.rows[-1], best)
         self._enough = reason_to_stop(self.rows, assignment.settings)
-        self._handle(EpochRecorded(time.monotonic(), self._enough is not None))
+        self._handle(EpochRecorded(self._now(), self._enough is not None))
 
     def _evaluate(self, checkpoint: Checkpoint) -> bool:
         """Complete the checkpoint's last row; keep the checkpoint as the best one if it is. Return whether it is."""
@@ -417,7 +427,7 @@ class Driver:
                 self._assignment.settings.epochs,
                 self.coordinator.trained_in_epoch,
                 len(self._assignment.train),
-                self._clock.speed(time.monotonic(), trained),
+                self._clock.speed(self._now(), trained),
                 self.coordinator.statuses(),
             )
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from bptcnn.data import Dataset, Samples, order
 from bptcnn.data.content import digest
 from bptcnn.inner.tuning import Tuning
-from bptcnn.memory import SharedMemory, WeightBuffer
+from bptcnn.memory import RunClock, SharedMemory, WeightBuffer
 from bptcnn.networks import Network
 from bptcnn.nodes import (
     AgentConfiguration,
@@ -31,7 +31,7 @@ _REPORT_SECONDS = 0.3  # nodes of this machine submit more often than the coordi
 
 
 class Launcher:
-    """The weight buffer, the samples in shared memory where local nodes want them, and a new agent for any member."""
+    """The weight buffer, the samples where local nodes want them, the run's clock, and a new agent for any member."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Launcher:
         self._dataset, self._train, self._folder, self._tuning = dataset, train, folder, tuning
         self._states = OptimizerStates(states)
         self._optimizers: dict[int, OptimizerMemory] = {}  # of local nodes
-        self._shared: list[SharedMemory | WeightBuffer | OptimizerMemory] = []
+        self._shared: list[SharedMemory | WeightBuffer | OptimizerMemory | RunClock] = []
         self._samples: tuple[SharedArray, SharedArray] | None = None
         self._source: SampleSource | None = None
         self.buffer = WeightBuffer.create(network.size, len(members), MOST_JOINED)
@@ -64,6 +64,9 @@ class Launcher:
                     self._make_memory(index)
             if self._optimizers:
                 self._share()
+            self.clock = RunClock()
+            self._shared.append(self.clock)
+            self.clock.start()
         except BaseException:
             self.close()
             raise
@@ -134,6 +137,7 @@ class Launcher:
             images=images,
             labels=labels,
             optimizer_fd=self._optimizers[index].fd,
+            clock_fd=self.clock.fd,
             cores=member.cores,
             tuning=self._tuning,
         )

@@ -26,7 +26,7 @@ _COORDINATOR_BYTES = 50_000_000  # what the coordinator takes more by a run's en
 # Files that all our processes have mapped: 88 MB. They count as file cache, as if they could be had back.
 _LIBRARY_BYTES = 90_000_000
 _CHECKPOINT_COPIES = 3  # of the weights while they are written: their snapshot, the tensors' bytes, the file's
-_RUN_DESCRIPTORS = 9  # the folder's lock, the door, epoll; three pieces of shared memory, whose mappings have their own
+_RUN_DESCRIPTORS = 11  # the folder's lock, the door, epoll; four pieces of shared memory, whose mappings have their own
 
 
 def subnetwork_bytes(network: Network, settings: TrainSettings, threads: int) -> int:

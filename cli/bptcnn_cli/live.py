@@ -26,7 +26,7 @@ class LiveDisplay(Display):
     def __init__(self, console: Console, measured: str) -> None:
         self._console = console
         self._measured = f"{measured} accuracy"
-        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._live, self._reopens = self._new_live(), False
         self._spinner: Spinner | None = None
         self._since = 0.0
 
@@ -99,7 +99,17 @@ class LiveDisplay(Display):
 
     def close(self) -> None:
         """Take the picture away; the lines stay."""
+        self._reopens = self._live.is_started
         self._live.stop()
+
+    def reopen(self) -> None:
+        """Begin a new picture, below whatever was printed meanwhile, where there was one."""
+        self._live = self._new_live()
+        if self._reopens:
+            self._live.start()
+
+    def _new_live(self) -> Live:
+        return Live(console=self._console, auto_refresh=False, transient=True)
 
 
 def picture(snapshot: Snapshot, console: Console) -> RenderableType:

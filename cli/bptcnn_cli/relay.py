@@ -2,16 +2,19 @@
 
     train ──setup, started, progress, ...──> queue ──> display thread ──> terminal
 
-The display thread alone draws; it also moves what moves while nothing is told.
+The display thread alone draws; it also moves what moves while nothing is told. Before the process is stopped (Ctrl-Z)
+it leaves the terminal as it was, and draws nothing until the process goes on.
 """
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Self
 
+from bptcnn.standing_still import takes_part
 from bptcnn.threads import start_thread
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
 
@@ -34,6 +37,9 @@ class Display(Observer):
     def close(self) -> None:
         """Nothing more will come: leave the terminal as it was."""
 
+    def reopen(self) -> None:
+        """Something will come after all."""
+
 
 class Relay(Observer):
     """Hands everything on to `display`, in order, on a thread of its own; a context manager."""
@@ -43,6 +49,8 @@ class Relay(Observer):
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._draw, name="display", daemon=True)
         self._error: Exception | None = None
+        self._pauses: list[tuple[threading.Event, threading.Event]] = []  # asked for: closed, goes on
+        self._taking_part = ExitStack()
 
     @property
     def stuck(self) -> bool:
@@ -51,15 +59,40 @@ class Relay(Observer):
 
     def __enter__(self) -> Self:
         start_thread(self._thread)
+        self._taking_part.enter_context(takes_part(self._standing_still))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._taking_part.close()
         self._calls.put(None)
         self._thread.join(_INTERRUPTED_SECONDS if kind is KeyboardInterrupt else None)
         if kind is None and self._error is not None:
             raise self._error
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
+        """Have the display closed before all that waits to be drawn; a terminal that stands still is not waited for."""
+        closed, goes_on = threading.Event(), threading.Event()
+        self._pauses.append((closed, goes_on))
+        self._calls.put(self._nothing)  # wakes the thread
+        closed.wait(_INTERRUPTED_SECONDS if self._thread.is_alive() else 0.0)
+        try:
+            yield
+        finally:
+            goes_on.set()
+
+    def _nothing(self) -> None:
+        """Nothing is told."""
+
+    def _pause(self) -> None:
+        while self._pauses:
+            closed, goes_on = self._pauses.pop(0)
+            self._display.close()
+            closed.set()
+            goes_on.wait()
+            self._display.reopen()
 
     def _draw(self) -> None:
         try:
@@ -68,6 +101,7 @@ class Relay(Observer):
                     call = self._calls.get(timeout=_FRAME_SECONDS if self._display.moves else None)
                 except queue.Empty:
                     call = self._display.tick
+                self._pause()
                 if call is None:
                     return
                 call()

@@ -2,11 +2,16 @@
 
 While the program cleans up, more of them are ignored: a second Ctrl-C must not cut the clean-up short. If it takes
 longer than any clean-up of ours may, they count again.
+
+Ctrl-Z (SIGTSTP) stops the process once everybody who takes part has stood still: the display gives the terminal back,
+a run stops its nodes. They go on when it does.
 """
 
 import signal
 import time
 from types import FrameType
+
+from bptcnn.standing_still import standing_still
 
 _CLEANUP_SECONDS = 15.0  # stopping nodes and saving take a few seconds, each wait with a deadline of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,3 +37,15 @@ def stop_on_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt)
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTSTP, _stand_still)
+
+
+def _stand_still(number: int, frame: FrameType | None) -> None:
+    """Be stopped as the signal does by itself: the shell gets its prompt, and here it goes on after SIGCONT."""
+    with standing_still():
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        try:
+            signal.raise_signal(signal.SIGTSTP)  # to this very thread: it is stopped before this returns
+        finally:
+            signal.signal(signal.SIGTSTP, _stand_still)

@@ -15,7 +15,7 @@ import psutil
 
 from bptcnn.data import Samples
 from bptcnn.data.content import digest
-from bptcnn.memory import WeightBuffer
+from bptcnn.memory import RunClock, WeightBuffer
 from bptcnn.networks import Conv2D, Dense, Flatten, MaxPool2D, Network
 from bptcnn.nodes import (
     AgentConfiguration,
@@ -127,7 +127,16 @@ def shared(
     stack.callback(memory.close)
     labels, memory = SharedArray.put(data.labels, "labels")
     stack.callback(memory.close)
-    where = {"weights_fd": buffer.fd, "images": images, "labels": labels, "optimizer_fd": optimizer.fd}
+    clock = RunClock()
+    stack.callback(clock.close)
+    clock.start()
+    where = {
+        "clock_fd": clock.fd,
+        "weights_fd": buffer.fd,
+        "images": images,
+        "labels": labels,
+        "optimizer_fd": optimizer.fd,
+    }
     return LocalConfiguration(**vars(common), nodes=1, **where)
 
 
