@@ -52,7 +52,7 @@ class RunTime:
     def __init__(self, memory: SharedMemory, system: Callable[[], int] = time.monotonic_ns) -> None:
         """Read what is in `memory`; `system` is the clock that it is made from."""
         self._memory, self._system = memory, system
-        self._words = memory.view(np.int64, (2,))
+        self._mapped: Words | None = memory.view(np.int64, (2,))
         self._last = 0
 
     @classmethod
@@ -65,11 +65,23 @@ class RunTime:
         """Descriptor to hand to child processes."""
         return self._memory.fd
 
+    @property
+    def words(self) -> Words:
+        """The memory; ValueError after `close`."""
+        if self._mapped is None:
+            raise ValueError("the clock is closed")
+        return self._mapped
+
     def now(self) -> float:
-        """Return the run's time in seconds."""
-        until = _load(self._words, _UNTIL)
-        self._last = max(self._last, min(self._system(), until) - _load(self._words, _LEFT_OUT))
+        """Return the run's time in seconds; ValueError after `close`."""
+        until = _load(self.words, _UNTIL)
+        self._last = max(self._last, min(self._system(), until) - _load(self.words, _LEFT_OUT))
         return self._last / 1e9
+
+    def close(self) -> None:
+        """Free the memory; safe to call again."""
+        self._mapped = None
+        self._memory.close()
 
 
 class RunClock(RunTime):
@@ -83,7 +95,7 @@ class RunClock(RunTime):
         self._missed = 0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        _store(self._words, _UNTIL, system() + _LONGEST)
+        _store(self.words, _UNTIL, system() + _LONGEST)
 
     def start(self) -> None:
         """Turn from here on, in a thread; raise UserError where there is none."""
@@ -100,17 +112,17 @@ class RunClock(RunTime):
         with self._turning:
             if self._held:
                 return
-            now, until = self._system(), _load(self._words, _UNTIL)
+            now, until = self._system(), _load(self.words, _UNTIL)
             if now > until:
                 self._missed += now - until
-                _store(self._words, _LEFT_OUT, _load(self._words, _LEFT_OUT) + now - until)
-            _store(self._words, _UNTIL, now + _LONGEST)
+                _store(self.words, _LEFT_OUT, _load(self.words, _LEFT_OUT) + now - until)
+            _store(self.words, _UNTIL, now + _LONGEST)
 
     def hold(self) -> None:
         """Stop the clock until `go_on`."""
         with self._turning:
             self._held = True
-            _store(self._words, _UNTIL, min(self._system(), _load(self._words, _UNTIL)))
+            _store(self.words, _UNTIL, min(self._system(), _load(self.words, _UNTIL)))
 
     def go_on(self) -> None:
         """Go on from where it was held."""
@@ -124,9 +136,9 @@ class RunClock(RunTime):
         return missed / 1e9
 
     def close(self) -> None:
-        """End the thread, free the memory; safe to call again. The clock can be read still."""
+        """End the thread, free the memory; safe to call again."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self._memory.close()
+        super().close()
