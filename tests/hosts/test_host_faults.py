@@ -93,6 +93,32 @@ def test_a_short_partition_is_survived(tmp_path: Path) -> None:
         run.trained(12)
 
 
+def test_a_coordinator_that_is_stopped(tmp_path: Path) -> None:
+    """For a moment: nobody is lost. For longer than agents bear silence: they end, and are started again."""
+    with Hosts(tmp_path / "net", SPECS) as hosts:
+        run = Run(hosts, write_data(tmp_path), tmp_path / "run", "--epochs", MANY)
+        run.says("epoch 1/")
+        run.signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        run.signal(signal.SIGCONT)
+        epochs = run.output().count("epoch ")
+        wait_until(lambda: run.output().count("epoch ") > epochs + 1, LIMIT_SECONDS, run.output)
+        assert "lost" not in run.output()
+        agents = [run.agent(name) for name in NAMES]
+        run.signal(signal.SIGSTOP)
+        wait_until(
+            lambda: not any(agent.is_running() for agent in agents),
+            NOTICED_SECONDS + POLLING_SECONDS,
+            lambda: "an agent goes on",
+        )
+        run.signal(signal.SIGCONT)
+        for name in NAMES:
+            run.says(f"{name} is back")
+        assert "which do not count; hosts that have given it up meanwhile are started again" in run.output()
+        finish(run)
+        nothing_left(hosts, NAMES)
+
+
 def test_a_host_that_is_down_at_the_start_joins_later(tmp_path: Path) -> None:
     with Hosts(tmp_path / "net", SPECS) as hosts:
         hosts["h2"].power_off()
