@@ -43,6 +43,11 @@ def tightest(shared: bool = False) -> Headroom:
     return min(found, key=lambda headroom: headroom.free)
 
 
+def limits() -> list[Headroom]:
+    """Return all that limits this process, what allows least first."""
+    return sorted([_machine(), *_control_groups(), *_own_limits()], key=lambda headroom: headroom.free)
+
+
 def require_available(size: int, what: str, remedy: str, shared: bool = False) -> None:
     """Raise UserError where fewer than `size` bytes can be had, see `tightest`; `what` says who needs them."""
     least = tightest(shared)
@@ -68,6 +73,35 @@ def oom_kills() -> int:
         if count is not None:
             return count
     return _fields(Path("/proc/vmstat")).get("oom_kill", 0)
+
+
+class OutOfMemory:
+    """Watches from its making on whether the system kills for want of memory, in our control group if there is one."""
+
+    def __init__(self) -> None:
+        self._kills, self._hits = oom_kills(), _hits()
+
+    def cause(self) -> str | None:
+        """Return which limit was met, for a message; None where nothing was killed for it."""
+        if oom_kills() <= self._kills:
+            return None
+        now = _hits()
+        for folder, version in _folders():  # the innermost one first
+            headroom = _headroom(folder, version)
+            if headroom is not None and now.get(folder, 0) > self._hits.get(folder, 0):
+                return f"limit {headroom.limit / 1e6:,.0f} MB of the control group {folder}"
+        return f"the machine has {_machine().limit / 1e6:,.0f} MB"
+
+
+def _hits() -> Mapping[Path, int]:
+    """How often each of the groups has met its own limit."""
+    found = {}
+    for folder, version in _folders():
+        if version == 2:
+            found[folder] = _fields(folder / "memory.events").get("oom", 0)
+        elif (folder / "memory.failcnt").exists():
+            found[folder] = _number(folder / "memory.failcnt") or 0
+    return found
 
 
 def _machine() -> Headroom:

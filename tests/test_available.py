@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bptcnn import available
-from bptcnn.available import available_bytes, oom_kills, require_available, tightest
+from bptcnn.available import OutOfMemory, available_bytes, limits, oom_kills, require_available, tightest
 from bptcnn.errors import UserError
 
 MB = 1_000_000
@@ -102,3 +102,32 @@ def test_a_processs_own_limits_count_for_it_and_not_for_all_together(kind: int, 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"under ulimit {name} 2929687" in done.stdout
+
+
+def test_the_group_whose_limit_was_met_is_named(groups: Path) -> None:
+    """By hits of its own limit: that of the job has room."""
+    job = second(groups)
+    write(job, memory_max=90 * MB, memory_current=10 * MB, memory_stat="anon 5", memory_events="oom 0\noom_kill 1")
+    write(job.parent, memory_max=100 * MB, memory_current=99 * MB, memory_stat="anon 5", memory_events="oom 4")
+    watch = OutOfMemory()
+    assert watch.cause() is None
+    write(job, memory_events="oom 0\noom_kill 2")
+    write(job.parent, memory_events="oom 5\noom_kill 9")
+    assert watch.cause() == f"limit 100 MB of the control group {job.parent}"
+
+
+def test_where_no_group_met_its_limit_the_machine_did(groups: Path) -> None:
+    job = second(groups)
+    write(job, memory_max="max", memory_current=10 * MB, memory_stat="anon 5", memory_events="oom 0\noom_kill 1")
+    watch = OutOfMemory()
+    write(job, memory_events="oom 0\noom_kill 2")
+    assert str(watch.cause()).startswith("the machine has ")
+
+
+def test_all_limits_are_told_the_tightest_first(groups: Path) -> None:
+    job = second(groups)
+    write(job, memory_max=90 * MB, memory_current=10 * MB, memory_stat="anon 5")
+    write(job.parent, memory_max=100 * MB, memory_current=60 * MB, memory_stat="anon 5")
+    found = limits()
+    assert [headroom.free for headroom in found[:2]] == [40 * MB, 80 * MB]
+    assert "" in [headroom.what for headroom in found]

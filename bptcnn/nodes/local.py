@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bptcnn.available import oom_kills
+from bptcnn.available import OutOfMemory
 from bptcnn.errors import UserError
 from bptcnn.memory import SharedMemory
 from bptcnn.nodes.codec import checked_event
@@ -53,7 +53,7 @@ class LocalNode:
         self.name, self._optimizer = configuration.name, optimizer
         self._sending = self._cut_short = self._killed = False
         self._unended = ""
-        self._oom_kills = oom_kills()
+        self._out_of_memory = OutOfMemory()
         content = np.frombuffer(pickled(configuration), np.uint8)
         try:
             ours, theirs = socket.socketpair()
@@ -133,8 +133,9 @@ class LocalNode:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "its connection broke"
-        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
-            return "its process was killed by the system, which ran out of memory: use fewer nodes or a smaller batch"
+        cause = self._out_of_memory.cause() if code == -signal.SIGKILL else None
+        if cause is not None:
+            return f"its process was killed by the system: out of memory ({cause}); use fewer nodes or a smaller batch"
         if code < 0:
             return f"its process was killed by signal {-code}"
         words = self._last_words() if code else ""

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from bptcnn.errors import UserError
@@ -19,12 +20,20 @@ from bptcnn.nodes.station import ORPHANED, Images, Inbox, Labels
 from bptcnn.outer import NodeEvent
 from bptcnn.threads import start_thread
 
+# Where memory runs out, the system kills by size, and by this number, in thousandths of what there is. A node that is
+# lost is told of, and its images are trained again; the coordinator is the run.
+_SCORE = Path("/proc/self/oom_score_adj")
+_SOONER, _MOST_SCORE = 100, 1000
+
 
 class LocalStation:
     """Events and messages over the socket, everything else in shared memory."""
 
     def __init__(self, connection: "Connection[NodeEvent, Any]", first: bytes) -> None:
         self._connection = connection
+        with contextlib.suppress(OSError, ValueError):
+            score = int(_SCORE.read_text())
+            _SCORE.write_text(str(min(_MOST_SCORE, score + _SOONER)))
         try:
             self.configuration: LocalConfiguration = pickle.loads(first)
         except Exception as error:  # whatever the user's own classes do

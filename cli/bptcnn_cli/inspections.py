@@ -111,10 +111,12 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    from bptcnn.available import tightest
+    from bptcnn.available import limits
 
-    least = tightest()
+    least, *others = limits()
     found = f"{least.free / _GB:.1f} GB available of {least.limit / _GB:.1f} GB{least.what}"
+    for other in others:
+        found += f"; {other.free / _GB:.1f} GB{other.what or ' on the whole machine'}"
     if least.free < _LITTLE_MEMORY * _GB:
         remedy = "raise that limit" if least.what else "end other programs"
         return Finding(State.ADVICE, found, f"{remedy}, or train with fewer nodes")

@@ -1,7 +1,9 @@
 """What the machine does not have enough of is one line before anything starts: memory, descriptors, threads."""
 
 import resource
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,73 @@ def test_looking_at_many_hosts_needs_descriptors(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("".join(f"h{n} python=/usr/bin/python3\n" for n in range(12)))
     said = one_line(limited(tmp_path, 30, 60, "--hosts", "hosts", "--run-dir", "run"))
     assert "too few file descriptors: to look at 12 hosts needs" in said
+
+
+EATER = """
+import os, sys, time
+file = os.memfd_create("eaten")  # it counts for the group, and makes no process large: one of the run is killed
+size = int(sys.argv[1])
+os.posix_fallocate(file, 0, size)
+while True:
+    os.posix_fallocate(file, size, 1_000_000)
+    size += 1_000_000
+    time.sleep(0.025)
+"""
+
+
+def test_a_node_that_is_killed_for_want_of_memory_is_told_of_and_the_run_goes_on(tmp_path: Path) -> None:
+    """The estimate passes, then another process of the group takes what is left."""
+    data = write_npz(tmp_path / "data.npz")
+    train = [*COMMAND, "train", str(data), "--epochs", "100000", "--threads", "1", "--no-measure", "--no-autotune"]
+    limit = 900 * MB
+    with control_group("memory", limit, "bptcnn-test-eaten") as words:
+        group = Path(words[-1]).parent
+        usage = next(path for name in ("memory.usage_in_bytes", "memory.current") if (path := group / name).exists())
+        run = subprocess.Popen(
+            [*words, *train, "--nodes", "2", "--run-dir", "run"],
+            cwd=tmp_path,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        said = []
+        eaters: list[subprocess.Popen[bytes]] = []
+        try:
+            assert run.stdout is not None
+            for line in run.stdout:
+                said.append(line)
+                if line.startswith("epoch 2/"):
+                    left = limit - int(usage.read_text())
+                    eater = [sys.executable, "-c", EATER, str(left - 30 * MB)]
+                    eaters.append(subprocess.Popen([*words, *eater]))
+                if line.startswith("lost "):
+                    eaters[0].kill()
+                    run.send_signal(signal.SIGTERM)
+            code = run.wait(TIMEOUT_SECONDS)
+        finally:
+            for process in (run, *eaters):
+                process.kill()
+                process.communicate()
+    lost = [line for line in said if line.startswith("lost ")]
+    assert code == 130, said
+    assert len(lost) == 1
+    assert "its process was killed by the system: out of memory (limit 900 MB of the control group " in lost[0]
+    assert "/bptcnn-test-eaten-" in lost[0]
+
+
+def test_checks_tell_every_limit_of_memory(tmp_path: Path) -> None:
+    def less() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (8_000_000_000, 8_000_000_000))
+
+    with control_group("memory", 500 * MB, "bptcnn-test-checks") as words:
+        env = {**environment(), "COLUMNS": "400"}
+        done = run_in(words, [*COMMAND, "checks"], cwd=tmp_path, env=env, preexec_fn=less)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("memory"))
+    assert line.split()[1] == "note"
+    assert "GB available of 0.5 GB in the control group " in line
+    assert "whose limit is 500 MB; " in line
+    assert " GB under ulimit -v 7812500" in line
+    assert " GB on the whole machine" in line
+    assert ": raise that limit, or train with fewer nodes" in line

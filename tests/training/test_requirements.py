@@ -1,6 +1,7 @@
 """What a run takes of memory: as much as is asked for before it starts, and what is said where it was not enough."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from bptcnn.available import Headroom
 from bptcnn.errors import UserError
 from bptcnn.inner.subnetwork import memory_needed
 from bptcnn.networks.zoo import resnet18
-from bptcnn.nodes import local
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.requirements import AGENT_BYTES
 
@@ -68,13 +68,15 @@ def test_the_evaluator_leaves_what_others_will_need(monkeypatch: pytest.MonkeyPa
 
 def test_a_node_killed_for_want_of_memory_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kills = 3
-    monkeypatch.setattr(local, "oom_kills", lambda: kills)
+    monkeypatch.setattr(available, "oom_kills", lambda: kills)
     with agent(tmp_path) as bench:
         ready(bench.node)
         kills = 4
         os.kill(bench.node.pid or 0, 9)
-        assert gone(bench.node) == (
-            "its process was killed by the system, which ran out of memory: use fewer nodes or a smaller batch"
+        assert re.fullmatch(
+            r"its process was killed by the system: out of memory \(the machine has [0-9,]+ MB\); "
+            "use fewer nodes or a smaller batch",
+            gone(bench.node),
         )
 
 
@@ -103,4 +105,7 @@ def test_in_a_control_group_that_is_full_the_system_kills_and_the_reason_says_so
         environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
         done = run_in(words, [sys.executable, "-c", FULL, str(TESTS), str(tmp_path)], env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("its process was killed by the system, which ran out of memory")
+    assert done.stdout.startswith(
+        "its process was killed by the system: out of memory (limit 700 MB of the control group"
+    )
+    assert "/bptcnn-test-full-" in done.stdout
