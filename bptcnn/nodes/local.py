@@ -51,7 +51,7 @@ class LocalNode:
     def __init__(self, configuration: LocalConfiguration, log: Path, optimizer: OptimizerMemory) -> None:
         """Start the agent; raise UserError where the system does not let us."""
         self.name, self._optimizer = configuration.name, optimizer
-        self._sending = self._cut_short = self._killed = False
+        self._sending = self._cut_short = False
         self._unended = ""
         self._out_of_memory = OutOfMemory()
         content = np.frombuffer(pickled(configuration), np.uint8)
@@ -157,14 +157,13 @@ class LocalNode:
 
     def kill(self, limit: float | None = None) -> str:
         """Kill the process and reap it; see `Node`."""
-        if not self._killed:
-            self._killed = True
+        if not self._unended:
             if self._process.poll() is None:
                 self._process.kill()
             if not reaped(self._process, limit):
                 self._unended = unended(self.pid)
-            self._connection.close()
-            self._log.close()
+        self._connection.close()
+        self._log.close()
         return self._unended
 
     def end(self, deadline: float) -> str:
