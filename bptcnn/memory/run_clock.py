@@ -100,8 +100,9 @@ class RunClock(RunTime):
     def start(self) -> None:
         """Turn from here on, in a thread; raise UserError where there is none."""
         self.turn()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="clock")
-        start_thread(self._thread)
+        thread = threading.Thread(target=self._run, daemon=True, name="clock")
+        start_thread(thread)
+        self._thread = thread
 
     def _run(self) -> None:
         while not self._ended.wait(_TURN - time.monotonic() % _TURN):

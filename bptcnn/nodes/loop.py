@@ -49,7 +49,7 @@ class Loop:
         exchange: Exchange,
         inbox: Inbox,
         report: Callable[[NodeEvent], None],
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float],
     ) -> None:
         self._configuration = configuration
         self._subnetwork = subnetwork

@@ -27,7 +27,7 @@ def run_trial(
     subnetwork: Subnetwork,
     images: ImageArray,
     labels: IndexArray,
-    clock: Callable[[], float] = time.monotonic,
+    clock: Callable[[], float],
 ) -> Tried:
     """Train whole batches of samples drawn at random, as in the run, until the trial's time or steps are used up.
 

@@ -186,7 +186,7 @@ class Surroundings:
             usual_loss=self.usual_loss,
         )
         build: Callable[..., Loop] = Loop
-        self.loop = build(configuration, self, None, None, self, self, self.report)
+        self.loop = build(configuration, self, None, None, self, self, self.report, clock.monotonic)
         self.loop.run()
         return self
 

@@ -188,7 +188,7 @@ def test_who_is_refused(tmp_path: Path) -> None:
         (JoinRequest(name="node0"), "a node called node0 takes part in the run already"),
         (JoinRequest(name="a/b"), "name is 'a/b'"),
         (JoinRequest(speed=1.5), "speed must be at least 0.001, at most 1, not 1.5"),
-        (JoinRequest(speed=1e-9), "speed must be at least 0.001, at most 1, not 1e-09"),
+        (JoinRequest(speed=0.0005), "speed must be at least 0.001, at most 1, not 0.0005"),
         (JoinRequest(threads=0), "threads is 0, not a whole number from 1 to 4096"),
         (JoinRequest(threads="two"), "threads is 'two', not a whole number from 1 to 4096"),  # type: ignore[arg-type]
         (JoinRequest(speed="fast"), "speed is 'fast', not a number"),  # type: ignore[arg-type]
