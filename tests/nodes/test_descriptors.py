@@ -34,7 +34,7 @@ def test_a_local_node_takes_as_many_as_it_says(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with agent(tmp_path / "a") as first:
         ready(first.node)
-        shared = 2 * 3  # the bench's weights, images and labels: a descriptor and a mapping's own each
+        shared = 2 * 4  # the bench's weights, images, labels and clock: a descriptor and a mapping's own each
         before = count()
         with agent(tmp_path / "b") as second:
             ready(second.node)
