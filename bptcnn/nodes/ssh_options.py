@@ -27,7 +27,7 @@ _OPTIONS = (  # the option, the first OpenSSH that knows it (others end on what 
     ("StdinNull=no", (8, 7), "the agent's configuration comes on standard input"),
     ("ForkAfterAuthentication=no", (8, 7), "ssh in the background is out of our hands"),
     ("PermitLocalCommand=no", _ALWAYS, "a local command would run here for every connection"),
-    ("ChannelTimeout=none", (9, 6), "standard input is silent for a whole run"),
+    ("ChannelTimeout=none", (9, 7), "standard input is silent for a whole run"),
     # it ends with us, and when the link does
     ("ControlMaster=no", _ALWAYS, "with a shared connection, killing our ssh would leave its session alive"),
     ("ControlPath=none", _ALWAYS, "likewise"),
