@@ -1,7 +1,9 @@
 """Folders of a cache: compiled kernels, which are code, and samples. Nobody else may write what is read there.
 
 Guarantee: each folder that `private_folder` returns, and each one above it up to the cache's root, is a folder and no
-link, belongs to this user (or root), and cannot be written by others. `cache_layers` says which folders are used.
+link, belongs to this user (or root), and cannot be written by others. Into the root, which may be a file system's top,
+others may put what is their own where its sticky bit keeps them from replacing ours. `cache_layers` says which folders
+are used.
 """
 
 import contextlib
@@ -23,7 +25,7 @@ def private_folder(root: Path, *parts: str) -> Path:
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = root.resolve()  # users may link their cache to a larger disk
     _close_to_group(folder)
-    require_private(folder)
+    require_private(folder, is_root=True)
     for part in parts:
         folder /= part
         with contextlib.suppress(FileExistsError):
@@ -58,14 +60,17 @@ def require_own_files(folder: Path) -> None:
                     raise UserError(f"{path} in the cache is {why}: remove it, or {_REMEDY}")
 
 
-def require_private(folder: Path) -> None:
-    """Raise UserError where a folder is a link, another user's, or can be written by others."""
+def require_private(folder: Path, is_root: bool = False) -> None:
+    """Raise UserError where a folder is a link, another user's, or can be written by others.
+
+    `is_root`: nothing but the folders of the cache is read in there.
+    """
     status = os.lstat(folder)
     if not stat.S_ISDIR(status.st_mode):
         raise UserError(f"the cache folder {folder} is a link or no folder: remove it, or {_REMEDY}")
     if status.st_uid not in _trusted():
         raise UserError(f"the cache folder {folder} belongs to another user: {_REMEDY}")
-    if status.st_mode & _OTHERS:
+    if status.st_mode & _OTHERS and not (is_root and status.st_mode & stat.S_ISVTX):
         raise UserError(f"the cache folder {folder} can be written by others: chmod go-w {folder}, or {_REMEDY}")
 
 

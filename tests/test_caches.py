@@ -43,7 +43,10 @@ def test_what_is_made_is_this_users_alone_whatever_the_umask(tmp_path: Path) -> 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, part: str, mode: int) -> None:
     private_folder(tmp_path / "root", "kernels", "key")
     (tmp_path / part).chmod(mode)
-    assert "can be written by others" in refused(tmp_path / "root", "kernels", "key")
+    if (part, mode) == ("root", 0o1777):  # a file system's top, often: what is in there is each user's own
+        assert private_folder(tmp_path / "root", "kernels", "key").is_dir()
+    else:
+        assert "can be written by others" in refused(tmp_path / "root", "kernels", "key")
 
 
 @pytest.mark.parametrize("part", ["root", "root/kernels", "root/kernels/key"])

@@ -80,8 +80,8 @@ class SampleCache:
         entry = self._entry(digest)
         if not os.path.lexists(entry):
             return None
-        for folder in (self._root, self.folder):
-            require_private(folder.resolve() if folder == self._root else folder)
+        require_private(self._root.resolve(), is_root=True)
+        require_private(self.folder)
         found = _mapped(entry)
         if found is None or not _has_digest(found, digest):
             self._discard(entry)
