@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from bptcnn.errors import UserError
+from bptcnn.files import kernel_text
 
 _CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _NO_LIMIT = 1 << 60  # bytes: version 1 says "none" by a number beyond all memory
@@ -137,7 +138,7 @@ def _folders() -> Iterator[tuple[Path, int]]:
     In a container a group's own path may be hidden: then its mount is the group, and it is what comes last.
     """
     try:
-        lines = _OWN_GROUPS.read_text().splitlines()
+        lines = kernel_text(_OWN_GROUPS).splitlines()
     except OSError:
         return
     for line in lines:
@@ -172,14 +173,14 @@ def _headroom(folder: Path, version: int) -> Headroom | None:
             return None
         cached = sum(stat.get(prefix + name, 0) for name in ("inactive_file", "active_file"))
         cached += stat.get("slab_reclaimable", 0)
-        free = max(0, limit - int((folder / use).read_text()) + cached)
+        free = max(0, limit - int(kernel_text(folder / use)) + cached)
     except (OSError, ValueError):  # the root has no limit, and others no such files
         return None
     return Headroom(free, limit, f" in the control group {folder}, whose limit is {limit / 1e6:,.0f} MB")
 
 
 def _number(path: Path) -> int | None:
-    text = path.read_text().strip() if path.exists() else "max"
+    text = kernel_text(path).strip() if path.exists() else "max"
     return None if text == "max" else int(text)
 
 
@@ -187,7 +188,7 @@ def _fields(path: Path) -> Mapping[str, int]:
     """Read lines of a name and a whole number; nothing where there is no such file."""
     found: dict[str, int] = {}
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = kernel_text(path).splitlines()
     except OSError:
         return found
     for line in lines:

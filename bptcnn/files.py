@@ -4,6 +4,7 @@ import contextlib
 import errno
 import glob
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def user_folder(variable: str, below_home: str) -> Path | None:
     return Path(folder) if os.path.isabs(folder) else None
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file; raise UserError where nobody can know: not allowed, or the file system is gone."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: what no file can be called
+        return False
+    except OSError as error:
+        raise UserError(f"cannot read {Path(path)}: {error.strerror or error}") from None
+
+
+def kernel_text(path: str | os.PathLike[str]) -> str:
+    """Return what the kernel tells in a file of /proc or /sys; OSError where it does not.
+
+    Names of programs and folders are in there, any bytes (a program's is cut at 15): as `os.fsdecode` has them.
+    """
+    return os.fsdecode(Path(path).read_bytes())
+
+
 def make_folder(path: str | os.PathLike[str]) -> None:
     """Make a folder and those above it that are missing, so that they outlive a power cut; OSError where that fails."""
     folder = Path(path)
@@ -86,7 +105,7 @@ def _draft_prefix(target: Path) -> str:
 
 def _umask() -> int:
     """The umask can be read only by setting it, which other threads would see: Linux tells it in /proc."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in kernel_text("/proc/self/status").splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)
     return 0o022

@@ -109,8 +109,17 @@ def parse_toml(content: bytes | str, most_bytes: int = MOST_TEXT_BYTES) -> dict[
 
 
 def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
-    """Return the text on one line for a terminal: blanks for what is not printable, cut at `most` characters."""
-    return "".join(character if character.isprintable() else " " for character in text[:most])
+    """Return the text on one line for a terminal, cut at `most` characters: blanks for what is not printable.
+
+    Bytes of a file's name that are no text, which Python keeps as lone surrogates, are shown as \\xNN.
+    """
+    return "".join(map(_printable, text[:most]))[:most]
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return f"\\x{ord(character) - 0xDC00:02x}" if "\udc80" <= character <= "\udcff" else " "
 
 
 def read_text(path: str | os.PathLike[str], what: str, most_bytes: int = MOST_TEXT_BYTES) -> str:

@@ -31,6 +31,7 @@ SHARED = (
     "bptcnn.descriptors",
     "bptcnn.errors",
     "bptcnn.files",
+    "bptcnn.names",
     "bptcnn.own_settings",
     "bptcnn.precision",
     "bptcnn.python_files",

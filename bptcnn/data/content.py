@@ -37,6 +37,7 @@ from bptcnn.caches import private_folder, require_private
 from bptcnn.data.files import regular_size, shown
 from bptcnn.data.samples import Samples
 from bptcnn.errors import UserError
+from bptcnn.files import kernel_text
 
 Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -290,7 +291,7 @@ def _is_owned(entry: os.DirEntry[str]) -> bool:
 def _start_of(pid: int) -> str | None:
     """When a process started, in clock ticks since boot; None if it does not run."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = kernel_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
     except OSError:
         return None
     return None if fields[0] in "ZX" else fields[19]

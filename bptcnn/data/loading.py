@@ -13,6 +13,7 @@ from bptcnn.data.npz import read_npz
 from bptcnn.data.python_file import read_python_file
 from bptcnn.data.samples import Dataset
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 
 SAMPLE = "fashion-mnist-sample"
 FASHION_MNIST = "fashion-mnist"
@@ -31,8 +32,8 @@ def load(data: str | os.PathLike[str] | None = None) -> Dataset:
 
     None or "fashion-mnist-sample": the embedded sample. "fashion-mnist": the full set, from Debian's package.
     Anything else is a path: a folder of IDX files or of CIFAR-10's binary files, an .npz archive, or a Python file,
-    which is run, that defines `dataset`: a Dataset, or a function of no arguments that returns one. A path that is
-    spelled like a name needs "./" in front. uint8 images stay uint8.
+    which is run, that defines `dataset`: a Dataset, or a function of no arguments that returns one. ~ is your home
+    folder. A path that is spelled like a name needs "./" in front. uint8 images stay uint8.
 
     Raises UserError, one line, if `data` is not recognised, a file is missing, unreadable or damaged, labels and
     images do not fit together, or there is too little memory.
@@ -46,7 +47,7 @@ def load(data: str | os.PathLike[str] | None = None) -> Dataset:
                 "(Debian, Ubuntu) or give a folder with its IDX files"
             )
         return _load_path(FASHION_MNIST_FOLDER, FASHION_MNIST)
-    path = Path(data)
+    path = path_of(data)
     if not os.fspath(data) or not _exists(path):
         raise UserError(f"{shown(data) or 'an empty name'}: no such file or folder, and no known name; {ACCEPTED}")
     return _load_path(path.absolute(), path.name or str(path))
@@ -64,10 +65,10 @@ def _exists(path: Path) -> bool:
 def _load_path(path: Path, name: str) -> Dataset:
     if path.suffix == ".npz":
         return read_npz(path, path.stem)
-    if path.suffix == ".py" and path.is_file():
+    if path.suffix == ".py" and os.path.isfile(path):
         return read_python_file(path)
     names: frozenset[str] = frozenset()
-    if path.is_dir():
+    if os.path.isdir(path):
         with reading(path):
             names = frozenset(os.listdir(path))
         if is_idx_folder(names):

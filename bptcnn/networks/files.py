@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from bptcnn.errors import UserError
-from bptcnn.networks.network import Network
+from bptcnn.files import is_file
+from bptcnn.names import path_of
+from bptcnn.networks.network import MOST_NAME, Network
 from bptcnn.networks.zoo import ZOO
 from bptcnn.python_files import defined_in
 from bptcnn.untrusted import Malformed, parse_toml, printable, read_text
@@ -18,12 +20,12 @@ def load_network(source: str, input_shape: tuple[int, int, int], classes: int) -
     """
     if source in ZOO:
         return ZOO[source](input_shape, classes)
-    path = Path(source)
+    path = path_of(source)
     if path.suffix not in (".py", ".toml"):
         raise UserError(
             f"unknown network {printable(source, 200)!r}: give one of {', '.join(ZOO)}, or a .toml or .py file"
         )
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"no network file at {source}")
     network = _from_toml(path, input_shape) if path.suffix == ".toml" else _from_python(path, input_shape, classes)
     if network.input_shape != tuple(input_shape):
@@ -39,7 +41,7 @@ def _from_toml(path: Path, input_shape: tuple[int, int, int]) -> Network:
     except Malformed as error:
         raise UserError(f"cannot read the network file {path}: {error}") from None
     try:
-        return Network.from_dict({"name": path.stem, "input_shape": list(input_shape), **description})
+        return Network.from_dict({"name": path.stem[:MOST_NAME], "input_shape": list(input_shape), **description})
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
@@ -47,7 +49,7 @@ def _from_toml(path: Path, input_shape: tuple[int, int, int]) -> Network:
 def _from_python(path: Path, input_shape: tuple[int, int, int], classes: int) -> Network:
     network = defined_in(path, "network", input_shape, classes)
     if isinstance(network, Network) and network.name == "custom":
-        network.name = path.stem
+        network.name = path.stem[:MOST_NAME]
     if not isinstance(network, Network):
         raise UserError(
             f"{path} must define `network`: a Network, or a function (input_shape, classes) that returns one"

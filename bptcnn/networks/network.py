@@ -12,7 +12,7 @@ from bptcnn.networks.descriptions import described, layers_described
 from bptcnn.networks.layers import Layer, layers_of, shown
 from bptcnn.untrusted import printable
 
-_SHOWN = 200  # characters of names
+MOST_NAME = 200  # characters
 
 
 class Network:
@@ -33,6 +33,17 @@ class Network:
         if len(self.shapes[-1]) != 1 or not self.parameters:
             last = self.shapes[-1]
             raise UserError(f"network {name!r} must end in a vector of class logits: a Dense layer, not {last}")
+
+    @property
+    def name(self) -> str:
+        """What to call it: printable text of at most 200 characters, which files of a run are named for."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        if not isinstance(name, str) or len(name) > MOST_NAME:
+            raise UserError(f"a network's name is text of at most {MOST_NAME} characters, not {shown(name)}")
+        self._name = printable(name)
 
     @property
     def classes(self) -> int:
@@ -71,10 +82,7 @@ class Network:
             wrong = f"unknown {shown(min(unknown))}" if unknown else "no list of layers"
             raise UserError(f"a network wants name, input_shape and layers: {wrong}")
         layers = layers_described(description["layers"])
-        name = description.get("name", "custom")
-        if not isinstance(name, str) or len(name) > _SHOWN:
-            raise UserError(f"a network's name is text of at most {_SHOWN} characters, not {shown(name)}")
-        return cls(description.get("input_shape", ()), layers, printable(name))
+        return cls(description.get("input_shape", ()), layers, description.get("name", "custom"))
 
     def __repr__(self) -> str:
         return f"Network({self.name!r}, input_shape={self.input_shape}, {len(self.layers)} layers, {self.size} weights)"

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn.untrusted import Malformed, parse_toml, read_text
 
 LOCAL_NAME = "local"
 _MOST_HOSTS = 256  # each is an ssh process and a connection of the coordinator's
 _MOST_THREADS = 4096
+_MOST_NAME_BYTES = 240  # a file's name has 255
 _MOST_NAME, _MOST_ADDRESS = 100, 255  # characters: names are parts of file names, addresses are DNS names
 _MOST_LINE = 10_000  # characters
 TIMEOUT_SECONDS = 30.0  # a login through two-factor systems, or with a home on a network, takes 10 to 20
@@ -60,6 +62,7 @@ def read_hosts(path: Path, timeout: float | None = None) -> tuple[Host, ...]:
 
     `timeout`: seconds that go before what the file says.
     """
+    path = path_of(path)
     text = read_text(path, "hosts file")
     is_toml = path.suffix == ".toml" or any(line.lstrip().startswith("[[") for line in text.splitlines())
     entries = _toml_entries(path, text) if is_toml else _hostfile_entries(path, text)
@@ -192,9 +195,10 @@ def _whole(place: str, values: Mapping[str, Any], key: str, most: int) -> int | 
 
 
 def _name(place: str, values: Mapping[str, Any]) -> str:
-    wanted = f"up to {_MOST_NAME} characters without blanks and slashes that do not begin with - or ."
+    wanted = f"up to {_MOST_NAME} characters ({_MOST_NAME_BYTES} bytes) without blanks and slashes, not - or . first"
     name = _text(place, values, "name", wanted)
-    if name is not None and (len(name) > _MOST_NAME or re.search(r"\s|/|^[-.]", name)):
+    too_long = name is not None and (len(name) > _MOST_NAME or len(name.encode()) > _MOST_NAME_BYTES)
+    if name is not None and (too_long or re.search(r"\s|/|^[-.]", name)):
         raise UserError(f"{place}: name is {name!r:.200}: give {wanted}")
     return name or ""
 

@@ -39,6 +39,7 @@ DESCRIPTORS = 4  # of the coordinator's, for a node that runs: its ends of the s
 _IO_SECONDS = 2  # a message that takes longer comes from, or goes to, a stopped process
 _END_SECONDS = 1.0  # between a connection's end and that of its process
 _MOST_WORDS = 200  # characters of what it says
+_UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:backslashreplace"}  # its log, whatever the locale
 _ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -186,6 +187,6 @@ def _start_agent(
         stdout=log.fileno(),
         stderr=log.fileno(),
         pass_fds=(*configuration.descriptors, handed),
-        env={**without_settings(os.environ), **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": path},
+        env={**without_settings(os.environ), **dict.fromkeys(_ONE_THREAD, "1"), **_UTF8, "PYTHONPATH": path},
         start_new_session=True,  # a terminal's Ctrl-C is for the coordinator
     )

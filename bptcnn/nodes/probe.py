@@ -175,7 +175,7 @@ def _version(package: str) -> "str | None":
 
 def _cpu() -> str:
     try:
-        with open("/proc/cpuinfo", errors="replace") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
@@ -187,7 +187,7 @@ def _cpu() -> str:
 def has_aes() -> bool:
     """Return whether the CPU has instructions for AES, so that ssh is fastest with it."""
     try:
-        with open("/proc/cpuinfo", errors="replace") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             return any(line.startswith(("flags", "Features")) and "aes" in line.split() for line in lines)
     except OSError:
         return False
@@ -195,7 +195,7 @@ def has_aes() -> bool:
 
 def _memory() -> "int | None":
     try:
-        with open("/proc/meminfo") as lines:
+        with open("/proc/meminfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("MemAvailable:"):
                     return 1024 * int(line.split()[1])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bptcnn.errors import UserError
+from bptcnn.files import kernel_text
 from bptcnn.nodes.ssh import can_forward
 
 _PREFIX = "bptcnn-"
@@ -147,6 +148,6 @@ def _sweep_local(parent: str) -> None:
 def _started(pid: int | str) -> str | None:
     """When a process started, in clock ticks since boot, which no change of the clock moves; None if it is none."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return kernel_text(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
     except OSError:
         return None

@@ -8,6 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from bptcnn.files import kernel_text
+
 
 @dataclass(frozen=True)
 class Cores:
@@ -48,7 +50,7 @@ def own_cores(topology: Path = Path("/sys/devices/system/cpu")) -> tuple[int, ..
 def _location(folder: Path) -> tuple[int, int]:
     """Return the package and the core of a hyperthread; 0 where the system does not say."""
     try:
-        return int((folder / "physical_package_id").read_text()), int((folder / "core_id").read_text())
+        return int(kernel_text(folder / "physical_package_id")), int(kernel_text(folder / "core_id"))
     except (OSError, ValueError):
         return 0, 0
 
@@ -59,8 +61,8 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
     `root` is where `proc` and the mounted control groups are found.
     """
     try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-        mounts = (root / "proc/self/mountinfo").read_text().splitlines()
+        groups = kernel_text(root / "proc/self/cgroup").splitlines()
+        mounts = kernel_text(root / "proc/self/mountinfo").splitlines()
     except OSError:
         return None
     paths = dict(_controllers(groups))
@@ -104,10 +106,10 @@ def _quota(folder: Path) -> float | None:
     """Return the quota that one group sets itself."""
     try:
         if (folder / "cpu.max").exists():
-            allowed, period = (folder / "cpu.max").read_text().split()
+            allowed, period = kernel_text(folder / "cpu.max").split()
         else:
-            allowed = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
+            allowed = kernel_text(folder / "cpu.cfs_quota_us")
+            period = kernel_text(folder / "cpu.cfs_period_us")
         quota = int(allowed) / int(period)
     except (OSError, ValueError, ZeroDivisionError):  # no file, "max", or something else
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import psutil
 
+from bptcnn.files import kernel_text
 from bptcnn.kernels.unit import UNIT
 from bptcnn.profiling.bandwidth import measure_bandwidth
 from bptcnn.profiling.cores import count_cores
@@ -70,7 +71,7 @@ def clock_ghz(system: Path = _SYSTEM, cpuinfo: Path = Path("/proc/cpuinfo")) -> 
     """
     for name in ("cpuinfo_max_freq", "base_frequency"):
         try:
-            kilohertz = float((system / "cpu0/cpufreq" / name).read_text())
+            kilohertz = float(kernel_text(system / "cpu0/cpufreq" / name))
         except (OSError, ValueError):
             continue
         if kilohertz > 0:
@@ -83,7 +84,7 @@ def clock_ghz(system: Path = _SYSTEM, cpuinfo: Path = Path("/proc/cpuinfo")) -> 
 
 def _from_cpuinfo(cpuinfo: Path, key: str) -> str:
     try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     for line in lines:
@@ -115,14 +116,14 @@ def _caches(system: Path, cpu: int) -> dict[int, tuple[int, str]]:
     found = {}
     for folder in sorted((system / f"cpu{cpu}" / "cache").glob("index*")):
         try:
-            kind = (folder / "type").read_text().strip()
-            level = int((folder / "level").read_text())
-            size = _bytes((folder / "size").read_text().strip())
+            kind = kernel_text(folder / "type").strip()
+            level = int(kernel_text(folder / "level"))
+            size = _bytes(kernel_text(folder / "size").strip())
         except (OSError, ValueError):
             continue
         if kind in ("Data", "Unified"):
             shared = folder / "shared_cpu_list"
-            found[level] = size, shared.read_text().strip() if shared.exists() else ""
+            found[level] = size, kernel_text(shared).strip() if shared.exists() else ""
     return found
 
 

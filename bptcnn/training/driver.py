@@ -18,6 +18,7 @@ import numpy as np
 
 from bptcnn.data import Samples
 from bptcnn.errors import UserError
+from bptcnn.names import text_of
 from bptcnn.networks import Network
 from bptcnn.nodes import Node, NodeGone, needs_same_python
 from bptcnn.outer import (
@@ -140,7 +141,8 @@ class Driver:
     def _greeting(self) -> Greeting:
         network, settings = self._assignment.network, self._assignment.settings
         shape, pickled = network.input_shape, needs_same_python(network)
-        return Greeting(VERSION, network.name, shape, settings.batch_size, pickled, settings.threads, settings.hosts)
+        hosts = None if settings.hosts is None else text_of(settings.hosts)
+        return Greeting(VERSION, network.name, shape, settings.batch_size, pickled, settings.threads, hosts)
 
     def _start_nodes(self) -> None:
         for index, member in enumerate(self.members):
@@ -270,7 +272,10 @@ class Driver:
     def _give_up(self, index: int, error: Exception) -> NodeLost:
         """Bury a node whose event could not be handled, for good; what happened is in its log."""
         name = self._nodes[index].name
-        with contextlib.suppress(OSError), (self._folder.logs / f"{name}.log").open("a") as log:
+        with (
+            contextlib.suppress(OSError),
+            self._folder.log(name).open("a", encoding="utf-8", errors="backslashreplace") as log,
+        ):
             traceback.print_exception(error, file=log)
         self._failed.add(index)
         return self._bury(index, printable(f"what it said could not be handled: {type(error).__name__}: {error}", 500))

@@ -108,7 +108,7 @@ class Launcher:
     def start(self, index: int) -> Node:
         """Start the agent of node `index`; raise UserError where the system does not let us."""
         member = self.members[index]
-        log = self._folder.logs / f"{member.name}.log"
+        log = self._folder.log(member.name)
         state = self._states.start(member.name, fresh=not self.buffer.submission(index).sequence)
         if member.host is None:
             optimizer = self._optimizers[index]

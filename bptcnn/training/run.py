@@ -9,6 +9,7 @@ from pathlib import Path
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
 from bptcnn.inner.tuning import BY_RULE, Tuning
+from bptcnn.names import text_of
 from bptcnn.networks import Network
 from bptcnn.nodes.doors import reaching_seconds
 from bptcnn.outer import Coordinator, Finish, NodeTotals, RunSettings
@@ -71,7 +72,7 @@ def train_run(
     with contextlib.nullcontext(RunFolder.reopen(run_dir)) if resume else RunFolder.made(run_dir) as folder:
         before = _kept_tuning(folder) if resume else None  # what is refused has changed nothing
         folder.clear()
-        folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": dataset.source})
+        folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": text_of(dataset.source)})
         tuning = before or _tuning(network, settings, members, folder, observer)
         observer.setup(_starting(settings, members, start))
         _tell_what_lacks(settings, members, start, network, observer)

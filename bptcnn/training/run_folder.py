@@ -15,6 +15,7 @@ import tomli_w
 
 from bptcnn.errors import UserError
 from bptcnn.files import make_folder, remove_drafts, sync, write_atomically
+from bptcnn.names import file_name
 from bptcnn.outer import Reallocation
 from bptcnn.training.folder_lock import LOCK, is_locked, locked
 from bptcnn.training.progress import EpochRow
@@ -49,6 +50,10 @@ class RunFolder:
         self.allocation = path / "allocation.jsonl"
         self.socket = path / "join.sock"
         self.logs = path / "logs"
+
+    def log(self, node: str) -> Path:
+        """Where the output of a node goes."""
+        return self.logs / file_name(f"{node}.log")
 
     @staticmethod
     def refuse_taken(path: Path) -> None:
@@ -149,7 +154,7 @@ class RunFolder:
         node was measured. A resumed run goes on in the file.
         """
         values = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "epoch": epoch, **asdict(entry)}
-        with self.allocation.open("a") as file:
+        with self.allocation.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
     def write_metrics(self, rows: Sequence[EpochRow]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of, text_of
 from bptcnn.nodes.hosts import checked_timeout
 from bptcnn.nodes.wire import Wire
 from bptcnn.outer import Partition, Update
@@ -84,7 +85,7 @@ class TrainSettings:
         if self.hosts is not None:
             if not isinstance(self.hosts, str | os.PathLike):
                 raise UserError(f"hosts must be the path of a hosts file, not {self.hosts!r}")
-            object.__setattr__(self, "hosts", os.path.abspath(self.hosts))
+            object.__setattr__(self, "hosts", os.path.abspath(path_of(self.hosts)))
         for name in ("require_all", "measure", "autotune"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be true or false, not {getattr(self, name)!r}")
@@ -132,7 +133,8 @@ class TrainSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for TOML, without what is None."""
         values = {name: value for name, value in asdict(self).items() if value is not None}
-        return {**values, "nodes": list(self.nodes)}
+        hosts = {} if self.hosts is None else {"hosts": text_of(self.hosts)}
+        return {**values, **hosts, "nodes": list(self.nodes)}
 
 
 RESUMABLE = (

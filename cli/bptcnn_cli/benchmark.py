@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn_cli import benchmark_options as options
 from bptcnn_cli.options import ByMeasuring
 from bptcnn_cli.output import console
@@ -123,7 +124,7 @@ def _peer(name: str | None, python: str | None, compiled: bool | None) -> "Torch
         return None
     if name != "torch":
         raise UserError(f"unknown peer {name!r}: give torch")
-    peer = TorchPeer(python or sys.executable, compiled is not False)
+    peer = TorchPeer(str(path_of(python or sys.executable)), compiled is not False)
     peer.version()  # before anything is measured
     return peer
 

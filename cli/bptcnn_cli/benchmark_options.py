@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bptcnn.names import path_of
+
 NETWORKS = ("cnn2", "lenet5", "vgg11", "resnet18")
 SIMULATED = (8, 16, 32, 64)
 _PEER = "Peer"
@@ -86,5 +88,7 @@ Compile = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.json", show_default=False, help="Write everything that was measured to FILE."),
+    typer.Option(
+        parser=path_of, metavar="FILE.json", show_default=False, help="Write everything that was measured to FILE."
+    ),
 ]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn_cli.output import console
 
 
@@ -13,6 +14,7 @@ def checks(
     hosts: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
             metavar="FILE",
             show_default=False,
             help="Check the machines that this file names instead of this one: .toml, or a hostfile of Open MPI.",

@@ -4,7 +4,6 @@ A configuration, or a run folder, may be somebody else's. What they name is read
 files, and hosts files, which say whom ssh calls and what runs there) counts only where the command line names it.
 """
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,12 @@ import tomli_w
 from bptcnn.data import Dataset, load
 from bptcnn.data.loading import SAMPLE
 from bptcnn.errors import UserError
+from bptcnn.names import path_of, text_of
 from bptcnn.networks import Network, load_network
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import RESUMABLE, TrainSettings, read_config, settings_from
 from bptcnn_cli.defaults import NETWORK
+from bptcnn_cli.output import shell_word
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Choices:
 
     def to_toml(self) -> str:
         """Return a configuration that `--config` reads back."""
-        return tomli_w.dumps({"network": self.network, "data": self.data, **self.settings.to_dict()})
+        network = text_of(self.network) if isinstance(self.network, str) else self.network
+        return tomli_w.dumps({"network": network, "data": text_of(self.data), **self.settings.to_dict()})
 
 
 def choose(given: Mapping[str, Any], config: Path | None) -> Choices:
@@ -113,7 +115,7 @@ def data_of_run(run_dir: Path) -> str:
 
 def is_python(source: object) -> bool:
     """Whether this is a Python file, which is run."""
-    return isinstance(source, str) and Path(source).suffix == ".py"
+    return isinstance(source, str) and path_of(source).suffix == ".py"
 
 
 def require_no_code(source: Path, data: str) -> None:
@@ -123,7 +125,7 @@ def require_no_code(source: Path, data: str) -> None:
 
 
 def _unnamed(source: Path, what: str, option: str, value: str) -> UserError:
-    remedy = " ".join(filter(None, (option, shlex.quote(value))))
+    remedy = " ".join(filter(None, (option, shell_word(value))))
     return UserError(f"{source} names {what} which runs only where the command names it: add {remedy}, if you trust it")
 
 

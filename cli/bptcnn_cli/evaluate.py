@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from bptcnn.names import path_of, text_of
 from bptcnn_cli.output import console, say
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)],
+    run: Annotated[Path, typer.Argument(parser=path_of, metavar="RUN", help="The run folder.", show_default=False)],
     data: Annotated[
         str | None,
         typer.Argument(
@@ -49,7 +50,12 @@ def evaluate(
     if json:
         import json as encoder
 
-        values = {"run": str(run), "data": dataset.name, "network": network, "checkpoint": "last" if last else "best"}
+        values = {
+            "run": text_of(run),
+            "data": printable(dataset.name),
+            "network": network,
+            "checkpoint": "last" if last else "best",
+        }
         say(encoder.dumps({**values, "test_accuracy": accuracy, "images": images}))
         return
     console().print(f"test accuracy {accuracy:.4f} on {images:,} images of {printable(dataset.name)}", soft_wrap=True)

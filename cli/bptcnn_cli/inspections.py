@@ -141,6 +141,25 @@ def _shared_memory() -> Finding:
     return Finding(State.FINE, "memfd works (/dev/shm is not needed)")
 
 
+def _locale() -> Finding:
+    import locale
+
+    from bptcnn_cli.output import STDOUT
+    from bptcnn_cli.utf8 import is_installed, locale_name
+
+    named = locale_name()
+    remedy = "export LC_ALL=C.UTF-8"
+    if not is_installed():
+        return Finding(State.ADVICE, f"{named} is not installed, so that C is taken", remedy)
+    here, terminal = locale.getencoding(), STDOUT.encoding
+    found = f"{named or 'C, as no variable says another'}: {here}"
+    if "utf" not in here.lower():
+        return Finding(State.ADVICE, f"{found}; names and files are taken as UTF-8 all the same", remedy)
+    if "utf" not in terminal.lower():
+        return Finding(State.ADVICE, f"{found}, but output is {terminal}", "unset PYTHONIOENCODING")
+    return Finding(State.FINE, found)
+
+
 def _sample() -> Finding:
     from bptcnn.data import load
 
@@ -203,6 +222,7 @@ _CHECKS: dict[str, Callable[[], Finding]] = {
     "memory": _memory,
     "shared memory": _shared_memory,
     "descriptors": _descriptors,
+    "locale": _locale,
     "embedded sample": _sample,
     "profile": _profile,
     "disk": _disk,

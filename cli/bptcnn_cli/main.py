@@ -21,6 +21,7 @@ from bptcnn_cli.output import STDOUT, complain, fill_closed_descriptors, one_lin
 from bptcnn_cli.profile import profile
 from bptcnn_cli.signals import ignore_signals, stop_on_signals
 from bptcnn_cli.train import train
+from bptcnn_cli.utf8 import use_utf8
 
 app = typer.Typer(
     name="bptcnn",
@@ -61,6 +62,7 @@ def _bptcnn(
 def main() -> None:
     """Run the program and exit."""
     fill_closed_descriptors()
+    use_utf8()
     for name in os.environ.keys() - without_settings(os.environ).keys():
         del os.environ[name]
     stop_on_signals()

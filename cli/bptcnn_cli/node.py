@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn_cli.output import complain, console
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ _HOST = "A host"
 
 def node(
     join: Annotated[
-        Path, typer.Option(metavar="RUN", show_default=False, help="The folder of the run, which trains here.")
+        Path,
+        typer.Option(
+            parser=path_of, metavar="RUN", show_default=False, help="The folder of the run, which trains here."
+        ),
     ],
     name: Annotated[
         str | None,
@@ -54,6 +58,7 @@ def node(
     hosts: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
             metavar="HOSTS.toml",
             rich_help_panel=_HOST,
             help="A hosts file; --host names the entry. Default: the run's own.",
@@ -121,7 +126,7 @@ def _host(
         return host_from("--host", keys if timeout is None else {**keys, "timeout": timeout})
     if hosts is None and of_run is None:
         raise UserError(f"which Python on {address}? give --python, or a hosts file with --hosts")
-    path = hosts or Path(str(of_run))
+    path = hosts or path_of(str(of_run))
     found = read_hosts(path, timeout)
     for host in found:
         if address in (host.name, host.address):
@@ -180,8 +185,10 @@ class _Follower:
         return False
 
     def _lose(self, lost: "Lost") -> None:
+        from bptcnn.training import RunFolder
+
         if not lost.may_return and not self._trains:
-            log = self._run / "logs" / f"{self._name}.log"
+            log = RunFolder(self._run).log(self._name)
             raise UserError(f"{self._name} could not start: {lost.reason}; see {log}")
         if not lost.may_return:
             complain(f"{self._name} is lost: {lost.reason}; the others train its samples")

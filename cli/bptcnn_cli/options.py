@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bptcnn.names import path_of
+
 _NODES, _LEARNING, _RUN = "Nodes", "Learning", "Run"
 
 Data = Annotated[
@@ -25,6 +27,7 @@ Network = Annotated[
 Config = Annotated[
     Path | None,
     typer.Option(
+        parser=path_of,
         metavar="FILE.toml",
         help="Read settings from FILE: names as here with _ for -, network and data too. Options given here win. "
         "Python files and a hosts file count only if named here, too.",
@@ -43,6 +46,7 @@ Nodes = Annotated[
 Hosts = Annotated[
     Path | None,
     typer.Option(
+        parser=path_of,
         metavar="HOSTS.toml",
         rich_help_panel=_NODES,
         help="Train on the machines of this file, through ssh: [\\[host]] tables with address and python, or an Open "
@@ -193,7 +197,10 @@ Seed = Annotated[
 RunDir = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", rich_help_panel=_RUN, help="New folder for the results. Default: runs/<time>-<network>."
+        parser=path_of,
+        metavar="DIR",
+        rich_help_panel=_RUN,
+        help="New folder for the results. Default: runs/<time>-<network>.",
     ),
 ]
 Resume = Annotated[
@@ -207,7 +214,12 @@ Resume = Annotated[
 ]
 Init = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", rich_help_panel=_RUN, help="Start from the best weights of the run in this folder."),
+    typer.Option(
+        parser=path_of,
+        metavar="RUN",
+        rich_help_panel=_RUN,
+        help="Start from the best weights of the run in this folder.",
+    ),
 ]
 Measure = Annotated[
     bool | None,

@@ -5,8 +5,11 @@ A reader that goes away (`| head`) or a disk that is full does not stop what run
 
 import contextlib
 import os
+import shlex
 import sys
 from typing import IO, TYPE_CHECKING, cast
+
+from bptcnn.untrusted import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -95,7 +98,32 @@ def complain(message: str) -> None:
 
 def one_line(error: object) -> str:
     """An error's text as one line that moves no terminal's cursor, whatever files and file names it holds."""
-    text = " ".join(str(error).split())
+    text = " ".join(filter(None, map(str.strip, str(error).splitlines())))
     if len(text) > _LONGEST_LINE:
         text = f"{text[:_LONGEST_LINE]}..."
-    return "".join(character if character.isprintable() else " " for character in text)
+    return printable(text)
+
+
+def shell_word(text: str | os.PathLike[str]) -> str:
+    """One word of a shell's command that can be copied from a terminal, whatever bytes it stands for.
+
+    What is not printable, or not there in the terminal's encoding, is written in octal, as bash, zsh, ksh and POSIX's
+    sh of 2024 read it: $'r\\351s'.
+    """
+    word = os.fspath(text)
+    if all(map(_can_show, word)):
+        return shlex.quote(word)
+    return f"$'{''.join(map(_quoted, word))}'"
+
+
+def _quoted(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    return character if _can_show(character) else "".join(f"\\{byte:03o}" for byte in os.fsencode(character))
+
+
+def _can_show(character: str) -> bool:
+    try:
+        return character.isprintable() and bool(character.encode(STDOUT.encoding))
+    except UnicodeEncodeError:
+        return False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn_cli.defaults import NETWORK
 from bptcnn_cli.options import ByMeasuring
 from bptcnn_cli.output import console
@@ -39,6 +40,7 @@ def profile(
     output: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
             metavar="FILE.toml",
             show_default=False,
             help="Where to write what was measured. Default: this user's profile of this host, which training reads.",
@@ -47,6 +49,7 @@ def profile(
     trace: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
             metavar="FILE.json",
             show_default=False,
             help="Write the timeline of one step, which chrome://tracing and ui.perfetto.dev show.",

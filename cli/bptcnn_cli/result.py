@@ -1,6 +1,5 @@
 """What `train` says at its end."""
 
-import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,7 +8,9 @@ from rich.text import Text
 
 from bptcnn.training.breakdown import Breakdown
 from bptcnn.training.summary import NodeSummary, Summary
+from bptcnn.untrusted import printable
 from bptcnn_cli.live import duration
+from bptcnn_cli.output import shell_word
 from bptcnn_cli.plain import counted, speed
 from bptcnn_cli.tables import new_table, show_table
 
@@ -26,7 +27,8 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     trained = f"{speed(summary.images_per_second, ',.0f')} images/s"
     if quiet:
         console.print(
-            f"test accuracy {accuracy}, {summary.train_seconds:.1f} s, {trained}, {result.run_dir}", soft_wrap=True
+            f"test accuracy {accuracy}, {summary.train_seconds:.1f} s, {trained}, {printable(str(result.run_dir))}",
+            soft_wrap=True,
         )
         return
     facts = Table.grid(padding=(0, 2))
@@ -58,7 +60,7 @@ def show_result(console: Console, result: "Result", quiet: bool) -> None:
     console.print()
     show_table(console, _node_time(summary.breakdown))
     console.print()
-    run = shlex.quote(str(result.run_dir))
+    run = shell_word(result.run_dir)
     for name, text in (("run folder", run), ("next", f"bptcnn evaluate {run}")):
         console.print(Text.assemble((f"{name:<15}", "dim"), text), soft_wrap=True)
 

@@ -133,9 +133,10 @@ def _ask(command: Sequence[str], request: dict[str, Any], environment: Any) -> A
         run = subprocess.run(
             command,
             input=asked,
-            env=environment,
+            env={**environment, "PYTHONIOENCODING": "utf-8"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=limit,
         )
     except subprocess.TimeoutExpired:

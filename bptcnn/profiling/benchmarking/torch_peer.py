@@ -216,7 +216,7 @@ class Steps:
 
 def resident_mb(name: str) -> float:
     """Return this process's VmRSS (now) or VmHWM (the most so far), 10^6 bytes."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
         for line in status:
             if line.startswith(name + ":"):
                 return int(line.split()[1]) * 1024 / 1e6
