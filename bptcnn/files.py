@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, on file systems that may know less than Linux's own.
+
+CIFS, FAT, drvfs and many of FUSE's have no modes to change, some nothing to flush for a folder: what such a system
+refuses as unknown is left as it has it. Every other failure is told, as UserError.
+"""
 
 import contextlib
 import errno
@@ -6,9 +10,13 @@ import glob
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bptcnn.errors import UserError
+
+_UNKNOWN_MODES = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
+_NO_FLUSHING = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # of folders
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> None:
@@ -31,7 +39,8 @@ def replace_file(target: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        with modes_may_lack():
+            os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
         sync(target.parent)  # else a power cut may bring back the file that was there before
@@ -70,13 +79,31 @@ def kernel_text(path: str | os.PathLike[str]) -> str:
     return os.fsdecode(Path(path).read_bytes())
 
 
-def make_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder and those above it that are missing, so that they outlive a power cut; OSError where that fails."""
-    folder = Path(path)
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+@contextlib.contextmanager
+def modes_may_lack() -> Iterator[None]:
+    """Within, a file's mode is set, which stays as it is where the file system has none to set."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNKNOWN_MODES:
+            raise
+
+
+def make_folder(path: str | os.PathLike[str]) -> list[Path]:
+    """Make a folder and those above it that are missing, so that they outlive a power cut; OSError where that fails.
+
+    Return what was missing, the folder itself first.
+    """
+    missing = missing_folders(path)
+    Path(path).mkdir(parents=True, exist_ok=True)
     for made in missing:
         sync(made.parent)
+    return missing
+
+
+def missing_folders(path: str | os.PathLike[str]) -> list[Path]:
+    """Return a folder and those above it, as far as there is nothing, the lowest first."""
+    return [place for place in (Path(path), *Path(path).parents) if not os.path.lexists(place)]
 
 
 def sync(path: str | os.PathLike[str]) -> None:
@@ -85,7 +112,7 @@ def sync(path: str | os.PathLike[str]) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has no such thing for folders
+        if error.errno not in _NO_FLUSHING:
             raise
     finally:
         os.close(descriptor)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bptcnn.available import require_available
+from bptcnn.errors import UserError
+from bptcnn.names import path_of
 from bptcnn.training.progress import EpochRow, Observer, Snapshot
 from bptcnn.training.run_folder import RunFolder, default_run_dir
 from bptcnn.training.settings import TrainSettings, parse_nodes, read_config, settings_from
@@ -92,27 +94,33 @@ def train(
 
     Settings may be given whole or by name, as those of `TrainSettings`: `nodes=2` or `nodes=[1.0, 0.5]`,
     `hosts="hosts.toml"`, `epochs=4`.
-    `run_dir` None: `runs/<time>-<network>`; an existing one needs `resume`, which continues it after its last epoch
-    with the settings that it has: only those of `RESUMABLE` may be others, and `hosts` must be given again where it had
-    them, because programs run there.
+    `run_dir` None: `runs/<time>-<network>`, one that no other run has; ~ is your home folder. An existing one needs
+    `resume`, which continues it after its last epoch with the settings that it has: only those of `RESUMABLE` may be
+    others, and `hosts` must be given again where it had them, because programs run there. `dataset` must be what it was
+    by content, wherever it lies now.
     `init`: a run folder whose best weights to start from. Raises UserError for whatever the user can mend, and where
     every node is lost. KeyboardInterrupt ends the run cleanly, keeps its last checkpoint, and is passed on.
     """
     began = time.monotonic()
     from bptcnn.data import doubts
-    from bptcnn.training.start import resumed_settings, starting_point
+    from bptcnn.training.start import require_data, resumed_settings, starting_point
 
     if nodes is not None:
         changes["nodes"] = parse_nodes(nodes)
-    folder = Path(run_dir) if run_dir is not None else default_run_dir(network.name)
+    folder = None if run_dir is None else path_of(run_dir)
+    if resume and folder is None:
+        raise UserError("resume needs run_dir: the folder of the run to continue")
     # whatever a resumed run is told by its folder is read while nobody else can change it
-    with RunFolder.open(folder).held() if resume else nullcontext():
-        if resume:
-            base = resumed_settings(folder, {**(settings.to_dict() if settings else {}), **changes})
+    resumed = folder if resume else None
+    with nullcontext() if resumed is None else RunFolder.open(resumed).held():
+        if resumed is not None:
+            base = resumed_settings(resumed, {**(settings.to_dict() if settings else {}), **changes})
         else:
             base = settings_from({**(settings or TrainSettings()).to_dict(), **changes})
         observer = observer or Observer()
-        start = starting_point(network, dataset, base, folder, resume, None if init is None else Path(init))
+        start = starting_point(network, dataset, base, folder, resume, None if init is None else path_of(init))
+        if resumed is not None:
+            require_data(resumed, dataset, observer)
         for doubt in doubts(dataset):
             observer.warning(doubt)
         prepare_kernels(observer, base.precision if base.nodes else "float32")  # hosts compile their own

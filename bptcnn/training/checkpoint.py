@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bptcnn.errors import UserError
+from bptcnn.files import is_file
 from bptcnn.networks import Network
 from bptcnn.nodes.optimizer_state import OptimizerState
 from bptcnn.outer import CoordinatorState
@@ -73,7 +74,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; raise UserError where there is none or it is damaged."""
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"no checkpoint at {path}: the run has not finished its first epoch; start it anew")
     try:
         tensors, metadata, checked = read_tensors(path)

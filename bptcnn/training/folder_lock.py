@@ -10,10 +10,12 @@ import fcntl
 import os
 import stat
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bptcnn.errors import UserError
+from bptcnn.files import modes_may_lack
 
 LOCK = "lock"
 _MODE = 0o600
@@ -31,7 +33,8 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in _TAKEN:
                 raise UserError(f"{folder} is in use by another run") from None
-            raise UserError(f"cannot lock the run folder {folder}: {error.strerror}") from None
+            remedy = "train with --run-dir on a file system that has locks"
+            raise UserError(f"cannot lock the run folder {folder}: {error.strerror}; {remedy}") from None
         if not _is_current(descriptor, folder):
             raise UserError(f"{folder}: its lock was replaced just now: try again")
         yield
@@ -64,10 +67,11 @@ def _opened(folder: Path) -> int:
         raise UserError(f"cannot lock the run folder {folder}: {LOCK}: {error.strerror}") from None
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # FUSE may count none
             raise UserError(f"cannot lock the run folder {folder}: {LOCK} is no file of its own: remove it")
         if stat.S_IMODE(status.st_mode) != _MODE:
-            os.fchmod(descriptor, _MODE)
+            with contextlib.nullcontext() if _is_anothers(status, folder) else modes_may_lack():
+                os.fchmod(descriptor, _MODE)
     except OSError as error:
         os.close(descriptor)
         raise UserError(f"cannot lock the run folder {folder}: {LOCK}: {error.strerror}") from None
@@ -75,6 +79,14 @@ def _opened(folder: Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_anothers(status: os.stat_result, folder: Path) -> bool:
+    """Whether a file in the folder is another user's, and not all files there are one user's, as on CIFS."""
+    if status.st_uid == os.geteuid():
+        return False
+    with tempfile.TemporaryFile(dir=folder) as ours:
+        return os.fstat(ours.fileno()).st_uid == os.geteuid()
 
 
 def _is_current(descriptor: int, folder: Path) -> bool:

@@ -12,6 +12,7 @@ from bptcnn.data import Dataset, Samples
 from bptcnn.errors import UserError
 from bptcnn.inner.executor import Executor
 from bptcnn.inner.subnetwork import Subnetwork
+from bptcnn.names import path_of
 from bptcnn.networks import Network
 from bptcnn.precision import Precision
 from bptcnn.profiling import usable_cores
@@ -158,7 +159,7 @@ class Model:
 
 def load(run_dir: str | Path, last: bool = False, batch_size: int = 64, threads: int | None = None) -> Model:
     """Return the model of a run at its best epoch, or its last one. Raises UserError where there is none."""
-    folder = RunFolder.open(Path(run_dir))
+    folder = RunFolder.open(path_of(run_dir))
     checkpoint = read_checkpoint(folder.last if last else folder.best)
     model = Model(checkpoint.network, batch_size, threads)
     model.weights[:] = checkpoint.weights

@@ -1,6 +1,7 @@
 """What a run tells whoever watches it: plain values, sent from the thread that called `train`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from bptcnn.outer import NodeStatus
@@ -42,6 +43,9 @@ class Observer:
 
     def setup(self, message: str) -> None:
         """A step of the set-up begins, for instance compilation."""
+
+    def saving(self, run_dir: Path) -> None:
+        """The run folder is there, for this run alone."""
 
     def started(self, names: tuple[str, ...], samples: int, epochs: int) -> None:
         """All nodes are ready, training begins."""

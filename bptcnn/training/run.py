@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bptcnn.data import Dataset, Samples, split_validation
 from bptcnn.errors import UserError
+from bptcnn.files import is_file
 from bptcnn.inner.tuning import BY_RULE, Tuning
 from bptcnn.names import text_of
 from bptcnn.networks import Network
@@ -20,6 +21,7 @@ from bptcnn.profiling.tunings import tuning_of, tuning_record
 from bptcnn.rates import rate
 from bptcnn.training.breakdown import Share, break_down, efficiency
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
+from bptcnn.training.data_record import DataRecord, write_data_record
 from bptcnn.training.driver import Assignment, Driver
 from bptcnn.training.evaluation import Evaluator
 from bptcnn.training.launcher import Launcher
@@ -51,14 +53,14 @@ def train_run(
     dataset: Dataset,
     settings: TrainSettings,
     start: Checkpoint,
-    run_dir: Path,
+    run_dir: Path | None,
     resume: bool,
     observer: Observer,
     began: float,
 ) -> Result:
     """Train from `start` on; see `bptcnn.train`. `began`: when set-up started (monotonic).
 
-    On `resume` the caller holds the folder, since before it read `start`.
+    `run_dir` None: a new folder by default. On `resume` the caller holds the folder, since before it read `start`.
     """
     train, measured = dataset.train, dataset.test
     if settings.validation is not None:
@@ -69,10 +71,13 @@ def train_run(
     reserved = require_memory(network, train, settings, members, usable_cores())
     require_run_descriptors(members)
     assignment = Assignment(network, train, measured, settings, members, outer, start)
-    with contextlib.nullcontext(RunFolder.reopen(run_dir)) if resume else RunFolder.made(run_dir) as folder:
+    with _opened(network, run_dir, resume) as folder:
+        observer.saving(folder.path)
         before = _kept_tuning(folder) if resume else None  # what is refused has changed nothing
         folder.clear()
         folder.write_config({**settings.to_dict(), "network": network.to_dict(), "data": text_of(dataset.source)})
+        if not is_file(folder.data):
+            write_data_record(folder.data, DataRecord.of(dataset))
         tuning = before or _tuning(network, settings, members, folder, observer)
         observer.setup(_starting(settings, members, start))
         _tell_what_lacks(settings, members, start, network, observer)
@@ -88,19 +93,27 @@ def train_run(
                 _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
                 raise
             except UserError as error:  # a full disk, a folder that has vanished
-                kept = f"{folder.path} keeps the last checkpoint; go on with --resume"
-                raise UserError(f"{error}; {kept if folder.last.is_file() else 'there is no checkpoint'}") from None
+                raise UserError(f"{error}; {folder.kept()}") from None
             finally:
                 driver.close()
-            summary = _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
+            try:
+                summary = _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
+            except UserError as error:
+                raise UserError(f"{error}; {folder.kept()}") from None
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")
     return Result(summary, folder.path, tuple(driver.rows))
 
 
+def _opened(network: Network, run_dir: Path | None, resume: bool) -> contextlib.AbstractContextManager[RunFolder]:
+    if resume and run_dir is not None:
+        return contextlib.nullcontext(RunFolder.reopen(run_dir))
+    return RunFolder.made(run_dir, network.name)
+
+
 def _kept_tuning(folder: RunFolder) -> Tuning:
     """Return how local nodes computed their steps before, so that a resumed run stays the same run."""
-    return read_tuning(folder.tuning).tuning if folder.tuning.exists() else BY_RULE
+    return read_tuning(folder.tuning).tuning if is_file(folder.tuning) else BY_RULE
 
 
 def _tuning(
@@ -285,7 +298,7 @@ def _conclude(
     folder.write_metrics(rows)  # an interrupt may have come between a row and its file
     folder.write_summary(summary)
     try:
-        write_report(folder.path / "report.html", summary, rows)
+        write_report(folder.report, summary, rows)
     except Exception as error:  # whatever goes wrong in a library that draws: what was trained is there
         why = " ".join(str(error).split()) or type(error).__name__
         observer.warning(f"the report could not be written: {why}")

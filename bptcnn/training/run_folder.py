@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import stat
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import tomli_w
 
 from bptcnn.errors import UserError
-from bptcnn.files import make_folder, remove_drafts, sync, write_atomically
+from bptcnn.files import is_file, make_folder, missing_folders, remove_drafts, sync, write_atomically
 from bptcnn.names import file_name
 from bptcnn.outer import Reallocation
 from bptcnn.training.folder_lock import LOCK, is_locked, locked
@@ -22,19 +23,18 @@ from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
 
+_MOST_BYTES = 100  # of a network's name in a folder's, which has at most 255
+_MOST_ATTEMPTS = 10_000
 
-def default_run_dir(network: str) -> Path:
-    """Return `runs/<time>-<network>`, with a number behind it where that exists.
+
+def default_run_dir(network: str, number: int = 1) -> Path:
+    """Return `runs/<time>-<network>`, with a number from 2 on behind it.
 
     A network's name may come from somebody else: what is no letter, digit, - or . of it is no part of a path.
     """
-    name = re.sub(r"[^\w.-]", "_", network[:100])
+    name = re.sub(r"[^\w.-]", "_", network).encode(errors="replace")[:_MOST_BYTES].decode(errors="ignore")
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-    path, number = Path("runs") / stem, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{stem}-{number}"
-    return path
+    return Path("runs") / file_name(stem if number == 1 else f"{stem}-{number}")
 
 
 class RunFolder:
@@ -48,6 +48,14 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.tuning = path / "tuning.toml"
         self.allocation = path / "allocation.jsonl"
+        self.summary = path / "summary.json"
+        self.report = path / "report.html"
+        self.nodes = path / "nodes.json"
+        self.data = path / "data.json"
+        self._written = (
+            *(self.summary, self.report, self.last, self.best, self.config, self.metrics),
+            *(self.tuning, self.nodes, self.data),
+        )
         self.socket = path / "join.sock"
         self.logs = path / "logs"
 
@@ -58,10 +66,8 @@ class RunFolder:
     @staticmethod
     def refuse_taken(path: Path) -> None:
         """Raise UserError where a new run cannot have this folder because something is there."""
-        try:
-            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        except OSError as error:
-            raise UserError(f"cannot read the run folder {path}: {error.strerror}") from None
+        with _telling(f"read the run folder {path}"):
+            taken = os.path.lexists(path) and (not stat.S_ISDIR(path.stat().st_mode) or any(path.iterdir()))
         if taken:
             raise UserError(f"{path} exists: name another run folder, or continue that run with --resume")
 
@@ -70,17 +76,15 @@ class RunFolder:
         """Make a new folder; raise UserError where it exists or cannot be written."""
         cls.refuse_taken(path)
         folder = cls(path)
-        try:
+        with _telling(f"make the run folder {path}"):
             make_folder(folder.logs)
-        except OSError as error:
-            raise UserError(f"cannot make the run folder {path}: {error.strerror}") from None
         return folder
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open the folder of an earlier run to read; raise UserError where there is none."""
         folder = cls(path)
-        if not folder.config.is_file():
+        if not is_file(folder.config):
             raise UserError(f"no run at {path}: a run folder holds config.toml")
         return folder
 
@@ -88,25 +92,46 @@ class RunFolder:
     def reopen(cls, path: Path) -> "RunFolder":
         """Open the folder of an earlier run to go on in it; raise UserError where that cannot be."""
         folder = cls.open(path)
-        try:
+        with _telling(f"write into {path}"):
             folder.logs.mkdir(exist_ok=True)
             appended = [folder.logs, folder.allocation, *folder.logs.iterdir()]
             strange = [file for file in appended if not _is_plain(file, is_folder=file == folder.logs)]
-        except OSError as error:
-            raise UserError(f"cannot write into {path}: {error.strerror}") from None
         if strange:  # the folder may be somebody else's: what is appended would go where a link leads
             raise UserError(f"{strange[0]} is a link or no file: remove it")
         return folder
 
     @classmethod
     @contextlib.contextmanager
-    def made(cls, path: Path) -> "Iterator[RunFolder]":
-        """Make a new folder and hold it; raise UserError where it exists, or another run makes it at the same time."""
-        folder = cls.create(path)
+    def made(cls, path: Path | None, network: str) -> "Iterator[RunFolder]":
+        """Make a new folder and hold it; by default one that no other run has, even if many start at once.
+
+        Where what follows fails before anything came of it, the folder is gone again. Raises UserError where the folder
+        exists or cannot be written.
+        """
+        new = _drawn(network) if path is None else missing_folders(path)
+        folder = cls.create(path or new[0])
         with folder.held():
-            if any(entry.name not in (LOCK, folder.logs.name) for entry in path.iterdir()):
-                raise UserError(f"{path} is another run's: name another run folder")
-            yield folder
+            try:
+                with _telling(f"read the run folder {folder.path}"):
+                    names = {entry.name for entry in folder.path.iterdir()}
+                if names - {LOCK, folder.logs.name}:
+                    raise UserError(f"{folder.path} is another run's: name another run folder")
+                yield folder
+            except BaseException:
+                folder._remove_fruitless(new)
+                raise
+
+    def _remove_fruitless(self, new: Sequence[Path]) -> None:
+        """Remove a run's files where nothing came of it: no checkpoint, no summary, no word of a node's; `new` too."""
+        with contextlib.suppress(OSError):  # what cannot be removed stays
+            logs = list(self.logs.iterdir())
+            fruit = [*(log for log in logs if log.stat().st_size), *filter(os.path.lexists, (self.last, self.summary))]
+            if fruit:
+                return
+            for file in (*logs, *self._written, self.allocation, self.path / LOCK):
+                file.unlink(missing_ok=True)
+            for folder in (self.logs, *new):
+                folder.rmdir()
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder for one run; raise UserError where another one has it.
@@ -121,19 +146,19 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an earlier part of the run concluded, and what it was writing when it was killed."""
-        concluded = [self.path / name for name in ("summary.json", "report.html")]
-        for path in concluded:
-            path.unlink(missing_ok=True)
-        for path in (
-            *concluded,
-            self.last,
-            self.best,
-            self.config,
-            self.metrics,
-            self.tuning,
-            self.path / "nodes.json",
-        ):
+        with _telling(f"write into {self.path}"):
+            for path in (self.summary, self.report):
+                path.unlink(missing_ok=True)
+        for path in self._written:
             remove_drafts(path)
+
+    def kept(self) -> str:
+        """Say what a run that was cut short has left to go on from."""
+        try:
+            there = is_file(self.last)
+        except UserError:
+            return f"what {self.path} keeps cannot be read now: when it can, go on with --resume"
+        return f"{self.path} keeps the last checkpoint; go on with --resume" if there else "there is no checkpoint"
 
     def write_config(self, values: dict[str, Any]) -> None:
         """Write config.toml: the resolved settings."""
@@ -145,7 +170,7 @@ class RunFolder:
 
     def write_nodes(self, nodes: list[dict[str, Any]]) -> None:
         """Write nodes.json: name, pid, host and, where it keeps to some, cores of each running node."""
-        write_atomically(self.path / "nodes.json", json.dumps(nodes, indent=1))
+        write_atomically(self.nodes, json.dumps(nodes, indent=1))
 
     def append_allocation(self, epoch: int, entry: Reallocation) -> None:
         """Append a line to allocation.jsonl, for each time that samples were given out or moved: the newest is last.
@@ -163,12 +188,38 @@ class RunFolder:
         for row in rows:
             lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.6g}" for v in astuple(row)))
         write_atomically(self.metrics, "\n".join(lines) + "\n")
-        with contextlib.suppress(FileNotFoundError):  # nothing was given out yet
+        # not there: nothing was given out yet
+        with _telling(f"write {self.allocation}"), contextlib.suppress(FileNotFoundError):
             sync(self.allocation)
 
     def write_summary(self, summary: Summary) -> None:
         """Write summary.json."""
-        write_atomically(self.path / "summary.json", json.dumps(summary.to_dict(), indent=1))
+        write_atomically(self.summary, json.dumps(summary.to_dict(), indent=1))
+
+
+def _drawn(network: str) -> list[Path]:
+    """Make a folder that nobody else has, by making it; return it, and what is new above it."""
+    above: list[Path] = []
+    for number in range(1, _MOST_ATTEMPTS):
+        path = default_run_dir(network, number)
+        with _telling(f"make the run folder {path}"):
+            above = make_folder(path.parent) or above
+            with contextlib.suppress(
+                FileExistsError, FileNotFoundError
+            ):  # not there: one that failed has taken it away
+                path.mkdir()
+                sync(path.parent)
+                return [path, *above]
+    raise UserError(f"too many runs are called {default_run_dir(network)}: name the folder with --run-dir")
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Turn what a file system refuses into one line: what cannot be done, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot {what}: {error.strerror or error}") from None
 
 
 def _is_plain(path: Path, is_folder: bool) -> bool:

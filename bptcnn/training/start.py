@@ -9,14 +9,17 @@ from bptcnn.available import require_available
 from bptcnn.data import Dataset
 from bptcnn.errors import UserError
 from bptcnn.kernels.unit import require_precision
+from bptcnn.names import text_of
 from bptcnn.networks import Network
 from bptcnn.training.checkpoint import Checkpoint, read_checkpoint
+from bptcnn.training.data_record import require_same_data
+from bptcnn.training.progress import Observer
 from bptcnn.training.run_folder import RunFolder
 from bptcnn.training.settings import RESUMABLE, TrainSettings, settings_from
 
 
 def starting_point(
-    network: Network, dataset: Dataset, settings: TrainSettings, run_dir: Path, resume: bool, init: Path | None
+    network: Network, dataset: Dataset, settings: TrainSettings, run_dir: Path | None, resume: bool, init: Path | None
 ) -> Checkpoint:
     """Return the weights, and on `resume` the state, to start from: a run's, or new ones by the seed.
 
@@ -26,12 +29,13 @@ def starting_point(
     _check_fit(network, dataset)
     if settings.nodes:
         require_precision(settings.precision)
-    if resume:
+    if resume and run_dir is not None:
         checkpoint = read_checkpoint(RunFolder.open(run_dir).last)
         if checkpoint.state is None:
             raise UserError(f"{run_dir} holds no state to resume from")
     else:
-        RunFolder.refuse_taken(run_dir)
+        if run_dir is not None:
+            RunFolder.refuse_taken(run_dir)
         if init is None:
             need = 4 * network.size
             what = f"{network.name} has {need / 1e6:,.0f} MB of weights"
@@ -60,6 +64,17 @@ def resumed_settings(run_dir: Path, changes: Mapping[str, Any]) -> TrainSettings
             allowed = ", ".join(RESUMABLE)
             raise UserError(f"{field.name} cannot change when a run is resumed: only {allowed} can")
     return changed
+
+
+def require_data(run_dir: Path, dataset: Dataset, observer: Observer) -> None:
+    """Raise UserError where a run would go on with other data than it had; say where only the place tells."""
+    folder = RunFolder.open(run_dir)
+    moved = folder.read_config().get("data") != text_of(dataset.source)
+    if not require_same_data(folder, dataset) and moved:
+        observer.warning(
+            f"{run_dir} is of an earlier version, which did not record what its data are: only the number and the size "
+            "of the training images were compared"
+        )
 
 
 def _shape(network: Network) -> dict[str, object]:

@@ -175,7 +175,8 @@ class Door:
     def close(self) -> None:
         """Let nobody in any more; safe to call again."""
         if self._listener.fileno() >= 0:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder is gone, and the socket with it
+                self._path.unlink(missing_ok=True)
             self._listener.close()
 
 

@@ -59,7 +59,12 @@ class Choices:
     def load_data(self) -> Dataset:
         """Return the data set; raise UserError where there is none, or it is code that nobody named."""
         self.require_named()
-        return load(self.data)
+        try:
+            return load(self.data)
+        except UserError as error:
+            if self.source is None or "data" in self.said:
+                raise
+            raise UserError(f"{self.source} names its data: {error}; if they have moved, give DATA, too") from None
 
     def load_network(self, dataset: Dataset) -> Network:
         """Return the network for this data; raise UserError where it does not exist or does not fit."""
@@ -92,13 +97,11 @@ def choose_resumed(given: Mapping[str, Any], run_dir: Path) -> Choices:
     said, folder = _said(given), RunFolder.open(run_dir)
     values = folder.read_config()
     _choices_of_file(folder.config, values)
-    # Python files are named again, and the checkpoint says whether they still are what they were
-    named_again = {name for name in ("data", "network") if is_python(said.get(name))}
-    if not is_python(values.get("data")):
-        named_again.discard("data")
+    # data may have moved, Python files are named again: the run folder says whether they still are what they were
+    named_again = {"data", "network"} if is_python(said.get("network")) else {"data"}
     fixed = [name for name in said if name not in RESUMABLE and name not in named_again]
     if fixed:
-        allowed = ", ".join(_option(name) for name in RESUMABLE)
+        allowed = ", ".join(_option(name) for name in ("data", *RESUMABLE))
         raise UserError(f"{_option(fixed[0])} cannot change when a run is resumed: only {allowed} can")
     return replace(_choices({**values, **said}), said=said, source=folder.config)
 

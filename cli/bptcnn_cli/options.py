@@ -208,8 +208,8 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         rich_help_panel=_RUN,
-        help="Continue the run in --run-dir from its last checkpoint, with its own settings. Give DATA again where it "
-        "is a .py file, and --hosts where it trained on hosts.",
+        help="Continue the run in --run-dir from its last checkpoint, with its own settings. Give DATA where it has "
+        "moved (it must be the same by content) or is a .py file, and --hosts where it trained on hosts.",
     ),
 ]
 Init = Annotated[

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +52,7 @@ class Relay(Observer):
         self._error: Exception | None = None
         self._pauses: list[tuple[threading.Event, threading.Event]] = []  # asked for: closed, goes on
         self._taking_part = ExitStack()
+        self.run_dir: Path | None = None
 
     @property
     def stuck(self) -> bool:
@@ -109,6 +111,10 @@ class Relay(Observer):
             self._error = error
         finally:
             self._display.close()
+
+    def saving(self, run_dir: Path) -> None:
+        """Keep it for who asks."""
+        self.run_dir = run_dir
 
     def setup(self, message: str) -> None:
         """Hand on."""

@@ -1,15 +1,15 @@
 """`bptcnn train`."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from bptcnn.errors import UserError
+from bptcnn.files import is_file
 from bptcnn_cli import options
-from bptcnn_cli.output import complain, console, say
+from bptcnn_cli.output import complain, console, say, shell_word
 
 if TYPE_CHECKING:
     from bptcnn.training import Result
@@ -108,7 +108,6 @@ def _choices(
 
 def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | None, quiet: bool) -> None:
     """Train, show it, and say how it ended."""
-    from bptcnn.training import default_run_dir
     from bptcnn.training import train as train_network
     from bptcnn_cli.displays import fitting_display
     from bptcnn_cli.relay import Relay
@@ -120,7 +119,6 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
         with relay:
             dataset = choices.load_data()
             network = choices.load_network(dataset)
-            run_dir = run_dir or default_run_dir(network.name)
             # a resumed run's own settings may change until its folder is locked
             settings, changes = (None, choices.changes()) if resume else (choices.settings, {})
             result: Result = train_network(
@@ -129,7 +127,7 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
     except KeyboardInterrupt:
         if relay.stuck:
             os._exit(130)  # everything is saved, and its thread would hold up the interpreter's end
-        complain(_kept(run_dir, choices))
+        complain(_kept(relay.run_dir, choices))
         raise typer.Exit(130) from None
     except BrokenPipeError as error:  # typer would take it for a reader of our output that went away
         raise RuntimeError("a pipe broke") from error
@@ -138,7 +136,11 @@ def _run(choices: "Choices", run_dir: Path | None, resume: bool, init: Path | No
 
 def _kept(run_dir: Path | None, choices: "Choices") -> str:
     """What an interrupted run leaves, and the command that goes on with it."""
-    if run_dir is None or not (run_dir / "last.safetensors").is_file():
-        return "interrupted before the first epoch ended: there is no checkpoint"
-    command = shlex.join(["bptcnn", "train", "--resume", "--run-dir", str(run_dir), *choices.to_name_again()])
+    try:
+        if run_dir is None or not is_file(run_dir / "last.safetensors"):
+            return "interrupted before the first epoch ended: there is no checkpoint"
+    except UserError as error:
+        return f"interrupted: {error}"
+    words = ["bptcnn", "train", "--resume", "--run-dir", str(run_dir), *choices.to_name_again()]
+    command = " ".join(map(shell_word, words))
     return f"interrupted: {run_dir} keeps the last checkpoint; go on with {command}"

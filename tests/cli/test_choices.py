@@ -101,9 +101,9 @@ def test_a_resumed_run_keeps_its_settings_but_for_length_and_nodes(tmp_path: Pat
     assert len(found.load_data().test) == 2_000
 
 
-@pytest.mark.parametrize("name", ["lr", "seed", "network", "data", "update", "validation", "batch_size"])
+@pytest.mark.parametrize("name", ["lr", "seed", "network", "update", "validation", "batch_size"])
 def test_a_resumed_run_refuses_to_become_another(tmp_path: Path, name: str) -> None:
     run = write_run(tmp_path)
-    option = "DATA" if name == "data" else f"--{name.replace('_', '-')}"
+    option = f"--{name.replace('_', '-')}"
     with pytest.raises(UserError, match=f"{option} cannot change"):
         choose_resumed({name: "1"}, run)

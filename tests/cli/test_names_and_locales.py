@@ -16,13 +16,8 @@ LOCALEDEF = shutil.which("localedef")
 FILES = ("config.toml", "metrics.csv", "summary.json", "report.html", "best.safetensors", "last.safetensors")
 NAMES = {
     "not UTF-8": b"d\xe9",
-    "UTF-8": "dé".encode(),
-    "a line's end": b"d\ne",
-    "a terminal's command": b"d\x1b[2Je",
-    "quotes": b"d'\"$`\\ e",
+    "signs": " d\n\x1b[2J'\"$`\\%E9  é ".encode(),
     "long": b"d" * 250,
-    "blanks": b" d  e ",
-    "percent": b"d%E9",
 }
 
 
@@ -61,44 +56,35 @@ def require_whole(run: Path, here: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-def test_data_of_any_name(here: Path, name: bytes) -> None:
-    data = os.fsdecode(name + b".npz")
-    (here / "d.npz").rename(here / data)
-    done(bptcnn("train", f"./{data}", "--run-dir", "run", *BRIEF, folder=here))
-    require_whole(here / "run", here)
-
-
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-def test_run_folders_of_any_name(here: Path, name: bytes) -> None:
-    run = os.fsdecode(name)
-    said = done(bptcnn("train", "d.npz", "--run-dir", run, *BRIEF, folder=here))
+def test_data_networks_and_run_folders_of_any_name(here: Path, name: bytes) -> None:
+    run, folder = os.fsdecode(name), here / "x"
+    folder.mkdir()
+    shutil.copy(here / "d.npz", folder / f"{run}.npz")
+    shutil.copy(here / "dense.toml", folder / f"{run}.toml")
+    files = (f"./{run}.npz", "--run-dir", f"./{run}", *BRIEF, "--network", f"./{run}.toml")
+    said = done(bptcnn("train", *files, folder=folder))
     assert said.count("\n") == 1
     assert said.rstrip("\n").isprintable()
-    require_whole(here / run, here)
-    done(bptcnn("train", "d.npz", "--init", run, "--run-dir", "next", *BRIEF, folder=here))
+    require_whole(folder / run, folder)
 
 
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES.keys())
-@pytest.mark.parametrize("suffix", ["toml", "py"])
-def test_network_files_of_any_name(here: Path, name: bytes, suffix: str) -> None:
-    network = os.fsdecode(name) + "." + suffix
-    code = "from bptcnn.networks import *\ndef network(shape, classes):\n    return Network(shape, [Flatten(), Dense(4)])\n"
-    (here / network).write_text(NETWORK if suffix == "toml" else code)
-    done(bptcnn("train", "d.npz", *BRIEF, "--network", f"./{network}", folder=here))
-    (run,) = (here / "runs").iterdir()
-    require_whole(run, here)
-
-
-@pytest.mark.parametrize("name", [b"d\xe9.py", "dé.py".encode()])
-def test_python_data_of_any_name(here: Path, name: bytes) -> None:
-    data = os.fsdecode(name)
-    code = "import bptcnn as bpt\ndef dataset():\n    return bpt.data.load('d.npz')\n"
-    (here / data).write_text(code)
-    done(bptcnn("train", data, "--run-dir", "run", *BRIEF, folder=here))
-    refusal = bptcnn("train", "--resume", "--run-dir", "run", "--epochs", "2", folder=here)
+def test_python_files_of_any_name(here: Path, name: bytes) -> None:
+    file = f"./{os.fsdecode(name)}.py"
+    code = """
+import bptcnn as bpt
+def dataset():
+    return bpt.data.load("d.npz")
+def network(shape, classes):
+    return bpt.Network(shape, [bpt.networks.Flatten(), bpt.networks.Dense(4)])
+"""
+    (here / file).write_text(code)
+    done(bptcnn("train", file, *BRIEF, "--network", file, "--run-dir", "run", folder=here))
+    again = ("--resume", "--run-dir", "run", "--epochs", "2", "--quiet")
+    refusal = bptcnn("train", *again, folder=here)
     assert refusal.code == 2
     assert "if you trust it" in refusal.err
-    done(bptcnn("train", data, "--resume", "--run-dir", "run", "--epochs", "2", "--quiet", folder=here))
+    done(bptcnn("train", file, *again, folder=here))
 
 
 def test_a_uri_does_not_hide_that_a_file_is_code(here: Path) -> None:
@@ -120,17 +106,24 @@ def test_a_configuration_names_any_file(here: Path) -> None:
     require_whole(here / "run", here)
 
 
-@pytest.mark.parametrize("option", ["--hosts", "--config", "--network", "--init", "data"])
-@pytest.mark.parametrize("name", [b"h\xe9.toml", b"h\n.toml", b"h" * 256, b"h" * 5000])
-def test_what_is_not_there_is_refused_in_one_line(here: Path, option: str, name: bytes) -> None:
-    given = (os.fsdecode(name),) if option == "data" else (option, os.fsdecode(name))
-    ended = bptcnn("train", *given, folder=here)
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--hosts", b"h\xe9"),
+        ("--config", b"h\n"),
+        ("--network", b"h" * 256 + b".toml"),
+        ("--init", b"h" * 5000),
+        (b"d\xe9",),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(here: Path, given: tuple[str | bytes, ...]) -> None:
+    ended = bptcnn("train", *map(os.fsdecode, given), folder=here)
     assert (ended.code, ended.err.count("\n")) == (2, 1), ended
     assert ended.err.startswith("bptcnn: ")
     assert sorted(path.name for path in here.iterdir()) == ["d.npz", "dense.toml"]
 
 
-@pytest.mark.parametrize("variables", [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "ascii:strict"}])
+@pytest.mark.parametrize("variables", [ASCII, {"PYTHONIOENCODING": "ascii:strict"}])
 def test_names_are_utf8_whatever_the_locale(here: Path, variables: dict[str, str]) -> None:
     (here / "d.npz").rename(here / "dé.npz")
     said = done(bptcnn("train", "dé.npz", "--run-dir", "ré", *BRIEF, folder=here, variables=variables))
@@ -166,42 +159,29 @@ def test_an_error_with_letters_that_the_terminal_lacks(here: Path) -> None:
     assert "n\\xf6.npz: no such file" in ended.err
 
 
-@pytest.mark.parametrize("option", ["--run-dir", "--network", "--config", "--hosts", "--init", "--resume"])
-def test_a_home_folder_after_an_equals_sign(here: Path, option: str) -> None:
-    """Shells expand ~ at the beginning of a word only."""
-    home = {"HOME": str(here / "home")}
-    shutil.copytree(here, here / "home")
-    (here / "home" / "config.toml").write_text('network = "~/dense.toml"\ndata = "~/d.npz"\nepochs = 1\n')
-    (here / "home" / "hosts.toml").write_text("[[host]]\nlocal = true\n")
+def test_a_home_folder_after_an_equals_sign(here: Path) -> None:
+    """Shells expand ~ at the beginning of a word only; in a configuration nobody does."""
+    home = {"HOME": str(here)}
+    (here / "hosts.toml").write_text("[[host]]\nlocal = true\n")
+    (here / "config.toml").write_text(
+        'network = "~/dense.toml"\ndata = "~/d.npz"\nepochs = 1\nhosts = "~/hosts.toml"\n'
+    )
     elsewhere = here / "elsewhere"
     elsewhere.mkdir()
 
-    def train(*arguments: str) -> None:
-        done(bptcnn("train", *arguments, "--quiet", folder=elsewhere, variables=home))
+    def does(*arguments: str) -> None:
+        done(bptcnn(*arguments, folder=elsewhere, variables=home))
 
-    brief = ("--epochs=1", "--no-measure", "--no-autotune")
-    match option:
-        case "--run-dir":
-            train("~/d.npz", "--network=~/dense.toml", "--run-dir=~/runs/a", *brief)
-            assert not any(elsewhere.iterdir())
-        case "--network":
-            train("~/d.npz", "--network=~/dense.toml", *brief)
-        case "--config":
-            train("--config=~/config.toml", "--run-dir=~/runs/a")
-        case "--hosts":
-            train("~/d.npz", "--network=~/dense.toml", "--hosts=~/hosts.toml", "--run-dir=~/runs/a", *brief)
-            assert f'hosts = "{here}/home/hosts.toml"' in (here / "home/runs/a/config.toml").read_text()
-        case _:
-            train("--config=~/config.toml", "--run-dir=~/runs/a")
-            more = ("--init=~/runs/a", "--config=~/config.toml") if option == "--init" else ("--resume", "--epochs=2")
-            train(*more, f"--run-dir=~/runs/{'b' if option == '--init' else 'a'}")
-            done(bptcnn("evaluate", "~/runs/a", "~/d.npz", folder=elsewhere, variables=home))
-    assert not (elsewhere / "~").exists()
-    if option != "--network":
-        assert (here / "home" / "runs" / "a" / "summary.json").exists()
+    brief = ("--no-measure", "--no-autotune", "--hosts=~/hosts.toml", "--quiet")
+    does("train", "--config=~/config.toml", "--run-dir=~/runs/a", *brief)
+    assert f'hosts = "{here}/hosts.toml"' in (here / "runs/a/config.toml").read_text()
+    does("train", "--resume", "--run-dir=~/runs/a", "--epochs=2", "--hosts=~/hosts.toml", "--quiet")
+    does("train", "~/d.npz", "--network=~/dense.toml", "--init=~/runs/a", "--run-dir=~/runs/b", "--epochs=1", "--quiet")
+    does("evaluate", "~/runs/b", "~/d.npz")
+    assert not any(elsewhere.iterdir())
 
 
-@pytest.mark.parametrize("name", ["../../up", "/etc/up", "..", "名" * 100, "a/../../b"])
+@pytest.mark.parametrize("name", ["../../up", "名" * 100], ids=["upwards", "long"])
 def test_a_networks_name_does_not_move_the_run_folder(here: Path, name: str) -> None:
     (here / "dense.toml").write_text(f'name = "{name}"\n' + NETWORK, encoding="utf-8")
     folder = here / "a" / "b"
@@ -224,6 +204,6 @@ def test_a_networks_name_does_not_move_the_run_folder(here: Path, name: str) -> 
 )
 def test_checks_tell_the_locale(here: Path, variables: dict[str, str], told: tuple[str, ...]) -> None:
     said = done(bptcnn("checks", folder=here, home=here, variables=variables))
-    line = next(line for line in said.splitlines() if line.startswith("locale "))
-    assert line.split()[1] == told[0], line
+    line = " ".join(said.partition("\nlocale ")[2].partition("\nembedded ")[0].split())
+    assert line.split()[0] == told[0], line
     assert all(part.lower() in line.lower() for part in told[1:]), line

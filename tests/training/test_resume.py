@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="another network"):
         run(folder, SMALL_DATA, other, epochs=2, resume=True)
     assert everything(folder) == before
-    with pytest.raises(UserError, match="600 samples"):
+    with pytest.raises(UserError, match="500 training images, not 600"):
         run(folder, data(500, 200), epochs=2, resume=True)
     assert everything(folder) == before
 
