@@ -23,6 +23,10 @@ _LAYOUT = "hhqqi4x"  # struct flock: type, whence, start, length, pid; the same 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
+class InUse(UserError):
+    """The folder is another run's."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; raise UserError where another process has it, or the folder cannot be written."""
@@ -32,11 +36,11 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_WRLCK))
         except OSError as error:
             if error.errno in _TAKEN:
-                raise UserError(f"{folder} is in use by another run") from None
+                raise InUse(f"{folder} is in use by another run") from None
             remedy = "train with --run-dir on a file system that has locks"
             raise UserError(f"cannot lock the run folder {folder}: {error.strerror}; {remedy}") from None
         if not _is_current(descriptor, folder):
-            raise UserError(f"{folder}: its lock was replaced just now: try again")
+            raise InUse(f"{folder}: its lock was replaced just now: try again")
         yield
     finally:
         os.close(descriptor)
@@ -93,8 +97,10 @@ def _is_current(descriptor: int, folder: Path) -> bool:
     """Whether the open file is still the folder's lock: removed or replaced, it would keep nobody out."""
     try:
         there, here = os.stat(folder / LOCK, follow_symlinks=False), os.fstat(descriptor)
-    except OSError:
+    except FileNotFoundError:
         return False
+    except OSError as error:
+        raise UserError(f"cannot lock the run folder {folder}: {LOCK}: {error.strerror}") from None
     return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 

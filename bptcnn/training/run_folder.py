@@ -18,7 +18,7 @@ from bptcnn.errors import UserError
 from bptcnn.files import is_file, make_folder, missing_folders, remove_drafts, sync, write_atomically
 from bptcnn.names import file_name
 from bptcnn.outer import Reallocation
-from bptcnn.training.folder_lock import LOCK, is_locked, locked
+from bptcnn.training.folder_lock import LOCK, InUse, is_locked, locked
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.settings import read_config
 from bptcnn.training.summary import Summary
@@ -69,7 +69,7 @@ class RunFolder:
         with _telling(f"read the run folder {path}"):
             taken = os.path.lexists(path) and (not stat.S_ISDIR(path.stat().st_mode) or any(path.iterdir()))
         if taken:
-            raise UserError(f"{path} exists: name another run folder, or continue that run with --resume")
+            raise InUse(f"{path} exists: name another run folder, or continue that run with --resume")
 
     @classmethod
     def create(cls, path: Path) -> "RunFolder":
@@ -109,17 +109,20 @@ class RunFolder:
         exists or cannot be written.
         """
         new = _drawn(network) if path is None else missing_folders(path)
-        folder = cls.create(path or new[0])
-        with folder.held():
-            try:
+        folder = cls(path or new[0])
+        try:
+            cls.create(folder.path)
+            with folder.held():
                 with _telling(f"read the run folder {folder.path}"):
                     names = {entry.name for entry in folder.path.iterdir()}
                 if names - {LOCK, folder.logs.name}:
-                    raise UserError(f"{folder.path} is another run's: name another run folder")
+                    raise InUse(f"{folder.path} is another run's: name another run folder")
                 yield folder
-            except BaseException:
-                folder._remove_fruitless(new)
-                raise
+        except InUse:
+            raise
+        except BaseException:
+            folder._remove_fruitless(new)
+            raise
 
     def _remove_fruitless(self, new: Sequence[Path]) -> None:
         """Remove a run's files where nothing came of it: no checkpoint, no summary, no word of a node's; `new` too."""

@@ -191,7 +191,11 @@ def test_a_folder_of_an_earlier_version_has_no_lock_yet(tmp_path: Path) -> None:
 def test_two_runs_that_make_one_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     folder = RunFolder.create(tmp_path / "run")
-    with held_elsewhere(folder.path), pytest.raises(UserError, match=r"exists|in use"), RunFolder.made(folder.path, "cnn2"):
+    with (
+        held_elsewhere(folder.path),
+        pytest.raises(UserError, match=r"exists|in use"),
+        RunFolder.made(folder.path, "cnn2"),
+    ):
         pass
 
 
