@@ -81,7 +81,7 @@ def warm_folder(precision: Precision = "float32") -> Path | None:
     layers = kernel_cache()
     for folder in layers.folders:
         mark = folder / _mark(precision)
-        if os.access(mark, os.R_OK) and all(map(layers.find, mark.read_text().splitlines())):
+        if os.access(mark, os.R_OK) and all(map(layers.find, mark.read_text(encoding="utf-8").splitlines())):
             return folder
     return None
 

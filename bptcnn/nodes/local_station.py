@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bptcnn.errors import UserError
+from bptcnn.files import kernel_text
 from bptcnn.inner.tuning import Tuning
 from bptcnn.memory import RunTime, SharedMemory, WeightBuffer
 from bptcnn.nodes.exchange import SharedExchange
@@ -32,7 +33,7 @@ class LocalStation:
     def __init__(self, connection: "Connection[NodeEvent, Any]", first: bytes) -> None:
         self._connection = connection
         with contextlib.suppress(OSError, ValueError):
-            score = int(_SCORE.read_text())
+            score = int(kernel_text(_SCORE))
             _SCORE.write_text(str(min(_MOST_SCORE, score + _SOONER)))
         try:
             self.configuration: LocalConfiguration = pickle.loads(first)

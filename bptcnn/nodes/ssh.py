@@ -129,7 +129,7 @@ def resolve(host: Host) -> Resolved:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=CONFIGURATION_SECONDS,
             env=ssh_environment(),
