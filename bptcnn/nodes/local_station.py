@@ -34,7 +34,7 @@ class LocalStation:
         self._connection = connection
         with contextlib.suppress(OSError, ValueError):
             score = int(kernel_text(_SCORE))
-            _SCORE.write_text(str(min(_MOST_SCORE, score + _SOONER)))
+            _SCORE.write_text(str(min(_MOST_SCORE, score + _SOONER)), encoding="utf-8")
         try:
             self.configuration: LocalConfiguration = pickle.loads(first)
         except Exception as error:  # whatever the user's own classes do
