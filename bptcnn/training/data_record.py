@@ -35,7 +35,7 @@ class PartRecord:
 
     @classmethod
     def of(cls, samples: Samples) -> "PartRecord":
-        """Look at all of it: half a second a gigabyte, or more on CPUs without instructions for it."""
+        """Look at all of it: about a second a gigabyte, or more on CPUs without instructions for it."""
         dtype: Any = str(samples.images.dtype)
         return cls(len(samples), samples.input_shape, dtype, _sha256(samples.images), _sha256(samples.labels))
 

@@ -72,7 +72,8 @@ def test_agents_come_through_a_crowded_jump_host(tmp_path: Path, monkeypatch: py
 
 
 def test_a_machine_that_always_closes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    proxy = "sh -c 'echo the vault is sealed >&2; echo bash: warning: setlocale: LC_ALL: cannot change locale >&2'"
+    noise = "echo bash: warning: setlocale: LC_ALL: cannot change locale >&2"
+    proxy = f"sh -c 'read banner; echo the vault is sealed >&2; {noise}'"
     (tmp_path / "config").write_text(f"Host far\n    ProxyCommand {proxy}\n")
     monkeypatch.setenv("BPTCNN_SSH", shlex.join(["ssh", "-F", str(tmp_path / "config")]))
     (report,) = preflight([at("far", timeout=2.0)])
