@@ -29,8 +29,6 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 from bptcnn.errors import UserError
 
 MOST_TEXT_BYTES = 1 << 20  # of a file of settings, of hosts, of a network: a thousand times what they usually have
@@ -264,6 +262,8 @@ def _checked(name: str, wanted: Any, value: object) -> object:
         return _checked_items(name, origin, get_args(wanted), _limit(limits, Length) or Length(0, _MOST_ITEMS), value)
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         return build(wanted, value, name)
+    import numpy as np  # here: names of files are read before a command loads anything heavy
+
     plain = np.ndarray if origin is np.ndarray else wanted
     if plain in (bool, type(None), np.ndarray):
         if isinstance(value, plain):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bptcnn.errors import UserError
-from bptcnn.names import path_of
 from bptcnn_cli import benchmark_options as options
 from bptcnn_cli.options import ByMeasuring
 from bptcnn_cli.output import console
@@ -124,7 +123,7 @@ def _peer(name: str | None, python: str | None, compiled: bool | None) -> "Torch
         return None
     if name != "torch":
         raise UserError(f"unknown peer {name!r}: give torch")
-    peer = TorchPeer(str(path_of(python or sys.executable)), compiled is not False)
+    peer = TorchPeer(os.path.expanduser(python or sys.executable), compiled is not False)
     peer.version()  # before anything is measured
     return peer
 

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
         (["empty.npz"], "empty.npz"),
         (["no_arrays.npz"], "x_train"),
         (["regular file"], "regular file"),
-        (["--nodes", "1.0,2.0"], "1.0,2.0"),
+        (["--nodes", "1.0,2.0"], "the speed of each of the nodes must be at least 0.001, at most 1, not 2.0"),
         (["good.npz", "--network", "nonsense"], "nonsense"),
         (["good.npz", "--network", "missing.py"], "missing.py"),
         (["good.npz", "--network", "raises.py"], "raises.py"),
