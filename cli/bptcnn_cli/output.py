@@ -124,6 +124,6 @@ def _quoted(character: str) -> str:
 
 def _can_show(character: str) -> bool:
     try:
-        return character.isprintable() and bool(character.encode(STDOUT.encoding))
+        return character.isprintable() and bool(character.encode(STDOUT.encoding or "utf-8"))
     except UnicodeEncodeError:
         return False

@@ -149,14 +149,15 @@ class HostileNode:
     def optimizer_state(self) -> OptimizerState | None:
         return self._kept
 
-    def kill(self) -> None:
+    def kill(self) -> str:
         self._servant.gate.shut()
         if self._bell >= 0:
             os.close(self._bell)
             self._bell = -1
+        return ""
 
-    def end(self, deadline: float) -> None:
-        self.kill()
+    def end(self, deadline: float) -> str:
+        return self.kill()
 
     def _ring(self) -> None:
         if self._bell >= 0:
@@ -196,14 +197,14 @@ class HostileNode:
     def _beat(self) -> None:
         """Four times a second of the run's clock, as the driver looks that often."""
         counts = {"constant": self._trained, "rising": self._trained + 1, "huge": self._trained + 10**9}
-        if self._script.beats != "none" and self._clock.now - self._acted_at >= _BEAT_SECONDS:
-            self._acted_at = self._clock.now
+        if self._script.beats != "none" and self._clock.seconds - self._acted_at >= _BEAT_SECONDS:
+            self._acted_at = self._clock.seconds
             self._report(Heartbeat(self._node, 0.0, min(counts[self._script.beats], 1 << 40)), False)
         self._ring_later()
 
     def _ring_later(self) -> None:
         """Have the driver come again, but not before its clock has gone on."""
-        self._clock.now += _BEAT_SECONDS
+        self._clock.seconds += _BEAT_SECONDS
         self._ring()
 
     def _report(self, event: NodeEvent, lies: bool) -> None:

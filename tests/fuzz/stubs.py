@@ -60,21 +60,27 @@ class Clock:
     """Time that passes when it is read, and when somebody waits."""
 
     def __init__(self) -> None:
-        self.now = self._began = self._beat = 1000.0
+        self.seconds = self._began = self._beat = 1000.0
         self.nodes: list[StubNode] = []
         self.broken: list[AssertionError] = []  # what the audit has found
 
     def monotonic(self) -> float:
-        self.now += _CALL_SECONDS
-        if self.now - self._began > MOST_SECONDS:
+        self.seconds += _CALL_SECONDS
+        if self.seconds - self._began > MOST_SECONDS:
             self._began = inf  # said once: the run is to be closed, too
             raise Hung(f"the run is not over after {MOST_SECONDS:g} s")
-        return self.now
+        return self.seconds
+
+    now = monotonic  # it is the run's clock, too
+
+    def missed(self) -> float:
+        """Nothing stands still."""
+        return 0.0
 
     def beat(self) -> None:
         """Have the nodes that live say so, twice a second."""
-        if self.now - self._beat >= _BEAT_SECONDS:
-            self._beat = self.now
+        if self.seconds - self._beat >= _BEAT_SECONDS:
+            self._beat = self.seconds
             for node in self.nodes:
                 node.beat()
 
@@ -151,14 +157,15 @@ class StubNode:
             self._index, 0.0, Iteration(epoch, taken, 1.0 * taken, taken // 2, seconds, 0.0, 0.0, taken, seconds)
         )
 
-    def kill(self) -> None:
+    def kill(self) -> str:
         if self._bell >= 0:
             self._clock.nodes.remove(self)
             os.close(self._bell)
             self._bell = -1
+        return ""
 
-    def end(self, deadline: float) -> None:
-        self.kill()
+    def end(self, deadline: float) -> str:
+        return self.kill()
 
 
 class StubLauncher:
@@ -228,7 +235,7 @@ def stubbed(node: Callable[..., Any] = StubNode) -> Iterator[Clock]:
         def select(self, timeout: float | None = None) -> Any:
             found = super().select(0)
             if not found:
-                clock.now += timeout or 0.0
+                clock.seconds += timeout or 0.0
             clock.beat()
             return found
 
@@ -239,12 +246,14 @@ def stubbed(node: Callable[..., Any] = StubNode) -> Iterator[Clock]:
         if not books:  # of the one run in here
             books.append(Books.of(self))
         actions = handle(self, event)
-        if isinstance(event, Tick | Heartbeat):  # how long nothing moves is judged by our clock
+        # how long nothing moves is judged by our clock: of a tick, only what it causes is entered
+        entered: Any = None if isinstance(event, Tick | Heartbeat) else event
+        if entered is None and not actions:
             return actions
         try:
             self.validate()
             # what was trained in vain is what nodes say, and some lie
-            books[-1].enter(event, actions, self.phase, mock.ANY)
+            books[-1].enter(entered, actions, self.phase, mock.ANY)
         except AssertionError as error:  # the driver would take it for the end of a node
             clock.broken.append(error)
         return actions
