@@ -7,6 +7,7 @@
 One place reads them all; `checks`, the preflight of hosts, and whoever allocates ask it.
 """
 
+import contextlib
 import os
 import resource
 from collections.abc import Iterator, Mapping
@@ -100,8 +101,9 @@ def _hits() -> Mapping[Path, int]:
     for folder, version in _folders():
         if version == 2:
             found[folder] = _fields(folder / "memory.events").get("oom", 0)
-        elif (folder / "memory.failcnt").exists():
-            found[folder] = _number(folder / "memory.failcnt") or 0
+        else:
+            with contextlib.suppress(OSError, ValueError):  # it is gone, or hidden
+                found[folder] = int(kernel_text(folder / "memory.failcnt"))
     return found
 
 

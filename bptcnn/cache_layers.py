@@ -13,20 +13,20 @@ A spare folder is this user's alone, in a folder where nobody else can put anoth
 import contextlib
 import errno
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from bptcnn.caches import private_folder, require_own_files, require_private
+from bptcnn.caches import private_folder, require_lasting, require_own_files, require_private
 from bptcnn.errors import UserError
 from bptcnn.files import user_folder
 
 T = TypeVar("T")
 _SET = "set BPTCNN_CACHE_DIR to a folder of your own"
 _FULL = " is full"
+_MEMORY = Path("/dev/shm")
 
 
 def wanted_root() -> Path | None:
@@ -40,8 +40,8 @@ def wanted_root() -> Path | None:
 
 def spare_roots() -> list[Path]:
     """Return where spare folders may be, whether they are there or not."""
-    parents = (temporary_folder(), "/var/tmp", "/dev/shm")
-    return [Path(parent, f"bptcnn-cache-{os.geteuid()}") for parent in dict.fromkeys(parents)]
+    parents = (Path(temporary_folder()), Path("/var/tmp"), _MEMORY)
+    return [parent / f"bptcnn-cache-{os.geteuid()}" for parent in dict.fromkeys(parents)]
 
 
 def temporary_folder() -> str:
@@ -63,13 +63,17 @@ class Trouble:
 class CacheLayers:
     """The folders `parts` of the cache, the user's first: read in that order, written where there is room."""
 
-    def __init__(self, *parts: str) -> None:
-        """Raise UserError where somebody else could put something into the user's folder."""
+    def __init__(self, *parts: str, in_memory: bool = True) -> None:
+        """Raise UserError where somebody else could put something into the user's folder.
+
+        `in_memory`: they are so small that the machine's memory may hold them.
+        """
         self._parts = parts
         self._made: dict[Path, Path] = {}  # of a root: its folder, looked at
         self._reasons: dict[Path | None, str] = {}  # of a root: why it takes nothing
         wanted = wanted_root()
-        self._wanted, self._spare = wanted, spare_roots()
+        self._wanted = wanted
+        self._spare = [root for root in spare_roots() if in_memory or root.parent != _MEMORY]
         if wanted is None:
             self._reasons[None] = _no_home()
         else:
@@ -146,10 +150,8 @@ class CacheLayers:
 
 
 def _make_spare(root: Path) -> None:
-    """Make a spare root; raise UserError where it is another user's, or can be replaced by one."""
-    status = os.stat(root.parent)
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise UserError(f"whoever likes can rename what is in {root.parent}")
+    """Make a spare root; raise UserError where it is another user's, or can be replaced by another one."""
+    require_lasting(root.parent)
     with contextlib.suppress(FileExistsError):
         root.mkdir(mode=0o700)
     require_private(root)  # the folder itself, and not what a link leads to

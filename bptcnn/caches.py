@@ -76,5 +76,12 @@ def require_private(folder: Path, is_root: bool = False) -> None:
         raise UserError(f"the cache folder {folder} can be written by others: chmod go-w {folder}, or {_REMEDY}")
 
 
+def require_lasting(folder: Path) -> None:
+    """Raise UserError where others could put something else in the place of what is ours in a folder."""
+    status = os.stat(folder)
+    if status.st_uid not in _trusted() or (status.st_mode & _OTHERS and not status.st_mode & stat.S_ISVTX):
+        raise UserError(f"others can rename what is in {folder}")
+
+
 def _trusted() -> tuple[int, int]:
     return os.geteuid(), 0

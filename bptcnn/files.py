@@ -8,6 +8,7 @@ import contextlib
 import errno
 import glob
 import os
+import pwd
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -57,8 +58,18 @@ def user_folder(variable: str, below_home: str) -> Path | None:
     """
     folder = os.environ.get(variable, "")
     if not os.path.isabs(folder):
-        folder = os.path.join(os.path.expanduser("~"), below_home)
+        folder = os.path.join(_home(), below_home)
     return Path(folder) if os.path.isabs(folder) else None
+
+
+def _home() -> str:
+    """Return the home folder, "" where none is known; an empty HOME is none."""
+    if os.environ.get("HOME"):
+        return os.environ["HOME"]
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

@@ -30,7 +30,16 @@ def path_of(name: str | os.PathLike[str]) -> Path:
     if found == text and (text == "~" or text.startswith("~/")):
         raise UserError(f"{printable(text, 200)}: you have no home folder here: set HOME, or give the whole path")
     path = Path(found)
+    if not _can_be(found):
+        raise UserError(f"{printable(found, 200)} cannot be the name of a file")
     return path.absolute() if str(path).startswith("~") else path
+
+
+def _can_be(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can hold
+        return False
 
 
 def text_of(name: str | os.PathLike[str]) -> str:
@@ -51,4 +60,6 @@ def _of_uri(text: str) -> str:
     host, slash, path = text.removeprefix(_URI).partition("/")
     if host not in ("", "localhost") or not slash:
         raise UserError(f"{printable(text, 200)}: a file URI of this machine begins with {_URI}/")
+    if not _can_be(path):
+        return path
     return os.fsdecode(b"/" + unquote_to_bytes(os.fsencode(path)))

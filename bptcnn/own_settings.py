@@ -77,7 +77,7 @@ def _away_from(file: str) -> Iterator[None]:
     if not os.path.lexists(file):
         yield
         return
-    here = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(os.path.dirname(__file__))
         yield

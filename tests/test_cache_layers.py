@@ -2,6 +2,8 @@
 
 import errno
 import os
+import pwd
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +79,25 @@ def test_where_nothing_is_stored_all_reasons_are_told_in_a_line(wanted: Path, tm
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", [0o775, 0o777])
+def test_a_spare_folder_is_not_made_where_others_could_replace_it(wanted: Path, tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    layers = CacheLayers("kernels", "key")
+    with pytest.raises(UserError, match=f"others can rename what is in {tmp_path}"):
+        layers.store(put("b", "2", wanted, errno.ENOSPC))
+    tmp_path.chmod(mode | stat.S_ISVTX)
+    assert CacheLayers("kernels", "key").store(put("b", "2", wanted, errno.ENOSPC)).is_file()
+
+
+def test_what_is_large_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BPTCNN_CACHE_DIR", str(tmp_path / "wanted"))
+    monkeypatch.setattr(cache_layers, "spare_roots", lambda: [Path("/dev/shm/bptcnn-cache-test")])
+    layers = CacheLayers("samples", in_memory=False)
+    with pytest.raises(UserError, match="samples can be stored nowhere"):
+        layers.store(put("b", "2", tmp_path / "wanted", errno.ENOSPC))
+    assert not Path("/dev/shm/bptcnn-cache-test").exists()
+
+
 @pytest.mark.parametrize(
     ("variables", "where"),
     [
@@ -85,7 +106,7 @@ def test_where_nothing_is_stored_all_reasons_are_told_in_a_line(wanted: Path, tm
         ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/bptcnn"),
         ({"XDG_CACHE_HOME": "relative"}, "/home/ann/.cache/bptcnn"),
         ({"HOME": "/"}, "/.cache/bptcnn"),
-        ({"HOME": ""}, "/.cache/bptcnn"),
+        ({"HOME": ""}, f"{pwd.getpwuid(os.getuid()).pw_dir}/.cache/bptcnn"),
         ({"HOME": "relative"}, None),
     ],
 )

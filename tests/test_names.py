@@ -38,6 +38,13 @@ def test_what_is_text_stays_as_it_is() -> None:
     assert path_of("file://localhost/a%20b") == Path("/a b")
 
 
+@pytest.mark.parametrize("text", ["file:///a%00b", "a\0b", "file:///\ud800x", "\ud800"])
+def test_what_no_file_can_be_called_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="cannot be the name of a file") as caught:
+        path_of(text)
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("text", ["file://elsewhere/a", "file://", "file://a"])
 def test_uris_of_other_machines_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="file URI of this machine"):

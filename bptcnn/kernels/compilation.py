@@ -81,7 +81,11 @@ def warm_folder(precision: Precision = "float32") -> Path | None:
     layers = kernel_cache()
     for folder in layers.folders:
         mark = folder / _mark(precision)
-        if os.access(mark, os.R_OK) and all(map(layers.find, mark.read_text(encoding="utf-8").splitlines())):
+        try:
+            names = mark.read_text(encoding="utf-8").splitlines()
+        except OSError:  # it is not there, or swept meanwhile
+            continue
+        if all(map(layers.find, names)):
             return folder
     return None
 

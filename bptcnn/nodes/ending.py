@@ -8,11 +8,13 @@ It cannot be reaped while the kernel waits in its name: for a disk or a file ser
 control group is frozen. Nobody waits for that.
 """
 
+import contextlib
 import subprocess
 import threading
 import time
 from typing import Any
 
+from bptcnn.errors import UserError
 from bptcnn.threads import start_thread
 
 KILL_SECONDS = 2.0  # what a process may take to end once it is killed: the memory of a large one is freed meanwhile
@@ -28,7 +30,8 @@ def reaped(process: "subprocess.Popen[Any]", limit: float | None = None) -> bool
     try:
         process.wait(KILL_SECONDS if limit is None else max(_LEAST_SECONDS, limit - now))
     except subprocess.TimeoutExpired:
-        start_thread(threading.Thread(target=process.wait, daemon=True, name=f"end of process {process.pid}"))
+        with contextlib.suppress(UserError):  # no thread can be had: it is reaped when we end
+            start_thread(threading.Thread(target=process.wait, daemon=True, name=f"end of process {process.pid}"))
         return False
     return True
 

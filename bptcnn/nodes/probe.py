@@ -103,7 +103,8 @@ def gather(question: "dict[str, Any] | None") -> "dict[str, Any]":
         try:
             return answer()
         except Exception as error:
-            troubles[what] = " ".join("{}: {}".format(type(error).__name__, error).split())  # noqa: UP032
+            kind = "" if type(error).__name__ == "UserError" else type(error).__name__ + ": "  # it may not be there
+            troubles[what] = " ".join((kind + str(error)).split())
             return otherwise
 
     versions = package_versions()

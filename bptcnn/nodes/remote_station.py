@@ -187,7 +187,7 @@ class RemoteStation:
     def samples(self) -> tuple[Images, Labels]:
         """Return the samples, from this host's cache or files if they are the same, else from the coordinator."""
         source = self.configuration.samples
-        stored = CacheLayers("samples")
+        stored = CacheLayers("samples", in_memory=False)
         found = next(filter(None, (SampleCache(folder).get(source.digest) for folder in stored.folders)), None)
         found = found or self._read_here() or self._fetch(stored)
         if source.validation is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bptcnn.errors import UserError
 from bptcnn.nodes.hosts import Host
 from bptcnn.nodes.ssh_options import session_options
-from bptcnn.nodes.ssh_words import last_words, own_words
+from bptcnn.nodes.ssh_words import last_words, own_words, short_lines
 from bptcnn.untrusted import printable
 
 CONFIGURATION_SECONDS = 2.0  # to read its configuration ssh asks nobody
@@ -216,6 +216,7 @@ QUIET_SHELL = "keep its shell's start-up files from printing, starting and endin
 
 def explain(host: Host, exit_code: int, stderr: str) -> Problem:
     """Return what made ssh, or the Python behind it, end with `exit_code` (-N: by signal N) and say `stderr`."""
+    stderr = "\n".join(short_lines(stderr))
     if exit_code == 255:  # ssh's own
         return _explain_ssh(host, stderr)
     missing = {127: "there is no such file", 126: "it cannot be executed"}

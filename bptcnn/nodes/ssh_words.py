@@ -5,6 +5,7 @@ import re
 from bptcnn.untrusted import printable
 
 _MOST_LINES = 3
+_MOST_SEARCHED = 1000  # characters of a line
 _MOST_SHOWN = 300  # characters of lines that are not ours
 
 _NOISE = re.compile(  # lines that are printed whether something is wrong or not
@@ -41,16 +42,21 @@ _DECIDED = re.compile(  # what another attempt would not change
 )
 
 
+def short_lines(printed: str) -> list[str]:
+    """Return the lines, each cut: what is searched for stands at their beginning, and they may be long."""
+    return [line[:_MOST_SEARCHED] for line in printed.splitlines()]
+
+
 def last_words(printed: str) -> str:
     """Return the last lines that say something, at most three, as one printable line; "": nothing was said."""
-    lines = printed.splitlines()
+    lines = short_lines(printed)
     telling = [line for line in lines if not _NOISE.match(line)] or [line for line in lines if line.strip()][-1:]
     return _joined(telling)
 
 
 def own_words(printed: str) -> str:
     """Return as `last_words` what was said beside ssh's own words for a connection that has ended."""
-    return _joined([line for line in printed.splitlines() if not (_NOISE.match(line) or _OF_THE_END.match(line))])
+    return _joined([line for line in short_lines(printed) if not (_NOISE.match(line) or _OF_THE_END.match(line))])
 
 
 def turned_away(exit_code: int, printed: str) -> bool:

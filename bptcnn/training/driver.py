@@ -21,6 +21,7 @@ from bptcnn.errors import UserError
 from bptcnn.names import text_of
 from bptcnn.networks import Network
 from bptcnn.nodes import Node, NodeGone, needs_same_python
+from bptcnn.nodes.doors import reaching_seconds
 from bptcnn.outer import (
     Action,
     Coordinator,
@@ -101,7 +102,7 @@ class Driver:
         self._returns = Returns(
             launcher.start,
             lambda index: not self._buffer.pending(index),
-            lambda index: launcher.members[index].reach_seconds,
+            lambda: reaching_seconds([member.host for member in launcher.members if member.host]),
         )
         self._ready: set[int] = set()  # nodes that got ready once
         self._failed: set[int] = set()  # nodes that said that they cannot go on, or left

@@ -36,11 +36,6 @@ class Member:
     bandwidth: float | None = None
     options: tuple[str, ...] = ()
 
-    @property
-    def reach_seconds(self) -> float:
-        """How long reaching its machine may take."""
-        return 0.0 if self.host is None else self.host.timeout
-
 
 def gather(network: Network, settings: TrainSettings, observer: Observer) -> tuple[Member, ...]:
     """Return the run's nodes; raise UserError where none can be used, or one cannot and `require_all` is set."""

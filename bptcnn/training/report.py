@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bptcnn.files import write_atomically
-from bptcnn.own_settings import import_matplotlib
+from bptcnn.own_settings import import_matplotlib, variables
 from bptcnn.training.progress import EpochRow
 from bptcnn.training.summary import Summary
 
@@ -91,7 +91,8 @@ def _curves(rows: Sequence[EpochRow], measured: str) -> str:
     from matplotlib import rc_context, rcParamsDefault
 
     # not what a matplotlibrc in the current folder says, which may be somebody else's: usetex would run TeX
-    with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}):
+    defaults = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
+    with rc_context(defaults), variables(("SOURCE_DATE_EPOCH",)):  # which it reads as it draws
         return _drawn_curves(rows, measured)
 
 

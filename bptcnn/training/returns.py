@@ -49,7 +49,7 @@ class Returns:
     """
 
     def __init__(
-        self, start: Callable[[int], Node], may_start: Callable[[int], bool], reach_seconds: Callable[[int], float]
+        self, start: Callable[[int], Node], may_start: Callable[[int], bool], reach_seconds: Callable[[], float]
     ) -> None:
         self._start, self._may_start, self._reach_seconds = start, may_start, reach_seconds
         self._away: dict[int, _Away] = {}
@@ -106,7 +106,7 @@ class Returns:
                 case Failed(reason=reason):
                     self._failed(index, away, NodeGone(reason), outcome)
                     return
-        patience = _SILENT_SECONDS if away.spoke else _START_SECONDS + self._reach_seconds(index)
+        patience = _SILENT_SECONDS if away.spoke else _START_SECONDS + self._reach_seconds()
         if time.monotonic() - away.heard > patience:
             self._failed(index, away, NodeGone("silent while it started", may_return=True), outcome)
 

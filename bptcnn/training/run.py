@@ -86,19 +86,17 @@ def train_run(
             launcher = Launcher(network, settings, members, dataset, train, folder, tuning, states)
             driver = Driver(assignment, coordinator, folder, evaluator, observer, launcher)
             try:
-                outcome = driver.run()
-            except KeyboardInterrupt:
-                driver.stop("interrupted")
-                driver.close()
-                _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
-                raise
-            except UserError as error:  # a full disk, a folder that has vanished
-                raise UserError(f"{error}; {folder.kept()}") from None
-            finally:
-                driver.close()
-            try:
+                try:
+                    outcome = driver.run()
+                except KeyboardInterrupt:
+                    driver.stop("interrupted")
+                    driver.close()
+                    _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
+                    raise
+                finally:
+                    driver.close()
                 summary = _conclude(driver, assignment, dataset, folder, evaluator, observer, began)
-            except UserError as error:
+            except UserError as error:  # a full disk, a folder that has vanished
                 raise UserError(f"{error}; {folder.kept()}") from None
     if outcome.outcome == "failed":
         raise UserError(f"training failed: {outcome.reason}; see {folder.logs}")

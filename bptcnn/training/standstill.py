@@ -14,11 +14,11 @@ from bptcnn.nodes import Node
 @contextmanager
 def stopped(clock: RunClock, nodes: Iterable[Node]) -> Iterator[None]:
     """Stop the clock and the nodes as long as this is open."""
-    clock.hold()
     those = list(nodes)
-    for node in those:
-        node.suspend()
     try:
+        clock.hold()
+        for node in those:
+            node.suspend()
         yield
     finally:
         clock.go_on()  # before they look at it

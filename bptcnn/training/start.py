@@ -52,8 +52,9 @@ def resumed_settings(run_dir: Path, changes: Mapping[str, Any]) -> TrainSettings
     """Return a run's own settings with `changes`; raise UserError where one would make it another run."""
     folder = RunFolder.open(run_dir)
     values = folder.read_config()
-    own = settings_from({name: value for name, value in values.items() if name not in ("network", "data")})
-    if own.hosts is not None and "hosts" not in changes:  # the folder may be somebody else's
+    given = {name: value for name, value in changes.items() if name in RESUMABLE}  # they count instead
+    own = settings_from({n: v for n, v in {**values, **given}.items() if n not in ("network", "data")})
+    if own.hosts is not None and "hosts" not in given:  # the folder may be somebody else's
         raise UserError(
             f"{folder.config} names the hosts file {own.hosts}, whose hosts run programs only where you name it again: "
             "give hosts, if you trust it"

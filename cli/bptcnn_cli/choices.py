@@ -96,7 +96,7 @@ def choose_resumed(given: Mapping[str, Any], run_dir: Path) -> Choices:
     """Return the choices of a run that goes on: its config.toml, with what may change. Raises UserError as `choose`."""
     said, folder = _said(given), RunFolder.open(run_dir)
     values = folder.read_config()
-    _choices_of_file(folder.config, values)
+    _choices_of_file(folder.config, {**values, **{name: said[name] for name in RESUMABLE if name in said}})
     # data may have moved, Python files are named again: the run folder says whether they still are what they were
     named_again = {"data", "network"} if is_python(said.get("network")) else {"data"}
     fixed = [name for name in said if name not in RESUMABLE and name not in named_again]

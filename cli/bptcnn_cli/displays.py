@@ -1,7 +1,17 @@
 """Which display fits where the output goes."""
 
+import sys
+
 from bptcnn_cli.output import console
 from bptcnn_cli.relay import Display
+
+
+class QuietDisplay(Display):
+    """Tells what went wrong, and nothing else."""
+
+    def warning(self, message: str) -> None:
+        """Print it to standard error: what reads standard output wants the result alone."""
+        print(f"bptcnn: note: {message}", file=sys.stderr)
 
 
 def fitting_display(quiet: bool, measured: str = "test") -> Display:
@@ -10,7 +20,7 @@ def fitting_display(quiet: bool, measured: str = "test") -> Display:
     measured: the images that the epochs' accuracy is measured on, "test" or "validation".
     """
     if quiet:
-        return Display()
+        return QuietDisplay()
     terminal = console()
     if terminal.is_terminal and not terminal.is_dumb_terminal:
         from bptcnn_cli.live import LiveDisplay

@@ -187,8 +187,11 @@ def _profile() -> Finding:
 
 
 def _disk() -> Finding:
-    folder = Path.cwd()
-    free = shutil.disk_usage(folder).free / _GB
+    try:
+        folder = Path.cwd()
+        free = shutil.disk_usage(folder).free / _GB
+    except OSError as error:
+        return Finding(State.BROKEN, f"the current folder: {error.strerror or error}", "cd to a folder that is there")
     found = f"{free:.1f} GB free in {folder}"
     if not os.access(folder, os.W_OK):
         return Finding(State.ADVICE, f"{folder} is not writable", "train with --run-dir elsewhere")

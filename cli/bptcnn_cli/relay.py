@@ -79,8 +79,8 @@ class Relay(Observer):
         closed, goes_on = threading.Event(), threading.Event()
         self._pauses.append((closed, goes_on))
         self._calls.put(self._nothing)  # wakes the thread
-        closed.wait(_INTERRUPTED_SECONDS if self._thread.is_alive() else 0.0)
         try:
+            closed.wait(_INTERRUPTED_SECONDS if self._thread.is_alive() else 0.0)
             yield
         finally:
             goes_on.set()

@@ -69,6 +69,11 @@ def test_neither_do_all_of_them_nor_files_in_the_current_folder(tmp_path: Path) 
     assert_trains(tmp_path, {**HARMLESS, **every})
 
 
+def test_the_date_that_sources_are_of_is_not_read(tmp_path: Path) -> None:
+    """Reproducible builds set it; what draws would end."""
+    assert_trains(tmp_path, {"SOURCE_DATE_EPOCH": "abc"})
+
+
 def test_help_is_shown_whatever_the_width_is_said_to_be(tmp_path: Path) -> None:
     ended = bptcnn("train", "--help", folder=tmp_path, variables={"TERMINAL_WIDTH": "abc", "COLUMNS": "abc"})
     assert (ended.code, ended.err) == (0, ""), ended
@@ -84,6 +89,8 @@ def test_a_report_that_fails_is_a_note(tmp_path: Path) -> None:
     ended = bptcnn(*TRAIN, folder=tmp_path, variables={"PYTHONPATH": path})
     assert (ended.code, ended.err) == (0, ""), ended
     assert "note: the report could not be written: drawn no more\n" in ended.out
+    quiet = bptcnn(*TRAIN, "--run-dir", "quiet", "--quiet", folder=tmp_path, variables={"PYTHONPATH": path})
+    assert (quiet.code, quiet.err) == (0, "bptcnn: note: the report could not be written: drawn no more\n")
     for name in ("summary.json", "best.safetensors", "last.safetensors"):
         assert (tmp_path / "a" / name).is_file()
 

@@ -165,6 +165,14 @@ def test_a_cache_folder_that_cannot_be_written_is_a_note(there: Loopback, tmp_pa
     assert "BPTCNN_CACHE_DIR" in found[0].remedy
 
 
+def test_a_cache_folder_that_others_can_write_is_said_to_be(there: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    problem = hard(look(at("good", BPTCNN_CACHE_DIR=str(tmp_path / "open"))))
+    assert problem.what.startswith(f"the cache folder {tmp_path / 'open'} can be written by others: chmod go-w ")
+    assert "reinstall" not in problem.remedy
+
+
 @pytest.mark.parametrize(
     ("alias", "what", "remedy", "passing"),
     [

@@ -76,3 +76,9 @@ def test_a_proxys_own_words_are_told_from_sshs() -> None:
 )
 def test_what_is_tried_again(code: int, printed: str, again: bool) -> None:
     assert turned_away(code, printed) is again
+
+
+def test_long_lines_are_searched_at_their_beginning_only() -> None:
+    said = last_words("the vault is sealed " + ": warning: " * 200 + "locale")
+    assert said.startswith("the vault is sealed : warning: ")
+    assert len(said) <= 300

@@ -1,5 +1,6 @@
 """Runs that go on: counts continue, rows are appended, nodes may differ; what does not fit changes nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,17 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="500 training images, not 600"):
         run(folder, data(500, 200), epochs=2, resume=True)
     assert everything(folder) == before
+
+
+def test_a_speed_of_earlier_days_can_be_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(folder, SMALL_DATA, nodes=1, epochs=1)
+    config = folder / "config.toml"
+    config.write_text(re.sub(r"(?s)^nodes = \[.*?\]", "nodes = [1e-5]", config.read_text(), flags=re.MULTILINE))
+    with pytest.raises(UserError, match="at most 1, not 1e-05"):
+        run(folder, SMALL_DATA, epochs=2, resume=True)
+    run(folder, SMALL_DATA, nodes=1, epochs=2, resume=True)
+    check_counts(folder, 600, 2)
 
 
 def test_no_run_to_resume(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def attend(monkeypatch: pytest.MonkeyPatch, speaks: bool, seconds: int) -> int:
     now, nodes = 1000.0, [Starting(says=[Heartbeat(0, 0.0, 0)] if speaks else []), *(Starting() for _ in range(99))]
     started = iter(nodes)
     monkeypatch.setattr(returns.time, "monotonic", lambda: now)
-    looking = Returns(lambda index: next(started), lambda index: True, lambda index: 30.0)  # type: ignore[arg-type, return-value]
+    looking = Returns(lambda index: next(started), lambda index: True, lambda: 30.0)  # type: ignore[arg-type, return-value]
     looking.begin(0)
     for _ in range(2 * seconds):
         now += 0.5
@@ -52,7 +52,7 @@ def test_a_start_may_take_longer_than_a_silence(
 def test_one_that_starts_slowly_is_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
     now, node = 1000.0, Starting()
     monkeypatch.setattr(returns.time, "monotonic", lambda: now)
-    looking = Returns(lambda index: node, lambda index: True, lambda index: 30.0)  # type: ignore[arg-type, return-value]
+    looking = Returns(lambda index: node, lambda index: True, lambda: 30.0)  # type: ignore[arg-type, return-value]
     looking.begin(0)
     for _ in range(120):
         now += 0.5
