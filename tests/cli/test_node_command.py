@@ -69,6 +69,8 @@ def test_nodes_join_leave_and_follow_a_run_to_its_end(tmp_path: Path, data: Path
         assert (stays.returncode, err) == (0, ""), out
         assert "joined1 trains in epoch " in out
         follows = node(run, "--name", "other")
+        for _ in range(2):  # whole epochs in which both take part
+            read_until(follows.stdout, "other trains in epoch ")
     except BaseException:
         os.kill(run.process.pid, signal.SIGKILL)
         raise
@@ -82,7 +84,7 @@ def test_nodes_join_leave_and_follow_a_run_to_its_end(tmp_path: Path, data: Path
     nodes = run.nodes()
     assert list(nodes) == ["node0", "guest", "joined1", "other"]
     assert [node["lost"] for node in nodes.values()] == [None, "it left the run", None, None]
-    assert all(node["images"] for node in nodes.values())
+    assert all(nodes[name]["images"] for name in ("node0", "joined1", "other"))
 
 
 @pytest.mark.usefixtures("finished")
