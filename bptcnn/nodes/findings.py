@@ -183,13 +183,13 @@ def _software(host: Host, facts: HostFacts, here: Mapping[str, str | None]) -> l
     missing = [name for name, version in there.items() if version is None]
     if missing:
         return [Problem(f"{', '.join(missing)} missing in {facts.executable}", _install(host, *missing))]
-    troubles = dict(facts.troubles)
-    if "cache folder" in troubles:  # it has other troubles as a consequence
-        return [Problem(troubles["cache folder"], _elsewhere(host))]
-    for what, how in facts.troubles:
+    for what, how in facts.troubles:  # the first one, which the others may follow from
+        if what == "cache folder":
+            return [Problem(how, _elsewhere(host))]
         if what not in ("profile", "cache"):
             remedy = _install(host, "--force-reinstall", wanted)
             return [Problem(f"bptcnn is there, but its {what} failed: {how}", remedy)]
+    troubles = dict(facts.troubles)
     found = []
     if "profile" in troubles:
         found.append(Problem(f"profile: {troubles['profile']}", "run bptcnn profile there", hard=False))

@@ -127,7 +127,8 @@ def gather(question: "dict[str, Any] | None") -> "dict[str, Any]":
     if able:
         facts["cores"] = ask("cores", lambda: _of("bptcnn.profiling.cores", "usable_cores")(), facts["cores"])
         facts["memory"] = ask("memory", lambda: _of("bptcnn.available", "available_bytes")(), facts["memory"])
-        facts["warm"] = ask("kernels", lambda: _of("bptcnn.kernels.compilation", "is_warm")(), None)
+        is_warm = ask("kernels", lambda: _of("bptcnn.kernels.compilation", "is_warm"), lambda: None)
+        facts["warm"] = ask("cache folder", is_warm, None)
         nothing = {}  # type: dict[str, Any]
         facts.update(ask("cache folder", lambda: _place(facts["warm"], troubles), nothing))
         facts["lacks_bf16"] = ask("CPU features", lambda: _of("bptcnn.kernels.unit", "lacking")("bf16") or "", None)
