@@ -17,7 +17,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from bptcnn.data.files import DEFLATE_RATIO, ByteStream, Source, read_rest, reading, regular_size, require_memory
-from bptcnn.data.samples import Dataset, Samples, count_classes
+from bptcnn.data.samples import NUMBERED, Dataset, Samples, count_classes
 from bptcnn.errors import UserError
 
 _MOST_HEADER = 1 << 16  # bytes: NumPy's own are shorter than 200
@@ -57,7 +57,7 @@ def _read_array(archive: zipfile.ZipFile, size: int, array: str) -> npt.NDArray[
     with archive.open(member) as stream:
         shape, column_major, dtype = _read_header(stream, array)
         if dtype.kind not in "fiub":
-            remedy = ": numpy.unique(labels, return_inverse=True)[1] numbers classes" if array.startswith("y") else ""
+            remedy = f": {NUMBERED} numbers classes" if array.startswith("y") else ""
             raise UserError(f"{array} holds {'objects' if dtype.hasobject else dtype}, not numbers{remedy}")
         if len(shape) > 4 or 0 in shape or any(length < 0 for length in shape):
             raise UserError(f"{array} has shape {shape}")

@@ -17,7 +17,7 @@ Labels = npt.NDArray[np.int32]
 # Beyond this magnitude floats are not scaled pixels, standardised ones included: most likely bytes kept as floats.
 LARGEST_FLOAT = 64.0
 
-_NUMBERS = "numpy.unique(labels, return_inverse=True)[1]"
+NUMBERED = "numpy.unique(labels, return_inverse=True)[1]"  # labels of any kind as class numbers
 CUSTOM = "custom"  # the name of a data set that was given none
 
 
@@ -175,7 +175,7 @@ def count_classes(train: Samples, test: Samples) -> int:
     if classes > max(10, 2 * used.size):
         raise UserError(
             f"label {used[-1]} is out of range: only {used.size} different labels occur, numbered from 0 "
-            f"({_NUMBERS} numbers them anew)"
+            f"({NUMBERED} numbers them anew)"
         )
     return classes
 
@@ -217,7 +217,7 @@ def _to_labels(labels: npt.NDArray[Any]) -> str:
     """How to convert labels that are no integers."""
     with np.errstate(invalid="ignore"):
         whole = labels.dtype.kind == "b" or (labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all()))
-    return "give labels.astype(int)" if whole else f"{_NUMBERS} numbers classes"
+    return "give labels.astype(int)" if whole else f"{NUMBERED} numbers classes"
 
 
 def _check_floats(images: npt.NDArray[Any]) -> None:

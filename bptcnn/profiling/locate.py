@@ -15,11 +15,17 @@ def user_profile_path() -> Path:
 
     Raises UserError where no such folder is known.
     """
-    host = (platform.node() or "localhost").replace(os.sep, "-")
-    folder = user_folder("XDG_DATA_HOME", ".local/share")
-    if folder is None:
+    path = _user_path()
+    if path is None:
         raise UserError("no home folder is known, which profiles are kept in: set HOME, or XDG_DATA_HOME")
-    return folder / "bptcnn" / "profiles" / f"{host}.toml"
+    return path
+
+
+def _user_path() -> Path | None:
+    """Return where the profile is kept, None where no home folder is known."""
+    folder = user_folder("XDG_DATA_HOME", ".local/share")
+    host = (platform.node() or "localhost").replace(os.sep, "-")
+    return None if folder is None else folder / "bptcnn" / "profiles" / f"{host}.toml"
 
 
 def packaged_folder(package: Path = Path(__file__).parent.parent) -> Path:
@@ -33,10 +39,9 @@ def find_profile() -> Profile | None:
 
     Raises UserError where the file is there and is no profile.
     """
-    if user_folder("XDG_DATA_HOME", ".local/share") is not None:
-        own = user_profile_path()
-        if os.path.exists(own):  # False, too, in a home that nobody may enter
-            return read_profile(own)
+    own = _user_path()
+    if own is not None and os.path.exists(own):  # False, too, in a home that nobody may enter
+        return read_profile(own)
     return matching_profile(packaged_folder())
 
 

@@ -1,8 +1,6 @@
 """Which display fits where the output goes."""
 
-import sys
-
-from bptcnn_cli.output import console
+from bptcnn_cli.output import complain, console
 from bptcnn_cli.relay import Display
 
 
@@ -11,7 +9,7 @@ class QuietDisplay(Display):
 
     def warning(self, message: str) -> None:
         """Print it to standard error: what reads standard output wants the result alone."""
-        print(f"bptcnn: note: {message}", file=sys.stderr)
+        complain(f"note: {message}")
 
 
 def fitting_display(quiet: bool, measured: str = "test") -> Display:
